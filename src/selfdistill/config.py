@@ -1,0 +1,215 @@
+"""What can be set. A recipe is a TOML file of these tables; every stage's command takes the same names.
+
+Unknown keys are refused with the list of the valid ones; every error names the key, the value and the rule. Defaults
+are the paper's settings (Section 4.1, Appendix A) where it states one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from selfdistill.errors import UserError
+
+
+class Settings(BaseModel):
+    """Base of all tables: frozen, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataSettings(Settings):
+    """A dataset. `path` is a JSON, JSONL, CSV or Parquet file, a hub name, or `micro:ABILITY`.
+
+    `columns` maps prompt, response (and system, history, tests, contains) to the file's own column names.
+    `sample` draws that many rows at random; None takes all.
+    """
+
+    path: str
+    format: Literal["auto", "alpaca", "prompt-completion", "messages", "columns"] = "auto"
+    columns: dict[str, str] = {}
+    split: str = "train"
+    sample: Annotated[int, Field(ge=1)] | None = None
+
+
+class DistillSettings(Settings):
+    """How the seed LM rewrites (Section 3.2). Greedy by default."""
+
+    template: str = "using"
+    format: Literal["chat", "paper"] = "chat"
+    candidates: Annotated[int, Field(ge=1)] = 1
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_new_tokens: Annotated[int, Field(ge=1)] = 512
+
+    @model_validator(mode="after")
+    def _candidates_need_sampling(self) -> DistillSettings:
+        if self.candidates > 1 and self.temperature == 0:
+            raise ValueError(
+                f"candidates = {self.candidates} with temperature = 0 gives the same text each time; "
+                "set temperature above 0 or candidates = 1"
+            )
+        return self
+
+
+class SelectSettings(Settings):
+    """Which rewrites are kept (Equation 4). `check` is a name of `checks.CHECKS`, with an argument after a colon where
+    it takes one, or `module:function`."""
+
+    check: str = "none"
+    export: dict[Literal["messages", "prompt-completion", "alpaca", "sharegpt"], str] = {}
+
+
+LORA_PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {"rank": 8, "alpha": 16, "targets": ["q_proj", "v_proj"]},
+    "strong": {"rank": 64, "alpha": 128, "targets": "all-linear"},
+}
+
+
+class TrainSettings(Settings):
+    """LoRA fine-tuning (Section 4.1): r = 8 on query and value, lr 1e-4 cosine to 0, batch 8.
+
+    `preset` fills rank, alpha and targets where they are not set. `mix_ratio` is the share of rows that take the
+    distilled response in the SDFT arm (Section 5.1).
+    """
+
+    epochs: Annotated[float, Field(gt=0)] = 2
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    accumulation: Annotated[int, Field(ge=1)] = 1
+    preset: Literal["paper", "strong"] = "paper"
+    rank: Annotated[int, Field(ge=1)] | None = None
+    alpha: Annotated[float, Field(gt=0)] | None = None
+    targets: tuple[str, ...] | str | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    mix_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
+    max_length: Annotated[int, Field(ge=1)] | None = None
+
+    def lora(self) -> dict[str, Any]:
+        """rank, alpha and targets after the preset."""
+        own = {"rank": self.rank, "alpha": self.alpha, "targets": self.targets}
+        return LORA_PRESETS[self.preset] | {k: v for k, v in own.items() if v is not None}
+
+
+class TaskSettings(Settings):
+    """One evaluation task: a dataset and a check. `role` says whether it is what the training aims at."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    path: str
+    check: str | None = None
+    format: Literal["auto", "alpaca", "prompt-completion", "messages", "columns"] = "auto"
+    columns: dict[str, str] = {}
+    split: str = "test"
+    limit: Annotated[int, Field(ge=1)] | None = None
+    role: Literal["target", "retained"] = "retained"
+    max_new_tokens: Annotated[int, Field(ge=1)] = 512
+
+
+class Recipe(Settings):
+    """A whole run: seed LM, data, and the settings of every stage."""
+
+    model: str
+    data: DataSettings
+    distill: DistillSettings = DistillSettings()
+    select: SelectSettings = SelectSettings()
+    train: TrainSettings = TrainSettings()
+    tasks: tuple[TaskSettings, ...] = ()
+    seed: Annotated[int, Field(ge=0)] = 0
+    batch_rows: Annotated[int, Field(ge=1)] = 64
+    allow_code_execution: bool = False
+
+    @field_validator("tasks")
+    @classmethod
+    def _names_differ(cls, tasks: tuple[TaskSettings, ...]) -> tuple[TaskSettings, ...]:
+        names = [t.name for t in tasks]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"two tasks are named {', '.join(twice)}")
+        return tasks
+
+
+def load_recipe(path: Path, overrides: list[str]) -> Recipe:
+    """Read a TOML recipe, apply `key.sub=value` overrides, resolve data paths against the recipe's folder.
+
+    Raises UserError with the file, the key, the value and the rule.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such recipe.")
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from None
+    for override in overrides:
+        _override(tree, override)
+    recipe = checked(Recipe, tree, str(path))
+    return recipe.model_copy(
+        update={
+            "model": _beside(path, recipe.model),
+            "data": recipe.data.model_copy(update={"path": _beside(path, recipe.data.path)}),
+            "tasks": tuple(t.model_copy(update={"path": _beside(path, t.path)}) for t in recipe.tasks),
+        }
+    )
+
+
+def checked(kind: type[Any], values: dict[str, Any], where: str) -> Any:
+    """Build settings from values. Raises UserError; for an unknown key it lists the valid ones."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        item = error.errors()[0]
+        key = ".".join(str(x) for x in item["loc"])
+        if item["type"] == "extra_forbidden":
+            valid = _valid_keys(kind, item["loc"][:-1])
+            near = difflib.get_close_matches(str(item["loc"][-1]), valid, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise UserError(f"{where}: unknown key {key!r}.{hint} Valid here: {', '.join(valid)}.") from None
+        if item["type"] == "missing":
+            raise UserError(f"{where}: {key!r} is missing. Add it.") from None
+        got = "" if item["type"] == "value_error" else f" = {item['input']!r}"
+        raise UserError(f"{where}: {key}{got}: {item['msg'].removeprefix('Value error, ')}.") from None
+
+
+def _valid_keys(kind: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    for part in loc:
+        if isinstance(part, str):
+            kind = {
+                "data": DataSettings, "distill": DistillSettings, "select": SelectSettings, "train": TrainSettings,
+                "tasks": TaskSettings,
+            }.get(part, kind)  # fmt: skip
+    return sorted(kind.model_fields)
+
+
+def _override(tree: dict[str, Any], text: str) -> None:
+    """Apply `train.epochs=1`. The value is read as TOML; what is not TOML is a string."""
+    key, equals, raw = text.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"--set {text}: expected key=value, for example train.epochs=1.")
+    try:
+        value = tomllib.loads(f"v = {raw}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = raw
+    *path, last = key.strip().split(".")
+    for part in path:
+        tree = tree.setdefault(part, {})
+        if not isinstance(tree, dict):
+            raise UserError(f"--set {text}: {part!r} is no table. Lists are set in the recipe itself.")
+    tree[last] = value
+
+
+def _beside(recipe: Path, name: str) -> str:
+    """A path that exists beside the recipe, else the name as it stands (a hub name, `micro:`, `embedded`)."""
+    beside = recipe.parent / name
+    return str(beside) if not Path(name).is_absolute() and beside.exists() else name
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The resolved recipe as TOML that runs again."""
+    import tomli_w
+
+    return tomli_w.dumps(recipe.model_dump(exclude_none=True))

@@ -1,0 +1,329 @@
+"""Datasets: from a file, a hub name or the microworld to `Example` records.
+
+In:  JSON, JSONL, CSV or Parquet (gzip allowed), a hub name, or `micro:ABILITY`; in Alpaca, prompt/completion, chat
+     messages, named columns, or our own examples.jsonl.
+Out: `Example`s with an id made from their content; a row that repeats gets a suffix.
+
+Bad rows stop the reading with one line that names the file, the line, the column and what was expected.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import random
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from selfdistill.config import DataSettings
+from selfdistill.errors import UserError
+from selfdistill.records import Example, Turn, content_id
+
+Row = dict[str, Any]
+
+PAIRS = (("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("instruction", "response"))
+"""Column pairs that are understood without being named."""
+
+COLUMN_ROLES = ("prompt", "response", "system", "history", "tests", "contains")
+
+
+def read_examples(
+    settings: DataSettings, task: str = "data", seed: int = 0, need_response: bool = True, limit: int | None = None
+) -> list[Example]:
+    """All examples of a dataset, or `settings.sample` of them drawn at random with `seed`, in the order of the file.
+
+    `need_response=False` lets rows pass that have no reference, for checks that need none.
+    Raises UserError for anything that cannot be read, and for a dataset without rows.
+    """
+    if settings.path.startswith("micro:"):
+        stream = _micro(settings, task, seed)
+    else:
+        stream = _numbered(_convert(settings, task, need_response), settings)
+    examples = list(islice(stream, limit))
+    if not examples:
+        raise UserError(f"{settings.path}: no rows. Expected at least one.")
+    if settings.sample is not None and settings.sample < len(examples):
+        chosen = sorted(random.Random(seed).sample(range(len(examples)), settings.sample))
+        examples = [examples[i] for i in chosen]
+    return examples
+
+
+def _numbered(stream: Iterator[Example], settings: DataSettings) -> Iterator[Example]:
+    """Give repeated rows a suffix, so that every id occurs once."""
+    seen: dict[str, int] = {}
+    for example in stream:
+        count = seen[example.id] = seen.get(example.id, 0) + 1
+        yield example if count == 1 else example.model_copy(update={"id": f"{example.id}-{count}"})
+
+
+def _micro(settings: DataSettings, task: str, seed: int) -> Iterator[Example]:
+    """A dataset of the microworld: `micro:ABILITY`, in the annotator's terse style."""
+    from selfdistill.microworld import world
+
+    name = settings.path.partition(":")[2]
+    if name not in world.ABILITIES:
+        raise UserError(f"{settings.path}: no such ability. There are: {', '.join(world.ABILITIES)}.")
+    if settings.split not in ("train", "test"):
+        raise UserError(f"{settings.path}: split {settings.split!r}; the microworld has train and test.")
+    check = world.ABILITIES[name][1]
+    wanted = settings.sample or 600
+    for item in islice(world.items(name, settings.split, seed), wanted):
+        prompt = (Turn(role="user", content=item.prompt),)
+        reference = item.terse if settings.split == "train" or check == "function_call" else item.expected
+        meta = item.meta | ({"own": item.own} if settings.split == "test" else {})
+        yield Example(id=content_id(prompt, reference), prompt=prompt, reference=reference, task=task, meta=meta)
+
+
+# --- files to rows -----------------------------------------------------------------------------------------------
+
+
+def _rows(settings: DataSettings) -> Iterator[tuple[str, Row]]:
+    """("file, line k", row) for every row. Streams everything but a JSON array."""
+    path = Path(settings.path)
+    if not path.exists():
+        yield from _hub_rows(settings)
+        return
+    if path.is_dir():
+        raise UserError(f"{path}: a folder; expected a JSON, JSONL, CSV or Parquet file.")
+    if path.stat().st_size == 0:
+        raise UserError(f"{path}: empty file. Expected rows.")
+    suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    if suffix == ".parquet":
+        yield from _parquet_rows(path)
+    elif suffix in (".csv", ".tsv"):
+        yield from _csv_rows(path, "\t" if suffix == ".tsv" else ",")
+    elif suffix in (".json", ".jsonl", ".ndjson"):
+        yield from _json_rows(path)
+    else:
+        raise UserError(f"{path}: unknown kind of file. Expected .json, .jsonl, .csv, .tsv or .parquet.")
+
+
+def _open_text(path: Path) -> Any:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+def _json_rows(path: Path) -> Iterator[tuple[str, Row]]:
+    number = 0
+    try:
+        with _open_text(path) as file:
+            head = file.read(1)
+            while head and head.isspace():
+                head = file.read(1)
+            file.seek(0)
+            if head == "[":
+                rows = json.load(file)
+                for number, row in enumerate(rows, 1):
+                    yield _object(row, f"{path}, row {number}")
+                return
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield _object(json.loads(line), f"{path}, line {number}")
+    except json.JSONDecodeError as error:
+        line = number + 1 if head != "[" else error.lineno
+        line = number if head != "[" else line
+        raise UserError(f"{path}, line {line}: broken JSON ({error.msg}, column {error.colno}).") from None
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+        raise UserError(f"{path}, after line {number}: not UTF-8 text ({error}). Convert the file to UTF-8.") from None
+
+
+def _object(row: Any, where: str) -> tuple[str, Row]:
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: expected an object with named columns, got {type(row).__name__}.")
+    return where, row
+
+
+def _csv_rows(path: Path, delimiter: str) -> Iterator[tuple[str, Row]]:
+    reader: Any = None
+    try:
+        csv.field_size_limit(1 << 30)
+        with _open_text(path) as file:
+            reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+            for row in reader:
+                where = f"{path}, line {reader.line_num}"
+                if None in row or None in row.values():
+                    raise UserError(f"{where}: expected {len(reader.fieldnames or ())} columns as in the header.")
+                yield where, row
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}, line {reader.line_num if reader else 1}: broken CSV ({error}).") from None
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[str, Row]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    number = 0
+    try:
+        for batch in parquet.ParquetFile(path).iter_batches():
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path}, row {number}", row
+    except pyarrow.ArrowException as error:
+        raise UserError(f"{path}: broken Parquet file ({str(error).splitlines()[0]}).") from None
+
+
+def _hub_rows(settings: DataSettings) -> Iterator[tuple[str, Row]]:
+    name = settings.path
+    if name.startswith((".", "/", "~")) or Path(name).suffix in (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".gz"):
+        raise UserError(f"{name}: no such file.")
+    import os
+
+    offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes")
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        dataset = datasets.load_dataset(name, split=settings.split, streaming=not offline)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{name}: no such file, and no dataset of that name could be loaded from the hub"
+            f"{' (HF_HUB_OFFLINE is set)' if offline else ''}: {str(error).splitlines()[0][:200]}"
+        ) from None
+    for number, row in enumerate(dataset, 1):
+        yield f"{name}, row {number}", dict(row)
+
+
+# --- rows to examples --------------------------------------------------------------------------------------------
+
+
+def _convert(settings: DataSettings, task: str, need_response: bool) -> Iterator[Example]:
+    unknown = sorted(set(settings.columns) - set(COLUMN_ROLES))
+    if unknown:
+        raise UserError(f"columns: unknown key {unknown[0]!r}. Valid here: {', '.join(COLUMN_ROLES)}.")
+    reader: Callable[..., Example] | None = None
+    names: dict[str, str] = {}
+    for where, row in _rows(settings):
+        if {"id", "prompt", "reference", "task"} <= set(row):  # our own examples.jsonl
+            from selfdistill.records import parse
+
+            yield parse(json.dumps(row).encode(), Example, where)
+            continue
+        if reader is None:
+            reader, names = _reader(settings, row, where, need_response)
+        yield reader(row, names, where, task, need_response)
+
+
+def _reader(settings: DataSettings, row: Row, where: str, need_response: bool) -> tuple[Any, dict[str, str]]:
+    """The function for the dataset's form, and its column names."""
+    form, found = settings.format, set(row)
+    if form in ("auto", "columns") and settings.columns:
+        names = {"prompt": "prompt", "response": "response"} | settings.columns
+        needed = [names["prompt"]] + ([names["response"]] if need_response else [])
+        missing = [c for c in {*needed, *settings.columns.values()} if c not in found]
+        if missing:
+            raise UserError(f"{where}: no column {missing[0]!r}. Found: {', '.join(sorted(found))}.")
+        return _pair, names
+    if form == "messages" or (form == "auto" and "messages" in found):
+        _need(found, ["messages"], where)
+        return _messages, {}
+    if form == "alpaca" or (form == "auto" and {"instruction", "output"} <= found):
+        _need(found, ["instruction", "output"], where)
+        return _alpaca, {}
+    if form in ("auto", "prompt-completion", "columns"):
+        for prompt, response in PAIRS:
+            if prompt in found and (response in found or not need_response):
+                return _pair, {"prompt": prompt, "response": response}
+    raise UserError(
+        f"{where}: no columns that are understood. Found: {', '.join(sorted(found))}. Name them: "
+        'columns = { prompt = "...", response = "..." } (on the command line --columns prompt=...,response=...).'
+    )
+
+
+def _need(found: set[str], names: list[str], where: str) -> None:
+    missing = [n for n in names if n not in found]
+    if missing:
+        raise UserError(f"{where}: no column {missing[0]!r}. Found: {', '.join(sorted(found))}.")
+
+
+def _text(row: Row, column: str, where: str, empty: bool = False) -> str:
+    """A column as text. Numbers are taken as text; anything else is refused."""
+    if column not in row:
+        raise UserError(f"{where}: no column {column!r}. Found: {', '.join(sorted(row))}.")
+    value = row[column]
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = str(value)
+    if value is None:
+        value = ""
+    if not isinstance(value, str):
+        raise UserError(f"{where}: column {column!r} holds {type(value).__name__}, expected text.")
+    if not empty and not value.strip():
+        raise UserError(f"{where}: column {column!r} is empty. Fill it or remove the row.")
+    return value
+
+
+def _example(row: Row, prompt: list[Turn], reference: str, task: str, columns: dict[str, str], where: str) -> Example:
+    meta: dict[str, Any] = {}
+    for key in ("tests", "contains"):
+        if (value := row.get(columns.get(key, key))) is not None:
+            if isinstance(value, str):
+                meta[key] = value if key == "tests" else [value]
+            elif isinstance(value, list) and all(isinstance(v, str) for v in value):
+                meta[key] = "\n".join(value) if key == "tests" else value
+            else:
+                raise UserError(f"{where}: {key} holds {type(value).__name__}, expected text or a list of texts.")
+    if isinstance(row.get("id"), (str, int)):
+        meta["source_id"] = row["id"]
+    turns = tuple(prompt)
+    return Example(id=content_id(turns, reference), prompt=turns, reference=reference, task=task, meta=meta)
+
+
+def _history(value: Any, where: str) -> list[Turn]:
+    turns: list[Turn] = []
+    for pair in value or []:
+        if not (isinstance(pair, (list, tuple)) and len(pair) == 2 and all(isinstance(t, str) and t for t in pair)):
+            raise UserError(f"{where}: history must be a list of [question, answer] pairs of text.")
+        turns += [Turn(role="user", content=pair[0]), Turn(role="assistant", content=pair[1])]
+    return turns
+
+
+def _alpaca(row: Row, names: dict[str, str], where: str, task: str, need_response: bool) -> Example:
+    instruction = _text(row, "instruction", where)
+    extra = _text(row, "input", where, empty=True) if "input" in row else ""
+    user = f"{instruction}\n{extra}" if extra.strip() else instruction
+    system = [Turn(role="system", content=row["system"])] if row.get("system") else []
+    turns = [*system, *_history(row.get("history"), where), Turn(role="user", content=user)]
+    return _example(row, turns, _text(row, "output", where, empty=not need_response), task, {}, where)
+
+
+def _pair(row: Row, names: dict[str, str], where: str, task: str, need_response: bool) -> Example:
+    prompt, response = names["prompt"], names["response"]
+    if isinstance(row.get(prompt), list):  # conversational prompt/completion, as TRL has it
+        return _conversation([*row[prompt], *(row.get(response) or [])], row, where, task, need_response)
+    turns = _history(row.get(names.get("history", "history")), where)
+    if names.get("system", "system") in row and row[names.get("system", "system")]:
+        turns.insert(0, Turn(role="system", content=_text(row, names.get("system", "system"), where)))
+    turns.append(Turn(role="user", content=_text(row, prompt, where)))
+    given = response in row or need_response
+    reference = _text(row, response, where, empty=not need_response) if given else ""
+    return _example(row, turns, reference, task, names, where)
+
+
+def _messages(row: Row, names: dict[str, str], where: str, task: str, need_response: bool) -> Example:
+    return _conversation(row.get("messages"), row, where, task, need_response)
+
+
+def _conversation(value: Any, row: Row, where: str, task: str, need_response: bool) -> Example:
+    """Messages: an optional system turn, then user and assistant in turn; the last assistant turn is the reference."""
+    if not isinstance(value, list) or not value:
+        raise UserError(f"{where}: messages must be a list of {{role, content}} objects and not be empty.")
+    turns: list[Turn] = []
+    for index, message in enumerate(value):
+        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+            raise UserError(f"{where}: message {index + 1} needs a role and a text content.")
+        role, before = message.get("role"), turns[-1]["role"] if turns else None
+        expected = ("user",) if before in ("system", "assistant") else ("assistant",) if before else ("system", "user")
+        if role not in expected:
+            raise UserError(f"{where}: message {index + 1} has role {role!r}, expected {' or '.join(expected)}.")
+        if not message["content"].strip():
+            raise UserError(f"{where}: message {index + 1} ({role}) is empty. Fill it or remove the row.")
+        turns.append(Turn(role=role, content=message["content"]))
+    if turns[-1]["role"] == "assistant":
+        *turns, last = turns
+        return _example(row, turns, last["content"], task, {}, where)
+    if need_response:
+        raise UserError(f"{where}: the conversation ends with a {turns[-1]['role']} turn, expected an assistant's.")
+    return _example(row, turns, "", task, {}, where)

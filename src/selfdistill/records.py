@@ -1,0 +1,204 @@
+"""What flows between the stages: frozen, strict records, one JSON object a line.
+
+A row with an unknown or a missing key is refused. Rows are joined by `id`, never by position. Unknown is None.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing_extensions import TypedDict
+
+from selfdistill.errors import UserError
+
+
+class Turn(TypedDict):
+    """One message of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Strict(BaseModel):
+    """Frozen, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Record(Strict):
+    """A row that is joined by its id."""
+
+    id: str
+
+
+class Example(Record):
+    """One row of a task dataset: the turns up to the last question x, and the reference response y to it.
+
+    Earlier assistant turns inside `prompt` are references too. `meta` carries what a check needs (tests, words) and
+    where the row came from.
+    """
+
+    prompt: tuple[Turn, ...] = Field(min_length=1)
+    reference: str
+    task: str
+    meta: dict[str, Any] = {}
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """All assistant turns, the reference last."""
+        return (*(t["content"] for t in self.prompt if t["role"] == "assistant"), self.reference)
+
+    def with_responses(self, responses: tuple[str, ...]) -> list[Turn]:
+        """The whole conversation with these assistant turns in place of the references."""
+        left = iter(responses)
+        turns = [Turn(role=t["role"], content=next(left)) if t["role"] == "assistant" else t for t in self.prompt]
+        return [*turns, Turn(role="assistant", content=next(left))]
+
+
+class Candidate(Strict):
+    """One rewrite. `turns` holds the rewritten earlier assistant turns of a multi-turn row.
+
+    `seed_nll`: mean negative log-likelihood in nats per response token under the seed LM, prompted as in training,
+    that is without the reference in sight.
+    """
+
+    text: str
+    turns: tuple[str, ...] = ()
+    finish_reason: Literal["stop", "length"] | None = None
+    tokens: int | None = None
+    seed_nll: float | None = None
+
+    @property
+    def responses(self) -> tuple[str, ...]:
+        """All rewritten assistant turns, the last one last."""
+        return (*self.turns, self.text)
+
+
+class Rewrite(Record):
+    """What the seed LM made of one example (Equation 3). `error` says why there is no candidate."""
+
+    candidates: tuple[Candidate, ...] = ()
+    reference_nll: float | None = None
+    error: str | None = None
+    digest: str | None = None
+
+
+class Reason(StrEnum):
+    """Why a row trains on what it trains on."""
+
+    PASSED = "passed"
+    KEPT = "kept_unchecked"
+    WRONG = "wrong_answer"
+    NO_ANSWER = "no_answer_found"
+    REFERENCE_UNREADABLE = "reference_has_no_answer"
+    LEAKED = "template_leak"
+    EMPTY = "empty"
+    TRUNCATED = "cut_off"
+    TOO_LONG = "too_long_for_context"
+    MISSING = "no_rewrite"
+    ERROR = "error"
+
+
+class Selected(Record):
+    """What one example trains on (Equation 4)."""
+
+    response: str
+    turns: tuple[str, ...] = ()
+    source: Literal["distilled", "original"]
+    reason: Reason
+    seed_nll: float | None = None
+
+    @property
+    def responses(self) -> tuple[str, ...]:
+        """All assistant turns, the last one last."""
+        return (*self.turns, self.response)
+
+
+class Verdict(StrEnum):
+    """How an answer was judged."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    TRUNCATED = "truncated"
+    ERROR = "error"
+
+
+class Prediction(Record):
+    """One answer of one model to one item, with what was extracted from it and what was expected."""
+
+    task: str
+    prompt: str
+    text: str
+    finish_reason: Literal["stop", "length", "error"]
+    tokens: int | None = None
+    extracted: str | None = None
+    expected: str | None = None
+    verdict: Verdict
+    note: str | None = None
+
+
+class TaskResult(Strict):
+    """Counts and score of one task: n = correct + wrong + truncated + errors; score = correct / n with its 95 %
+    Wilson interval. A task that was not run has n = 0 and None."""
+
+    task: str
+    check: str
+    role: Literal["target", "retained"]
+    n: int
+    correct: int
+    wrong: int
+    truncated: int
+    errors: int
+    score: float | None
+    low: float | None
+    high: float | None
+    note: str | None = None
+
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def content_id(prompt: tuple[Turn, ...], reference: str, task: str = "") -> str:
+    """Sixteen hex digits of the SHA-256 of what the row says. Meta data and position do not count."""
+    turns = [[t["role"], t["content"]] for t in prompt]
+    text = json.dumps([turns, reference, task], ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def dump(record: BaseModel) -> bytes:
+    """One JSON line, with its newline."""
+    return record.model_dump_json(exclude_defaults=True).encode() + b"\n"
+
+
+def read_records(path: Path, kind: type[R]) -> Iterator[R]:
+    """Stream records from a JSONL file. Raises UserError with file and line for a row that does not fit."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file.")
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield parse(line, kind, f"{path}, line {number}")
+
+
+def parse(line: bytes, kind: type[R], where: str) -> R:
+    """One record from one JSON line; `where` opens the error message."""
+    try:
+        return kind.model_validate_json(line)
+    except ValidationError as error:
+        raise UserError(f"{where}: not a {kind.__name__} record: {explain(error)}") from None
+
+
+def explain(error: ValidationError) -> str:
+    """A pydantic error in one line: the fields, what was got and the rule."""
+    parts = []
+    for item in error.errors()[:3]:
+        where = ".".join(str(x) for x in item["loc"]) or "the row"
+        got = "" if item["type"] == "missing" else f", got {str(item['input'])[:60]!r}"
+        parts.append(f"{where}: {item['msg'].lower()}{got}")
+    return "; ".join(parts)

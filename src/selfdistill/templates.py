@@ -1,0 +1,205 @@
+"""Prompts: from turns of a conversation to the token ids that a model sees.
+
+In:  the turns of an example, a reference answer where one is shown, and a tokenizer.
+Out: token ids of the prompt for distilling, training or evaluating, and of a response with its end token.
+
+The paper's texts (Figures 3 and 10 to 13) stand here byte for byte. Two formats put them before a model:
+`paper` gives the text as it stands, `chat` makes the distillation instruction the user's message and leaves the rest
+to the model's own chat template. Training and evaluation go through the same function, so the prompt that a model is
+trained on is the prompt that it is asked with, token for token.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from selfdistill.errors import UserError
+
+Format = Literal["chat", "paper"]
+Turn = dict[str, str]
+"""{"role": "system" | "user" | "assistant", "content": text}"""
+
+
+@dataclass(frozen=True)
+class Template:
+    """One way to ask for a rewrite, and the prompts that go with it.
+
+    `intro` + `turn` is the text shown for distilling, `train` and `evaluate` are (intro, turn) pairs without a
+    reference. `heading` closes a turn where no chat template does. `prefill` opens the assistant's turn and is no part
+    of the rewrite. `in_chat` says that the `paper` format, too, puts this text into the model's chat template, as the
+    authors did for GSM8K.
+    """
+
+    name: str
+    intro: str
+    turn: str
+    train: tuple[str, str]
+    evaluate: tuple[str, str]
+    heading: str = ""
+    prefill: str = ""
+    in_chat: bool = False
+
+
+_ALPACA = (
+    "Below are an instruction that describes a task. Write a response that appropriately completes the request.",
+    "### Instruction:\n{instruction}",
+)  # Figure 10
+_DISTILL_TURN = "### Instruction:\n{instruction}\n\n### Reference Answer:\n{reference}"
+_RESPONSE = "\n\n### Response:\n"
+
+USING = Template(
+    "using",  # Figure 3
+    "Below are an instruction that describes a task along with a reference answer. "
+    "Using the reference answer as a guide, write your own response.",
+    _DISTILL_TURN,
+    train=_ALPACA,
+    evaluate=_ALPACA,
+    heading=_RESPONSE,
+)
+REFER = Template(
+    "refer",
+    "Below are an instruction that describes a task along with a reference answer. "
+    "Refer to the reference answer and write your own response.",
+    _DISTILL_TURN,
+    train=_ALPACA,
+    evaluate=_ALPACA,
+    heading=_RESPONSE,
+)
+MATH = Template(
+    "math",  # Figure 12; training is Figure 11, evaluation Figure 13
+    "You are an expert in math. Below are a math question and its reference answer. "
+    "Refer to the reference answer and write a response that appropriately answers the question.",
+    "{instruction}\n\n{reference}",
+    train=(
+        "You are an expert in math. Below is a math question. "
+        "Write a response that appropriately answers the question.",
+        "{instruction}",
+    ),
+    evaluate=(
+        "You are an expert in math. Below is a math question. "
+        "Write a response that appropriately answers the question. Your final answer should be an integer at the end "
+        "of your response, formatted as: The answer is {answer}.",
+        "{instruction}",
+    ),
+    heading="\n\n",
+    prefill="Great! Let's think step by step. ",
+    in_chat=True,
+)
+
+TEMPLATES = {"using": USING, "refer": REFER, "math": MATH}
+
+
+def load_template(name: str) -> Template:
+    """A template by name, or the user's own from a text file that holds {instruction} and {reference}.
+
+    Raises UserError for an unknown name, a missing file or a missing placeholder.
+    """
+    if name in TEMPLATES:
+        return TEMPLATES[name]
+    path = Path(name)
+    if not path.is_file():
+        raise UserError(
+            f"distill.template: {name!r} is neither a template ({', '.join(TEMPLATES)}) nor a file. "
+            "Name one of them, or a text file with {instruction} and {reference}."
+        )
+    text = path.read_text(encoding="utf-8")
+    for placeholder in ("{instruction}", "{reference}"):
+        if placeholder not in text:
+            raise UserError(f"{path}: the template has no {placeholder}. Put it where the text belongs.")
+    return Template(path.stem, "", text.rstrip("\n"), train=_ALPACA, evaluate=_ALPACA, heading=_RESPONSE)
+
+
+def fill(text: str, **values: str) -> str:
+    """Put values into {instruction} and {reference} in one pass: braces inside a value are left alone."""
+    return re.sub(r"\{(instruction|reference)\}", lambda m: values.get(m[1], m[0]), text)
+
+
+@dataclass(frozen=True)
+class Prompter:
+    """Turns conversations into token ids for one tokenizer, one format and one template.
+
+    `tokenizer` is a transformers tokenizer. A chat format needs `tokenizer.chat_template`; without one, build with
+    `Prompter.create`, which falls back to `paper` and says so.
+    """
+
+    tokenizer: Any
+    format: Format
+    template: Template
+
+    @classmethod
+    def create(cls, tokenizer: Any, format: Format, template: str, warn: Any = None) -> Prompter:
+        """Load the template by name; where `chat` is asked for and the model has no chat template, use `paper`."""
+        if format == "chat" and not tokenizer.chat_template:
+            format = "paper"
+            if warn:
+                warn(
+                    "the model has no chat template, so it may be a base model: prompts fall back to the paper's "
+                    "format. Base models rewrite poorly; expect a low yield."
+                )
+        return cls(tokenizer, format, load_template(template))
+
+    def distill(self, turns: Sequence[Turn], reference: str) -> list[int]:
+        """Prompt ids that ask for a rewrite of `reference`, the answer to the last user turn (Equation 3)."""
+        return self._ids(turns, (self.template.intro, self.template.turn), reference, self.template.prefill)
+
+    def train(self, turns: Sequence[Turn]) -> list[int]:
+        """Prompt ids of the training context c, x (Equations 2 and 5)."""
+        return self._ids(turns, self.template.train)
+
+    def evaluate(self, turns: Sequence[Turn]) -> list[int]:
+        """Prompt ids for asking the model; the same as for training, but for the math template (Figure 13)."""
+        return self._ids(turns, self.template.evaluate)
+
+    def response(self, text: str) -> list[int]:
+        """Ids of a response and its end token."""
+        return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.end_id]
+
+    @property
+    def end_id(self) -> int:
+        """The token that ends an assistant's turn: what the chat template writes there, else the EOS token."""
+        if self._in_chat:
+            mark = "\x00selfdistill\x00"
+            turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": mark}]
+            after = self.tokenizer.apply_chat_template(turns, tokenize=False).partition(mark)[2]
+            ids = self.tokenizer(after, add_special_tokens=False)["input_ids"]
+            special = [i for i in ids if i in self.tokenizer.all_special_ids]
+            if special:
+                return int(special[0])
+        if self.tokenizer.eos_token_id is None:
+            raise UserError("the tokenizer has no EOS token, so no response could end. Set eos_token in its config.")
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def _in_chat(self) -> bool:
+        return bool(self.tokenizer.chat_template) and (self.format == "chat" or self.template.in_chat)
+
+    def _ids(
+        self, turns: Sequence[Turn], parts: tuple[str, str], reference: str | None = None, prefill: str = ""
+    ) -> list[int]:
+        intro, turn = parts
+        *before, last = turns
+        values = {"instruction": last["content"]} | ({} if reference is None else {"reference": reference})
+        if self._in_chat:
+            content = last["content"]
+            if reference is not None or self.format == "paper":
+                content = fill("\n\n".join(filter(None, (intro, turn))), **values)
+            text = self.tokenizer.apply_chat_template(
+                [*before, {"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+            )
+            return list(self.tokenizer(text + prefill, add_special_tokens=False)["input_ids"])
+        return list(self.tokenizer(self._plain(before, intro, fill(turn, **values)) + prefill)["input_ids"])
+
+    def _plain(self, before: Sequence[Turn], intro: str, last: str) -> str:
+        """The paper's text: system text, intro, earlier turns in the form of Figure 10, the last turn, the heading."""
+        plain_turn, heading = self.template.train[1], self.template.heading
+        blocks = [turn["content"] for turn in before if turn["role"] == "system"] + ([intro] if intro else [])
+        for turn in before:
+            if turn["role"] == "user":
+                blocks.append(fill(plain_turn, instruction=turn["content"]) + heading)
+            elif turn["role"] == "assistant":
+                blocks[-1] += turn["content"]
+        return "\n\n".join([*blocks, last + heading])
