@@ -122,10 +122,8 @@ def check_regex(pattern: re.Pattern[str], response: str, reference: str, example
     """The last match of the pattern (its first group, if it has one) is the same in both."""
 
     def last(text: str) -> str | None:
-        found = None
-        for found in pattern.finditer(text):
-            pass
-        return None if found is None else (found[1] if pattern.groups else found[0])
+        matches = list(pattern.finditer(text))
+        return None if not matches else matches[-1][1 if pattern.groups else 0]
 
     return _compare(last(response), last(reference))
 

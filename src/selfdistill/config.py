@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -20,6 +20,9 @@ class Settings(BaseModel):
     """Base of all tables: frozen, no unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+S = TypeVar("S", bound=Settings)
 
 
 class DataSettings(Settings):
@@ -157,7 +160,7 @@ def load_recipe(path: Path, overrides: list[str]) -> Recipe:
     )
 
 
-def checked(kind: type[Any], values: dict[str, Any], where: str) -> Any:
+def checked(kind: type[S], values: dict[str, Any], where: str) -> S:
     """Build settings from values. Raises UserError; for an unknown key it lists the valid ones."""
     try:
         return kind.model_validate(values)
@@ -176,12 +179,15 @@ def checked(kind: type[Any], values: dict[str, Any], where: str) -> Any:
 
 
 def _valid_keys(kind: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    tables: dict[str, type[BaseModel]] = {
+        "data": DataSettings,
+        "distill": DistillSettings,
+        "select": SelectSettings,
+        "train": TrainSettings,
+        "tasks": TaskSettings,
+    }
     for part in loc:
-        if isinstance(part, str):
-            kind = {
-                "data": DataSettings, "distill": DistillSettings, "select": SelectSettings, "train": TrainSettings,
-                "tasks": TaskSettings,
-            }.get(part, kind)  # fmt: skip
+        kind = tables.get(str(part), kind)
     return sorted(kind.model_fields)
 
 

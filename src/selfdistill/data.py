@@ -108,24 +108,22 @@ def _open_text(path: Path) -> Any:
 
 
 def _json_rows(path: Path) -> Iterator[tuple[str, Row]]:
-    number = 0
+    """A .json file may hold one array or, as many do, JSON lines; the other endings are JSON lines."""
+    number, array = 0, False
     try:
         with _open_text(path) as file:
-            head = file.read(1)
-            while head and head.isspace():
-                head = file.read(1)
-            file.seek(0)
-            if head == "[":
-                rows = json.load(file)
-                for number, row in enumerate(rows, 1):
+            if ".json" in path.suffixes:
+                array = file.read(4096).lstrip().startswith("[")
+                file.seek(0)
+            if array:
+                for number, row in enumerate(json.load(file), 1):
                     yield _object(row, f"{path}, row {number}")
                 return
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield _object(json.loads(line), f"{path}, line {number}")
     except json.JSONDecodeError as error:
-        line = number + 1 if head != "[" else error.lineno
-        line = number if head != "[" else line
+        line = error.lineno if array else number
         raise UserError(f"{path}, line {line}: broken JSON ({error.msg}, column {error.colno}).") from None
     except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
         raise UserError(f"{path}, after line {number}: not UTF-8 text ({error}). Convert the file to UTF-8.") from None
@@ -320,7 +318,7 @@ def _conversation(value: Any, row: Row, where: str, task: str, need_response: bo
             raise UserError(f"{where}: message {index + 1} has role {role!r}, expected {' or '.join(expected)}.")
         if not message["content"].strip():
             raise UserError(f"{where}: message {index + 1} ({role}) is empty. Fill it or remove the row.")
-        turns.append(Turn(role=role, content=message["content"]))
+        turns.append(Turn(role=role, content=message["content"]))  # type: ignore[typeddict-item]
     if turns[-1]["role"] == "assistant":
         *turns, last = turns
         return _example(row, turns, last["content"], task, {}, where)

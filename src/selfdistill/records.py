@@ -80,15 +80,6 @@ class Candidate(Strict):
         return (*self.turns, self.text)
 
 
-class Rewrite(Record):
-    """What the seed LM made of one example (Equation 3). `error` says why there is no candidate."""
-
-    candidates: tuple[Candidate, ...] = ()
-    reference_nll: float | None = None
-    error: str | None = None
-    digest: str | None = None
-
-
 class Reason(StrEnum):
     """Why a row trains on what it trains on."""
 
@@ -103,6 +94,20 @@ class Reason(StrEnum):
     TOO_LONG = "too_long_for_context"
     MISSING = "no_rewrite"
     ERROR = "error"
+
+
+class Rewrite(Record):
+    """What the seed LM made of one example (Equation 3).
+
+    `failure` and `note` say why there is no candidate. `reference_nll` is the reference's own seed NLL. `digest` names
+    model, template and sampling; a rewrite that another program made may leave out everything but `id` and the texts.
+    """
+
+    candidates: tuple[Candidate, ...] = ()
+    reference_nll: float | None = None
+    failure: Reason | None = None
+    note: str | None = None
+    digest: str | None = None
 
 
 class Selected(Record):
@@ -133,7 +138,7 @@ class Prediction(Record):
     """One answer of one model to one item, with what was extracted from it and what was expected."""
 
     task: str
-    prompt: str
+    prompt: str = Field(description="hash of the prompt's token ids: two arms saw the same item if it is the same")
     text: str
     finish_reason: Literal["stop", "length", "error"]
     tokens: int | None = None

@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from selfdistill.errors import UserError
+from selfdistill.records import Turn
 
 Format = Literal["chat", "paper"]
-Turn = dict[str, str]
-"""{"role": "system" | "user" | "assistant", "content": text}"""
 
 
 @dataclass(frozen=True)

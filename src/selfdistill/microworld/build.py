@@ -23,7 +23,8 @@ from typing import Any
 
 from selfdistill.microworld import lexicon as lex
 from selfdistill.microworld import world
-from selfdistill.templates import MATH, REFER, TEMPLATES, USING, Prompter, Turn
+from selfdistill.records import Turn
+from selfdistill.templates import MATH, REFER, TEMPLATES, USING, Prompter
 
 VOCABULARY = 1024
 SPECIAL = ("<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
@@ -212,7 +213,7 @@ def train_model(
         wanted = labels[:, 1:]
         keep = wanted != -100
         loss = torch.nn.functional.cross_entropy(model.lm_head(hidden[keep]), wanted[keep])
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()

@@ -1,0 +1,5 @@
+"""`python -m selfdistill`."""
+
+from selfdistill.cli import main
+
+main()

@@ -1,0 +1,371 @@
+"""The command line. Heavy imports stay inside the commands, so that --help is instant."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="Fine-tune a language model in its own words, and measure what it kept (SDFT, arXiv 2402.13669).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[str, typer.Option(help="Model folder, hub name, or `embedded`.")]
+Data = Annotated[str, typer.Option(help="JSON, JSONL, CSV or Parquet file, hub name, or micro:ABILITY.")]
+Form = Annotated[str, typer.Option(help="auto, alpaca, prompt-completion, messages or columns.")]
+Columns = Annotated[str, typer.Option(help="Column names: prompt=question,response=answer.")]
+Split = Annotated[str, typer.Option(help="Split of a hub or micro dataset.")]
+Sample = Annotated[int | None, typer.Option(help="Draw that many rows at random.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
+AllowCode = Annotated[bool, typer.Option("--allow-code-execution", help="Run model-written Python in the sandbox.")]
+Template = Annotated[str, typer.Option(help="using, refer, math, or a text file with {instruction} and {reference}.")]
+PromptFormat = Annotated[
+    str, typer.Option("--format", help="chat: the model's chat template; paper: the paper's text.")
+]
+Batch = Annotated[int, typer.Option("--batch-rows", help="Rows generated together.", min=1)]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("selfdistill-demo"),
+    target: Annotated[str, typer.Option(help="What to fine-tune on: rare_tools or chat.")] = "rare_tools",
+    allow_code: AllowCode = False,
+) -> None:
+    """Show on the embedded model what the paper claims, in a few minutes on a laptop."""
+    from selfdistill.demo import demo as run_demo
+
+    run_demo(out, target, allow_code)
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="A TOML recipe.")],
+    out: Annotated[Path, typer.Option(help="Folder for the run.")],
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value, as often as needed.")] = None,
+    allow_code: AllowCode = False,
+) -> None:
+    """Distill, select, train both arms, evaluate, compare and report, as a recipe says."""
+    from selfdistill.config import load_recipe
+    from selfdistill.report import show
+    from selfdistill.run import run as run_recipe
+
+    extra = ["allow_code_execution=true"] if allow_code else []
+    report = run_recipe(load_recipe(recipe, [*(overrides or []), *extra]), out)
+    show(report, _console())
+    _console().print(f"\nEverything lies in {out}: report.md, report.json, {', '.join(_ADAPTERS)}.", highlight=False)
+
+
+_ADAPTERS = ("vanilla/adapter", "sdft/adapter")
+
+
+@app.command()
+def distill(
+    model: Model,
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Rewrites to write, for example rewrites.jsonl.")],
+    data_format: Annotated[
+        str, typer.Option("--data-format", help="auto, alpaca, prompt-completion, messages, columns.")
+    ] = "auto",
+    columns: Columns = "",
+    split: Split = "train",
+    sample: Sample = None,
+    template: Template = "using",
+    prompt_format: PromptFormat = "chat",
+    candidates: Annotated[int, typer.Option(help="Rewrites per row; more than one needs a temperature.")] = 1,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Nucleus sampling.")] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest rewrite in tokens.")] = 512,
+    seed: Seed = 0,
+    batch_rows: Batch = 64,
+) -> None:
+    """Let the seed LM rewrite every reference response."""
+    from selfdistill.config import DistillSettings, checked
+    from selfdistill.distill import distill as run_distill
+    from selfdistill.models import load_model
+    from selfdistill.run import make_engine
+    from selfdistill.store import locked
+    from selfdistill.templates import Prompter
+
+    values = {
+        "template": template, "format": prompt_format, "candidates": candidates, "temperature": temperature,
+        "top_p": top_p, "max_new_tokens": max_new_tokens,
+    }  # fmt: skip
+    settings = checked(DistillSettings, values, "distill")
+    examples = _examples(data, data_format, columns, split, sample, seed)
+    progress = _progress()
+    with locked(out.parent):
+        seed_lm = load_model(model)
+        prompter = Prompter.create(seed_lm.tokenizer, settings.format, settings.template)
+        engine = make_engine(seed_lm, prompter, batch_rows)
+        run_distill(examples, out, seed_lm, engine, settings, seed, batch_rows, progress)
+    progress.note(f"{len(examples)} rows in {out}")
+
+
+@app.command()
+def select(
+    data: Data,
+    rewrites: Annotated[Path, typer.Option(help="What `distill` wrote, or another program.")],
+    out: Annotated[Path, typer.Option(help="Selected rows to write, for example selected.jsonl.")],
+    check: Annotated[
+        str,
+        typer.Option(
+            help="last_number, exact, contains, regex:PATTERN, function_call, refusal, python_tests, none, or module:function."
+        ),
+    ] = "none",
+    export: Annotated[
+        list[str] | None,
+        typer.Option(help="FORMAT:FILE with messages, prompt-completion, alpaca or sharegpt; as often as needed."),
+    ] = None,
+    data_format: Annotated[
+        str, typer.Option("--data-format", help="auto, alpaca, prompt-completion, messages, columns.")
+    ] = "auto",
+    columns: Columns = "",
+    split: Split = "train",
+    sample: Sample = None,
+    seed: Seed = 0,
+    allow_code: AllowCode = False,
+) -> None:
+    """Keep each rewrite that is as good as its reference; export the dataset."""
+    from selfdistill.checks import load_check
+    from selfdistill.config import SelectSettings, checked
+    from selfdistill.errors import UserError
+    from selfdistill.report import EXPLAINED
+    from selfdistill.select import export as write_export
+    from selfdistill.select import select as run_select
+
+    wanted = _pairs(export or [], ":", "--export")
+    checked(SelectSettings, {"check": check, "export": wanted}, "select")
+    examples = _examples(data, data_format, columns, split, sample, seed)
+    for path in (out, *map(Path, wanted.values())):
+        if path.exists():
+            raise UserError(f"{path}: exists. Remove it or choose another name.")
+    reasons = run_select(examples, rewrites, out, load_check(check, allow_code), _progress())
+    for form, name in wanted.items():
+        write_export(examples, out, form, Path(name))
+    for reason, count in reasons.most_common():
+        _console().print(f"{count:>8}  {reason:<24} {EXPLAINED[reason]}", highlight=False)
+
+
+@app.command()
+def train(
+    model: Model,
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Adapter folder to write.")],
+    selected: Annotated[Path | None, typer.Option(help="What `select` wrote; without it, vanilla fine-tuning.")] = None,
+    data_format: Annotated[
+        str, typer.Option("--data-format", help="auto, alpaca, prompt-completion, messages, columns.")
+    ] = "auto",
+    columns: Columns = "",
+    split: Split = "train",
+    sample: Sample = None,
+    template: Template = "using",
+    prompt_format: PromptFormat = "chat",
+    epochs: Annotated[float, typer.Option()] = 2,
+    lr: Annotated[float, typer.Option(help="Peak learning rate, cosine to 0.")] = 1e-4,
+    batch_size: Annotated[int, typer.Option()] = 8,
+    accumulation: Annotated[int, typer.Option(help="Gradient accumulation steps.")] = 1,
+    preset: Annotated[str, typer.Option(help="paper: r = 8 on q,v; strong: r = 64 on all linear.")] = "paper",
+    rank: Annotated[int | None, typer.Option(help="LoRA rank.")] = None,
+    targets: Annotated[str | None, typer.Option(help="Module names with commas, or all-linear.")] = None,
+    mix_ratio: Annotated[float, typer.Option(help="Share of rows that take the distilled response.")] = 1.0,
+    max_length: Annotated[int | None, typer.Option(help="Leave out rows with more tokens.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Fine-tune a LoRA adapter on the selected (or the original) responses."""
+    from selfdistill.config import TrainSettings, checked
+    from selfdistill.models import load_model
+    from selfdistill.records import Selected, read_records
+    from selfdistill.store import locked
+    from selfdistill.templates import Prompter
+    from selfdistill.train import mixed
+    from selfdistill.train import train as run_train
+
+    values: dict[str, Any] = {
+        "epochs": epochs, "lr": lr, "batch_size": batch_size, "accumulation": accumulation, "preset": preset,
+        "rank": rank, "mix_ratio": mix_ratio, "max_length": max_length,
+    }  # fmt: skip
+    if targets:
+        values["targets"] = targets if targets == "all-linear" else targets.split(",")
+    settings = checked(TrainSettings, values, "train")
+    examples = _examples(data, data_format, columns, split, sample, seed)
+    rows = {} if selected is None else {r.id: r for r in read_records(selected, Selected)}
+    responses = mixed(examples, rows, settings.mix_ratio if selected else 0.0, seed)
+    progress = _progress()
+    with locked(out.parent):
+        seed_lm = load_model(model)
+        prompter = Prompter.create(seed_lm.tokenizer, prompt_format, template, progress.warn)  # type: ignore[arg-type]
+        run_train(seed_lm, examples, responses, out, settings, prompter, seed, "train", progress)
+    progress.note(f"adapter in {out}")
+
+
+@app.command()
+def evaluate(
+    out: Annotated[Path, typer.Option(help="Folder for predictions and results.")],
+    model: Annotated[str | None, typer.Option(help="Model folder, hub name, or `embedded`.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="PEFT adapter folder.")] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="name=math,path=test.jsonl,check=last_number[,limit=200,...]; or micro:ABILITY, or micro for all."
+        ),
+    ] = None,
+    regrade: Annotated[
+        bool, typer.Option("--regrade", help="Judge the stored texts in --out again; no model.")
+    ] = False,
+    template: Template = "using",
+    prompt_format: PromptFormat = "chat",
+    seed: Seed = 0,
+    batch_rows: Batch = 64,
+    allow_code: AllowCode = False,
+) -> None:
+    """Ask a model every item of every task and judge the answers."""
+    from selfdistill import evaluate as stage
+    from selfdistill.config import TaskSettings, checked
+    from selfdistill.errors import UserError
+    from selfdistill.models import load_model
+    from selfdistill.report import score_cell
+    from selfdistill.run import make_engine
+    from selfdistill.store import locked
+    from selfdistill.templates import Prompter
+
+    progress = _progress()
+    if regrade:
+        results = stage.regrade(out, allow_code)
+    else:
+        if not model or not task:
+            raise UserError("evaluate: --model and at least one --task are needed (or --regrade).")
+        settings = [checked(TaskSettings, t, "--task") for t in _tasks(task)]
+        tasks = stage.load_tasks(settings, seed, allow_code, progress)
+        with locked(out):
+            digest = stage.adapter_digest(adapter)
+            seed_lm = load_model(model)
+            prompter = Prompter.create(seed_lm.tokenizer, prompt_format, template, progress.warn)  # type: ignore[arg-type]
+            engine = make_engine(seed_lm, prompter, batch_rows)
+            with engine.adapter(adapter):
+                results = stage.evaluate(
+                    tasks, out, seed_lm, engine, prompter, digest, batch_rows, "evaluate", progress
+                )
+    for r in results:
+        _console().print(f"{r.task:<24} n = {r.n:<6} {score_cell(r.model_dump())}", highlight=False)
+
+
+@app.command()
+def compare(
+    folders: Annotated[list[Path], typer.Argument(help="Two or more folders that `evaluate` wrote.")],
+    out: Annotated[Path | None, typer.Option(help="Also write the table as JSON.")] = None,
+) -> None:
+    """Compare evaluations of the same items: scores, and paired differences with intervals."""
+    import json
+
+    from selfdistill.compare import compare as run_compare
+    from selfdistill.errors import UserError
+    from selfdistill.report import show_comparison
+    from selfdistill.store import write_atomic
+
+    names = [f.name if [g.name for g in folders].count(f.name) == 1 else str(f) for f in folders]
+    if len(set(names)) < 2:
+        raise UserError("compare: two different folders are needed.")
+    if out and out.exists():
+        raise UserError(f"{out}: exists. Remove it or choose another name.")
+    table = run_compare(dict(zip(names, folders, strict=True)))
+    show_comparison(table, _console())
+    if out:
+        write_atomic(out, json.dumps(table, indent=1) + "\n")
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="Folder of a finished run.")]) -> None:
+    """Write report.md and report.json of a run again, and show them."""
+    from selfdistill.report import build, show
+
+    show(build(folder), _console())
+
+
+# --- help for the commands ---------------------------------------------------------------------------------------
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console()
+
+
+def _progress() -> Any:
+    from selfdistill.progress import Progress
+
+    return Progress()
+
+
+def _pairs(texts: list[str], mark: str, option: str) -> dict[str, str]:
+    from selfdistill.errors import UserError
+
+    pairs: dict[str, str] = {}
+    for text in texts:
+        key, found, value = text.partition(mark)
+        if not found or not key.strip() or not value.strip():
+            raise UserError(f"{option} {text}: expected NAME{mark}VALUE.")
+        pairs[key.strip()] = value.strip()
+    return pairs
+
+
+def _examples(data: str, data_format: str, columns: str, split: str, sample: int | None, seed: int) -> list[Any]:
+    from selfdistill.config import DataSettings, checked
+    from selfdistill.data import read_examples
+
+    names = _pairs(columns.split(",") if columns else [], "=", "--columns")
+    values = {"path": data, "format": data_format, "columns": names, "split": split, "sample": sample}
+    return read_examples(checked(DataSettings, values, "data"), seed=seed)
+
+
+def _tasks(texts: list[str]) -> list[dict[str, Any]]:
+    """--task values as settings; `micro` stands for all abilities of the microworld, 200 items each."""
+    from selfdistill.microworld.world import ABILITIES
+
+    tasks: list[dict[str, Any]] = []
+    for text in texts:
+        names = list(ABILITIES) if text == "micro" else [text[6:]] if text.startswith("micro:") else []
+        tasks += [{"name": n, "path": f"micro:{n}", "limit": 200, "max_new_tokens": 128} for n in names]
+        if not names:
+            values: dict[str, Any] = dict(_pairs(_split_task(text), "=", "--task"))
+            columns = {k.removeprefix("columns."): values.pop(k) for k in list(values) if k.startswith("columns.")}
+            tasks.append(values | ({"columns": columns} if columns else {}))
+    return tasks
+
+
+def _split_task(text: str) -> list[str]:
+    """Split at commas that begin a new key=: a regex may hold commas of its own."""
+    import re
+
+    return re.split(r",(?=[a-z_.]+=)", text)
+
+
+def main() -> None:
+    """Entry point: bad input and a full disk are one line and exit code 2, never a traceback."""
+    from selfdistill.errors import UserError
+
+    try:
+        app()
+    except UserError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("stopped. What is finished is on disk; the same command goes on from there.")
+    except OSError as error:
+        _fail(f"{error.filename or 'system'}: {error.strerror or error}.")
+    except Exception as error:  # safetensors and others wrap a full disk in errors of their own
+        if "No space left on device" not in str(error):
+            raise
+        _fail(f"{error}. Free some space; the same command goes on from there.")
+
+
+def _fail(message: str) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""Demo: both arms on the embedded model and its own small world, and what it shows.
+
+selfdistill demo --allow-code-execution
+"""
+
+from __future__ import annotations
+
+import time
+import tomllib
+from importlib import resources
+from pathlib import Path
+
+from rich.console import Console
+
+from selfdistill.config import Recipe, checked
+from selfdistill.errors import UserError
+from selfdistill.report import show, side_by_side
+from selfdistill.run import run
+
+TARGETS = ("rare_tools", "chat")
+
+
+def demo_recipe(target: str, allow_code: bool) -> Recipe:
+    """The demo's recipe for one of the two target datasets. Raises UserError for another name."""
+    if target not in TARGETS:
+        raise UserError(f"demo: no target {target!r}. There are: {', '.join(TARGETS)}.")
+    text = resources.files("selfdistill.microworld").joinpath(f"{target}.toml").read_text(encoding="utf-8")
+    return checked(Recipe, tomllib.loads(text) | {"allow_code_execution": allow_code}, f"{target}.toml")
+
+
+def demo(out: Path, target: str, allow_code: bool) -> None:
+    """Run the demo into `out` and print what it shows."""
+    console, started = Console(), time.monotonic()
+    report = run(demo_recipe(target, allow_code), out)
+    side_by_side(out, console)
+    show(report, console)
+    console.print(
+        f"\n{(time.monotonic() - started) / 60:.1f} minutes. Everything lies in {out}: report.md is the whole report, "
+        "recipe.toml runs it again (selfdistill run), sdft/adapter is the adapter, rewrites.jsonl what the seed LM "
+        "wrote.",
+        highlight=False,
+    )

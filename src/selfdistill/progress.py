@@ -1,0 +1,48 @@
+"""What a person sees while work goes on: bars with time left, notes and warnings, on standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+
+class Progress:
+    """Bars on a terminal; on a pipe, one line at the start and the end of each."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self._warned: set[str] = set()
+
+    def note(self, text: str) -> None:
+        """A line that tells what was chosen or done."""
+        self.console.print(escape(text), style="dim", highlight=False)
+
+    def warn(self, text: str) -> None:
+        """A line that wants attention; each text once."""
+        if text not in self._warned:
+            self._warned.add(text)
+            self.console.print(f"warning: {escape(text)}", style="yellow", highlight=False)
+
+    @contextmanager
+    def bar(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A bar over `total` rows; call the yielded function with how many are done since."""
+        if not self.console.is_terminal:
+            self.note(f"{name}: {total} rows")
+            yield lambda n: None
+            return
+        columns = (
+            TextColumn("{task.description:<24}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        with Bars(*columns, console=self.console) as bars:
+            task = bars.add_task(escape(name), total=total)
+            yield lambda n: bars.advance(task, n)

@@ -1,0 +1,265 @@
+"""Run: the whole chain for the arms seed, vanilla and sdft, into one folder that explains itself.
+
+In:  a recipe.
+Out: recipe.toml (resolved, runs again), run.json (versions, device, digests, seconds, status), examples.jsonl,
+     rewrites.jsonl, selected.jsonl, exports, one folder per arm (adapter, predictions, results),
+     report.json, report.md.
+
+    selfdistill run recipe.toml --out runs/mine
+
+The same command goes on where a killed run stopped. A changed recipe is refused, naming what changed.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from selfdistill.checks import load_check
+from selfdistill.config import Recipe, to_toml
+from selfdistill.data import read_examples
+from selfdistill.distill import distill, ids_digest
+from selfdistill.engines import Request, Sampling
+from selfdistill.errors import UserError
+from selfdistill.evaluate import adapter_digest, evaluate, load_tasks
+from selfdistill.models import SeedLM, load_model
+from selfdistill.progress import Progress
+from selfdistill.records import Example, Selected, read_records
+from selfdistill.report import ARMS, build
+from selfdistill.select import export, select
+from selfdistill.store import locked, write_atomic, write_records
+from selfdistill.templates import Prompter
+from selfdistill.train import mixed, train
+
+SAMPLES = 6
+"""Training rows that every arm answers, to be read side by side."""
+
+
+def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str, Any]:
+    """Run a recipe into `out` and return the report. Raises UserError for bad input and for an `out` that holds
+    another run."""
+    progress = progress or Progress()
+    _claim(out, recipe)
+    with locked(out):
+        write_atomic(out / "recipe.toml", to_toml(recipe))
+        manifest = Manifest(out / "run.json", recipe)
+        with manifest.status():
+            return _stages(recipe, out, manifest, progress)
+
+
+def _stages(recipe: Recipe, out: Path, manifest: Manifest, progress: Progress) -> dict[str, Any]:
+    """All stages, top to bottom."""
+    check = load_check(recipe.select.check, recipe.allow_code_execution)
+    examples = read_examples(recipe.data, seed=recipe.seed)
+    tasks = load_tasks(recipe.tasks, recipe.seed, recipe.allow_code_execution, progress)
+    write_records(out / "examples.jsonl", examples)
+
+    seed_lm = load_model(recipe.model)
+    manifest.add(model=seed_lm.digest, data=ids_digest(examples), device=seed_lm.device, dtype=seed_lm.dtype)
+    progress.note(f"{recipe.model} on {seed_lm.device} in {seed_lm.dtype}, {len(examples)} rows, {len(tasks)} tasks")
+    prompter = Prompter.create(seed_lm.tokenizer, recipe.distill.format, recipe.distill.template, progress.warn)
+    engine = make_engine(seed_lm, prompter, recipe.batch_rows)
+
+    with manifest.timed("distill"):
+        rewrites = distill(
+            examples,
+            out / "rewrites.jsonl",
+            seed_lm,
+            engine,
+            recipe.distill,
+            recipe.seed,
+            recipe.batch_rows,
+            progress,
+        )
+    with manifest.timed("select"):
+        reasons = select(examples, rewrites, out / "selected.jsonl", check, progress)
+        for form, name in recipe.select.export.items():
+            export(examples, out / "selected.jsonl", form, out / name)
+    selected = {row.id: row for row in read_records(out / "selected.jsonl", Selected)}
+    kept = sum(row.source == "distilled" for row in selected.values())
+    progress.note(f"{kept} of {len(selected)} rows distilled ({', '.join(f'{r} {n}' for r, n in reasons.items())})")
+    if not kept:
+        progress.warn("no rewrite was kept: the SDFT arm trains on the same rows as the vanilla arm")
+
+    samples = _first_samples(examples, selected)
+    for arm in ARMS:
+        adapter = None
+        if arm != "seed":
+            ratio = recipe.train.mix_ratio if arm == "sdft" else 0.0
+            responses = mixed(examples, selected, ratio, recipe.seed)
+            with manifest.timed(f"train {arm}"):
+                adapter = str(
+                    train(
+                        seed_lm,
+                        examples,
+                        responses,
+                        out / arm / "adapter",
+                        recipe.train,
+                        prompter,
+                        recipe.seed,
+                        f"train {arm}",
+                        progress,
+                    )
+                )
+        with manifest.timed(f"evaluate {arm}"), engine.adapter(adapter):
+            digest = adapter_digest(adapter)
+            evaluate(
+                tasks, out / arm, seed_lm, engine, prompter, digest, recipe.batch_rows, f"evaluate {arm}", progress
+            )
+            _answer_samples(samples, arm, engine, prompter, recipe.distill.max_new_tokens)
+    write_atomic(out / "samples.json", json.dumps([s for _, s in samples], indent=1, ensure_ascii=False) + "\n")
+    return build(out)
+
+
+def make_engine(seed_lm: SeedLM, prompter: Prompter, batch_rows: int) -> Any:
+    """The engine for a loaded model; responses end where the prompt format ends them."""
+    from selfdistill.engines.transformers import TransformersEngine
+
+    return TransformersEngine(seed_lm, {prompter.end_id}, batch_rows)
+
+
+def _first_samples(examples: Sequence[Example], selected: dict[str, Selected]) -> list[tuple[Example, dict[str, Any]]]:
+    """The first rows whose rewrite was kept (then others), as {title, texts}."""
+    ordered = sorted(examples, key=lambda e: selected[e.id].source != "distilled")[:SAMPLES]
+    return [
+        (
+            e,
+            {
+                "title": f"training row {e.id}",
+                "texts": {
+                    "prompt": e.prompt[-1]["content"],
+                    "reference": e.reference,
+                    "rewrite": selected[e.id].response,
+                },
+            },
+        )
+        for e in ordered
+    ]
+
+
+def _answer_samples(
+    samples: list[tuple[Example, dict[str, Any]]], arm: str, engine: Any, prompter: Prompter, max_new_tokens: int
+) -> None:
+    requests = [Request(e.id, prompter.evaluate(e.prompt)) for e, _ in samples]
+    answers = engine.generate([r for r in requests if len(r.prompt) < engine.context], Sampling(max_new_tokens))
+    texts = {a.id: a.text for a in answers}
+    for example, sample in samples:
+        if example.id in texts:
+            sample["texts"][f"{arm} answers"] = texts[example.id]
+
+
+# --- the folder --------------------------------------------------------------------------------------------------
+
+
+def _claim(out: Path, recipe: Recipe) -> None:
+    """Refuse a folder that holds something else, or a run of another recipe."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise UserError(f"{out}: a file; expected a folder for the run.")
+    old = out / "recipe.toml"
+    if not old.is_file():
+        if any(p.name != ".lock" for p in out.iterdir()):
+            raise UserError(f"{out}: holds other files and no run of ours. Choose another output folder.")
+        return
+    changed = _changes(old.read_text(encoding="utf-8"), to_toml(recipe))
+    if changed:
+        raise UserError(
+            f"{out}: holds a run with other settings ({'; '.join(changed)}). Choose another output folder, or restore "
+            "the settings."
+        )
+
+
+def _changes(old: str, new: str) -> list[str]:
+    """Dotted keys whose values differ, as `key: old -> new`."""
+    import tomllib
+
+    def flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+        if isinstance(tree, dict) and tree:
+            for key, value in tree.items():
+                yield from flat(value, f"{prefix}.{key}" if prefix else key)
+        elif isinstance(tree, list) and tree and isinstance(tree[0], dict):
+            for index, value in enumerate(tree):
+                yield from flat(value, f"{prefix}[{value.get('name', index)}]")
+        else:
+            yield prefix, tree
+
+    a, b = dict(flat(tomllib.loads(old))), dict(flat(tomllib.loads(new)))
+    return [f"{k}: {a.get(k, 'not set')} -> {b.get(k, 'not set')}" for k in {**a, **b} if a.get(k) != b.get(k)]
+
+
+class Manifest:
+    """run.json: what ran where, on what, how long, and how it ended."""
+
+    def __init__(self, path: Path, recipe: Recipe) -> None:
+        self.path = path
+        old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        self.values: dict[str, Any] = {
+            "status": "running",
+            "started": old.get("started", _now()),
+            "command": ["selfdistill", *sys.argv[1:]],
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "versions": {name: _version(name) for name in ("selfdistill", "torch", "transformers", "peft", "trl")},
+            "git": _git(),
+            "seconds": old.get("seconds", {}),
+        }
+
+    def add(self, **values: Any) -> None:
+        """Add facts and write them."""
+        self.values.update(values)
+        self._write()
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the seconds of a stage; a resumed stage adds to what it had."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            spent = self.values["seconds"].get(stage, 0.0) + time.monotonic() - started
+            self.values["seconds"][stage] = round(spent, 1)
+            self._write()
+
+    @contextmanager
+    def status(self) -> Iterator[None]:
+        """Record how the run ends."""
+        self._write()
+        try:
+            yield
+        except BaseException as error:
+            self.add(status=f"stopped: {type(error).__name__}: {error}"[:300])
+            raise
+        self.add(status="finished", finished=_now())
+
+    def _write(self) -> None:
+        write_atomic(self.path, json.dumps(self.values, indent=1, ensure_ascii=False) + "\n")
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git() -> str | None:
+    """Commit of the working directory, with "+" for uncommitted changes; None outside a repository."""
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        dirty = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + ("+" if dirty.strip() else "")

@@ -1,0 +1,61 @@
+"""Intervals for scores and for differences of scores on the same items. Pure functions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+Z95 = 1.959963984540054
+
+
+def wilson(correct: int, n: int) -> tuple[float, float]:
+    """95 % interval of a proportion (Wilson 1927); it stays inside 0 and 1 and holds at 0 and n of n."""
+    if n == 0:
+        raise ValueError("no items, no interval")
+    p, z2 = correct / n, Z95 * Z95
+    middle = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Score of b minus score of a on the same n items.
+
+    `gained` items only b got right, `lost` items only a did. [low, high] is the 95 % interval, `p` the two-sided exact
+    McNemar test.
+    """
+
+    n: int
+    value: float
+    low: float
+    high: float
+    gained: int
+    lost: int
+    p: float
+
+
+def paired(a: list[bool], b: list[bool]) -> Difference:
+    """Difference of two paired proportions: interval by Newcombe 1998, method 10 (square-and-add of Wilson intervals
+    with the correlation of the pairs), p by the exact McNemar test.
+    """
+    if len(a) != len(b) or not a:
+        raise ValueError("paired scores need the same items on both sides, and at least one")
+    from scipy.stats import binomtest
+
+    n = len(a)
+    both = sum(x and y for x, y in zip(a, b, strict=True))
+    lost = sum(x and not y for x, y in zip(a, b, strict=True))
+    gained = sum(y and not x for x, y in zip(a, b, strict=True))
+    neither = n - both - lost - gained
+    pa, pb = (both + lost) / n, (both + gained) / n
+    (la, ua), (lb, ub) = wilson(both + lost, n), wilson(both + gained, n)
+    margins = (both + lost) * (gained + neither) * (both + gained) * (lost + neither)
+    product = both * neither - gained * lost
+    # Newcombe's continuity correction of the correlation: shrink it by n/2 where it is positive.
+    phi = (max(product - n / 2, 0) if product > 0 else product) / math.sqrt(margins) if margins else 0.0
+    down = (pb - lb) ** 2 - 2 * phi * (pb - lb) * (ua - pa) + (ua - pa) ** 2
+    up = (ub - pb) ** 2 - 2 * phi * (ub - pb) * (pa - la) + (pa - la) ** 2
+    p = binomtest(gained, gained + lost, 0.5).pvalue if gained + lost else 1.0
+    value = pb - pa
+    return Difference(n, value, value - math.sqrt(max(0, down)), value + math.sqrt(max(0, up)), gained, lost, float(p))

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from conftest import cli, write_jsonl
+
+from selfdistill.microworld.world import items
+from selfdistill.models import resolve
+from selfdistill.records import Prediction, Selected, read_records
+from selfdistill.report import ARMS
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, foreign_folder) -> Path:
+    """A whole run on a model and data that are not the project's, with tasks of the user's own."""
+    folder = tmp_path_factory.mktemp("run")
+    rows = list(islice(items("facts", "train"), 24))
+    write_jsonl(folder / "train.jsonl", [{"id": f"mine-{i}", "q": r.prompt, "a": r.terse} for i, r in enumerate(rows)])
+    write_jsonl(folder / "test.jsonl", [{"prompt": r.prompt, "response": r.expected} for r in rows[:10]])
+    (folder / "recipe.toml").write_text(
+        f"""
+model = "{foreign_folder}"
+batch_rows = 8
+[data]
+path = "train.jsonl"
+columns = {{ prompt = "q", response = "a" }}
+[distill]
+max_new_tokens = 8
+[select]
+check = "none"
+export = {{ messages = "messages.jsonl", alpaca = "alpaca.json" }}
+[train]
+epochs = 1
+targets = "all-linear"
+[[tasks]]
+name = "target"
+path = "test.jsonl"
+check = "contains"
+role = "target"
+max_new_tokens = 8
+[[tasks]]
+name = "other"
+path = "test.jsonl"
+check = 'regex:(\\w+)'
+limit = 5
+max_new_tokens = 8
+[[tasks]]
+name = "code"
+path = "micro:code"
+limit = 5
+"""
+    )
+    done = cli("run", folder / "recipe.toml", "--out", folder / "out", "--set", "seed=3")
+    assert done.returncode == 0, done.stderr
+    (folder / "stdout").write_text(done.stdout)
+    return folder
+
+
+def test_a_run_is_a_folder_that_explains_itself(finished):
+    out = finished / "out"
+    manifest = json.loads((out / "run.json").read_text())
+    assert manifest["status"] == "finished" and manifest["versions"]["torch"] and manifest["device"]
+    report = json.loads((out / "report.json").read_text())
+    assert report["rows"] == 24 and sum(report["yield"].values()) == 24
+    assert [t["task"] for t in report["tasks"]] == ["target", "other", "code"]
+    assert set(report["tasks"][0]["arms"]) == set(ARMS) and len(report["tasks"][0]["differences"]) == 3
+    assert report["tasks"][2]["arms"]["sdft"]["score"] is None
+    text = (out / "report.md").read_text()
+    assert "not measured" in text and "nats a token" in text
+    assert "not measured" in (finished / "stdout").read_text()
+    for task in report["tasks"]:
+        for result in task["arms"].values():
+            assert result["n"] == result["correct"] + result["wrong"] + result["truncated"] + result["errors"]
+    assert sum(1 for _ in (out / "messages.jsonl").open()) == 24
+    seen = {a: {p.id: p.prompt for p in read_records(out / a / "predictions.jsonl", Prediction)} for a in ARMS}
+    assert seen["seed"] == seen["vanilla"] == seen["sdft"]
+
+
+def test_output_rows_join_the_users_rows(finished):
+    examples = {json.loads(x)["id"]: json.loads(x) for x in (finished / "out" / "examples.jsonl").open()}
+    selected = list(read_records(finished / "out" / "selected.jsonl", Selected))
+    given = [json.loads(x) for x in (finished / "train.jsonl").open()]
+    assert [examples[s.id]["meta"]["source_id"] for s in selected] == [g["id"] for g in given]
+    assert all(examples[s.id]["reference"] == g["a"] for s, g in zip(selected, given, strict=True))
+
+
+def test_the_same_command_does_nothing_again_and_a_changed_one_is_refused(finished):
+    out, recipe = finished / "out", finished / "recipe.toml"
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}
+    assert cli("run", recipe, "--out", out, "--set", "seed=3").returncode == 0
+    assert before == {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}
+    changed = cli("run", recipe, "--out", out, "--set", "seed=3", "--set", "train.lr=0.5")
+    assert changed.returncode == 2 and "train.lr: 0.0001 -> 0.5" in changed.stderr
+
+
+def test_the_resolved_recipe_runs_to_the_same_result(finished, tmp_path):
+    done = cli("run", finished / "out" / "recipe.toml", "--out", tmp_path / "again")
+    assert done.returncode == 0, done.stderr
+    for name in ("selected.jsonl", "rewrites.jsonl", "sdft/predictions.jsonl", "vanilla/result.json", "report.md"):
+        assert (tmp_path / "again" / name).read_bytes() == (finished / "out" / name).read_bytes()
+
+
+def test_regrade_needs_no_model_and_finds_what_changed(finished, tmp_path):
+    folder = shutil.copytree(finished / "out" / "seed", tmp_path / "seed")
+    before = (folder / "result.json").read_text()
+    done = cli("evaluate", "--regrade", "--out", folder)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "result.json").read_text() == before
+    rows = [json.loads(x) for x in (folder / "predictions.jsonl").open()]
+    expected = {json.loads(x)["id"]: json.loads(x)["reference"] for x in (folder / "items.jsonl").open()}
+    write_jsonl(folder / "predictions.jsonl", [r | {"text": f"It is {expected[r['id']]}."} for r in rows])
+    assert cli("evaluate", "--regrade", "--out", folder).returncode == 0
+    assert json.loads((folder / "result.json").read_text())[0]["score"] == 1.0
+
+
+def test_compare_and_report_work_alone(finished, tmp_path):
+    out = finished / "out"
+    done = cli("compare", out / "seed", out / "sdft", "--out", tmp_path / "c.json")
+    assert done.returncode == 0 and "sdft - seed" in done.stdout
+    assert json.loads((tmp_path / "c.json").read_text())[0]["differences"][0]["n"] == 10
+    shutil.copytree(out / "sdft", tmp_path / "fewer")
+    lines = (tmp_path / "fewer" / "predictions.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "fewer" / "predictions.jsonl").write_text("".join(lines[1:]))
+    odd = cli("compare", out / "seed", tmp_path / "fewer")
+    assert odd.returncode == 2 and "same items" in odd.stderr
+    before = (out / "report.md").read_bytes()
+    assert cli("report", out).returncode == 0 and (out / "report.md").read_bytes() == before
+
+
+def test_help_is_instant():
+    def seconds():
+        started = time.perf_counter()
+        assert cli("--help").returncode == 0
+        return time.perf_counter() - started
+
+    assert min(seconds() for _ in range(4)) < 0.5 * (4 if os.environ.get("CI") else 1)
+    code = "import sys, selfdistill.cli; print([m for m in ('torch', 'transformers', 'pydantic') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def bad(*args: object, **kwargs) -> str:
+    done = cli(*args, **kwargs)
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr and done.stderr.count("error:") == 1
+    return done.stderr
+
+
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, foreign_folder):
+    data = write_jsonl(tmp_path / "d.jsonl", [{"prompt": "a", "completion": "b"}])
+    out = tmp_path / "r.jsonl"
+    base = ("distill", "--data", data, "--out", out)
+    assert "no such folder" in bad(*base, "--model", "./nowhere")
+    for missing, word in (("model.safetensors", "no weights"), ("tokenizer.json", "no tokenizer"), ("config.json", "config.json")):
+        folder = shutil.copytree(foreign_folder, tmp_path / f"no-{missing}")
+        (folder / missing).unlink()
+        assert word in bad(*base, "--model", folder)
+    assert "no such file" in bad("distill", "--data", "x.jsonl", "--out", out, "--model", "embedded")
+    assert "temperature" in bad(*base, "--model", "embedded", "--candidates", 4)
+    assert "mix_ratio = 1.5" in bad("train", "--model", "embedded", "--data", data, "--out", tmp_path / "a", "--mix-ratio", 1.5)
+    assert "rank = 0" in bad("train", "--model", "embedded", "--data", data, "--out", tmp_path / "a", "--rank", 0)
+    assert "unknown check 'nope'" in bad("select", "--data", data, "--rewrites", out, "--check", "nope", "--out", tmp_path / "s.jsonl")
+    assert "no such file" in bad("select", "--data", data, "--rewrites", out, "--out", tmp_path / "s.jsonl")
+    assert "adapter" in bad("evaluate", "--model", "embedded", "--adapter", tmp_path, "--task", "micro:facts", "--out", tmp_path / "e")
+    assert "no such ability" in bad("evaluate", "--model", "embedded", "--task", "name=x,path=micro:x,check=exact", "--out", tmp_path / "e")
+    assert "unknown key 'chek'" in bad("evaluate", "--model", "embedded", "--task", "name=x,path=y,chek=exact", "--out", tmp_path / "e")
+    recipe = tmp_path / "r.toml"
+    recipe.write_text('model = "embedded"\n[data]\npath = "d.jsonl"\n')
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine.txt").write_text("mine")
+    assert "Choose another output folder" in bad("run", recipe, "--out", tmp_path / "taken")
+    assert [p.name for p in (tmp_path / "taken").iterdir()] == ["mine.txt"]
+    assert not out.exists() and not (tmp_path / "a").exists()
+
+
+def test_control_c_and_a_full_disk_lose_nothing(tmp_path):
+    command = [sys.executable, "-m", "selfdistill", "distill", "--model", "embedded", "--data", "micro:facts", "--sample", "400",
+               "--batch-rows", "4", "--out", str(tmp_path / "r.jsonl")]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    partial = tmp_path / "r.jsonl.partial"
+    while process.poll() is None and not (partial.exists() and partial.stat().st_size):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 2
+    said = process.stderr.read()
+    assert "same command goes on" in said and "Traceback" not in said
+    done = partial.read_bytes()
+    assert done.endswith(b"\n")
+
+    limit = f"ulimit -f {len(done) // 1024 + 2}; trap '' XFSZ; "  # writes past it fail like those to a full disk
+    full = subprocess.run(["bash", "-c", limit + " ".join(f"'{c}'" for c in command)], capture_output=True, text=True)
+    assert full.returncode == 2 and "Traceback" not in full.stderr and full.stderr.count("error:") == 1, full.stderr
+    assert partial.read_bytes().startswith(done)
+
+
+def test_the_embedded_model_is_small_and_safe():
+    folder = Path(resolve("embedded"))
+    assert sum(p.stat().st_size for p in folder.iterdir()) <= 8e6
+    assert (folder / "model.safetensors").is_file() and (folder / "README.md").is_file()
+    assert not [p for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pkl", ".py")]

@@ -1,0 +1,293 @@
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from itertools import islice
+
+import pytest
+from conftest import SHARED, cli, write_jsonl
+
+from selfdistill.checks import load_check
+from selfdistill.config import DataSettings, DistillSettings, TrainSettings
+from selfdistill.data import read_examples
+from selfdistill.distill import distill
+from selfdistill.errors import UserError
+from selfdistill.microworld.world import items
+from selfdistill.models import load_model
+from selfdistill.records import Candidate, Example, Reason, Rewrite, Selected, dump, read_records
+from selfdistill.run import make_engine
+from selfdistill.select import choose, export, select
+from selfdistill.templates import Prompter
+from selfdistill.train import mixed, sequences, train
+
+
+def micro(ability="facts", count=12):
+    return read_examples(DataSettings(path=f"micro:{ability}", sample=count))
+
+
+@pytest.fixture
+def two_turns(tmp_path):
+    rows = list(islice(items("facts", "train"), 4))
+    row = {"instruction": rows[1].prompt, "output": rows[1].terse, "history": [[rows[0].prompt, rows[0].terse]]}
+    short = {"instruction": rows[2].prompt, "output": rows[2].terse}
+    return read_examples(DataSettings(path=str(write_jsonl(tmp_path / "turns.jsonl", [row, short]))))
+
+
+# --- distill -----------------------------------------------------------------------------------------------------
+
+
+def test_the_seed_lm_rewrites_in_its_own_words_and_its_rewrites_lie_closer_to_it(tmp_path, embedded, engine):
+    examples = micro(count=24)
+    out = distill(examples, tmp_path / "r.jsonl", embedded, engine, DistillSettings(max_new_tokens=60))
+    rewrites = list(read_records(out, Rewrite))
+    assert [r.id for r in rewrites] == [e.id for e in examples]
+    reasons = select(examples, out, tmp_path / "s.jsonl", load_check("contains"))
+    assert reasons[Reason.PASSED] >= 18
+    kept = [s for s in read_records(tmp_path / "s.jsonl", Selected) if s.source == "distilled"]
+    before = {r.id: r.reference_nll for r in rewrites}
+    assert all(s.seed_nll < before[s.id] for s in kept)
+
+
+def test_each_turn_is_rewritten_given_the_rewritten_turns_before_it(tmp_path, embedded, engine, two_turns, monkeypatch):
+    asked = []
+    original = engine.generate
+    monkeypatch.setattr(engine, "generate", lambda requests, s: asked.append(requests) or original(requests, s))
+    out = distill(two_turns, tmp_path / "r.jsonl", embedded, engine, DistillSettings(max_new_tokens=60))
+    first, second = read_records(out, Rewrite)
+    assert len(first.candidates[0].responses) == 2 and len(second.candidates[0].responses) == 1
+    later = embedded.tokenizer.decode(asked[1][0].prompt)
+    assert first.candidates[0].turns[0] in later and two_turns[0].reference in later
+    assert len(asked[1]) == 1
+
+
+def test_candidates_differ_and_the_one_closest_to_the_seed_wins(tmp_path, embedded, engine):
+    examples = micro(count=6)
+    settings = DistillSettings(candidates=3, temperature=1.0, max_new_tokens=60)
+    out = distill(examples, tmp_path / "r.jsonl", embedded, engine, settings, seed=1)
+    for rewrite, example in zip(read_records(out, Rewrite), examples, strict=True):
+        assert len(rewrite.candidates) == 3
+        chosen = choose(example, rewrite, None)
+        assert chosen.seed_nll == min(c.seed_nll for c in rewrite.candidates if c.finish_reason == "stop")
+
+
+def test_a_row_longer_than_the_context_is_listed_and_keeps_its_reference(tmp_path, embedded, engine):
+    path = write_jsonl(tmp_path / "d.jsonl", [{"prompt": "x1 " * 3000, "completion": "y"}, {"prompt": "a", "completion": "b"}])
+    examples = read_examples(DataSettings(path=str(path)))
+    out = distill(examples, tmp_path / "r.jsonl", embedded, engine, DistillSettings(max_new_tokens=8))
+    rewrite = next(iter(read_records(out, Rewrite)))
+    assert rewrite.failure is Reason.TOO_LONG and "2048" in rewrite.note
+    reasons = select(examples, out, tmp_path / "s.jsonl", None)
+    assert reasons[Reason.TOO_LONG] == 1 and sum(reasons.values()) == 2
+
+
+@pytest.mark.parametrize("stage", ["distill", "evaluate"])
+def test_kill_at_any_moment_then_the_same_command_ends_as_the_same_bytes(tmp_path, stage):
+    def command(folder):
+        if stage == "distill":
+            arguments = ["--data", "micro:facts", "--sample", "60", "--out", folder / "out.jsonl"]
+        else:
+            arguments = ["--task", "name=facts,path=micro:facts,limit=60", "--out", folder]
+        return [sys.executable, "-m", "selfdistill", stage, "--model", "embedded", "--batch-rows", "6", *map(str, arguments)]
+
+    name = "out.jsonl" if stage == "distill" else "predictions.jsonl"
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for folder in (whole, broken):
+        folder.mkdir()
+    assert subprocess.run(command(whole), capture_output=True).returncode == 0
+    partial, chance, kept = broken / f"{name}.partial", random.Random(), 0
+    for _ in range(3):
+        process = subprocess.Popen(command(broken), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        before = partial.read_bytes() if partial.exists() else b""
+        while process.poll() is None and (not partial.exists() or partial.stat().st_size <= len(before)):
+            time.sleep(0.005)
+        time.sleep(chance.random() * 0.1)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if partial.exists():  # finished rows stay as they were: they are not made again
+            assert partial.read_bytes().startswith(before)
+            kept = max(kept, len(before))
+    last = subprocess.run(command(broken), capture_output=True, text=True)
+    assert last.returncode == 0, last.stderr
+    assert kept > 0
+    for file in (name, f"{name}.meta.json"):
+        assert (whole / file).read_bytes() == (broken / file).read_bytes()
+
+
+# --- select ------------------------------------------------------------------------------------------------------
+
+ROW = Example(id="1", prompt=({"role": "user", "content": "2 + 2?"},), reference="4", task="t")
+
+
+@pytest.mark.parametrize(
+    ("candidates", "reason"),
+    [
+        ([{"text": "It is 4."}], Reason.PASSED),
+        ([{"text": "It is 5."}], Reason.WRONG),
+        ([{"text": "It is four."}], Reason.NO_ANSWER),
+        ([{"text": "The reference answer is 4."}], Reason.LEAKED),
+        ([{"text": "  "}], Reason.EMPTY),
+        ([{"text": "It is 4", "finish_reason": "length"}], Reason.TRUNCATED),
+        ([], Reason.MISSING),
+        ([{"text": "It is 5."}, {"text": "It is 4."}], Reason.PASSED),
+    ],
+)
+def test_every_row_gets_a_reason(candidates, reason):
+    row = choose(ROW, Rewrite(id="1", candidates=candidates), load_check("last_number"))
+    assert row.reason is reason
+    assert row.source == ("distilled" if reason is Reason.PASSED else "original")
+    assert row.response == ("It is 4." if reason is Reason.PASSED else "4")
+
+
+def test_the_passing_candidate_with_the_lowest_seed_nll_wins():
+    made = [Candidate(text="4 a", seed_nll=0.5), Candidate(text="5", seed_nll=0.0), Candidate(text="4 b", seed_nll=0.1)]
+    assert choose(ROW, Rewrite(id="1", candidates=made), load_check("last_number")).response == "4 b"
+
+
+def test_rewrites_are_joined_by_id_whatever_their_order_and_strangers_are_refused(tmp_path):
+    examples = micro(count=5)
+    made = [Rewrite(id=e.id, candidates=[{"text": f"It is {e.reference}."}]) for e in examples]
+    path = tmp_path / "r.jsonl"
+    path.write_bytes(b"".join(dump(r) for r in [*reversed(made)][:-1]))  # other order, one missing
+    select(examples, path, tmp_path / "s.jsonl", load_check("contains"))
+    rows = list(read_records(tmp_path / "s.jsonl", Selected))
+    assert [r.id for r in rows] == [e.id for e in examples]
+    assert rows[0].reason is Reason.MISSING
+    assert all(e.reference in r.response for r, e in zip(rows[1:], examples[1:], strict=True))
+    path.write_bytes(dump(Rewrite(id="stranger", candidates=[{"text": "x"}])))
+    with pytest.raises(UserError, match="stranger"):
+        select(examples, path, tmp_path / "s2.jsonl", None)
+    path.write_bytes(dump(made[0]) * 2)
+    with pytest.raises(UserError, match="twice"):
+        select(examples, path, tmp_path / "s2.jsonl", None)
+
+
+@pytest.mark.parametrize("form", ["messages", "prompt-completion"])
+def test_exports_load_in_trl_as_they_are(tmp_path, foreign_folder, two_turns, form):
+    import datasets
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    selected = [Selected(id=e.id, response="R", turns=e.references[:-1], source="distilled", reason="passed") for e in two_turns]
+    (tmp_path / "s.jsonl").write_bytes(b"".join(map(dump, selected)))
+    export(two_turns, tmp_path / "s.jsonl", form, tmp_path / "x.jsonl")
+    trainer = SFTTrainer(
+        model=AutoModelForCausalLM.from_pretrained(foreign_folder),
+        args=SFTConfig(output_dir=str(tmp_path), max_steps=1, use_cpu=True, bf16=False, report_to="none", save_strategy="no"),
+        train_dataset=datasets.load_dataset("json", data_files=str(tmp_path / "x.jsonl"), split="train"),
+        processing_class=AutoTokenizer.from_pretrained(foreign_folder),
+    )
+    assert trainer.train().training_loss > 0
+
+
+def test_exports_for_other_trainers_hold_every_turn(tmp_path, two_turns):
+    selected = [Selected(id=e.id, response="R", turns=e.references[:-1], source="distilled", reason="passed") for e in two_turns]
+    (tmp_path / "s.jsonl").write_bytes(b"".join(map(dump, selected)))
+    export(two_turns, tmp_path / "s.jsonl", "alpaca", tmp_path / "a.json")
+    row = json.loads((tmp_path / "a.json").read_text())[0]
+    assert row["output"] == "R" and row["history"] == [[two_turns[0].prompt[0]["content"], two_turns[0].references[0]]]
+    again = read_examples(DataSettings(path=str(tmp_path / "a.json")))
+    assert [e.prompt for e in again] == [e.prompt for e in two_turns]
+    export(two_turns, tmp_path / "s.jsonl", "sharegpt", tmp_path / "g.jsonl")
+    talk = json.loads((tmp_path / "g.jsonl").read_text().splitlines()[0])["conversations"]
+    assert [t["from"] for t in talk] == ["human", "gpt", "human", "gpt"] and talk[-1]["value"] == "R"
+
+
+# --- train -------------------------------------------------------------------------------------------------------
+
+
+def test_only_response_tokens_carry_loss_and_the_training_prompt_is_the_inference_prompt(embedded, two_turns, foreign_folder):
+    for lm in (embedded, load_model(str(foreign_folder))):
+        prompter = Prompter.create(lm.tokenizer, "chat", "using")
+        rows = sequences(two_turns[0], two_turns[0].references, prompter)
+        carried = [t for _, labels in rows for t in labels if t != -100]
+        assert carried == [t for r in two_turns[0].references for t in prompter.response(r)]
+        for ids, labels in rows:
+            assert len(ids) == len(labels)
+            assert all(x in (-100, i) for i, x in zip(ids, labels, strict=True))
+        single = sequences(two_turns[1], two_turns[1].references, prompter)[0]
+        prompt = prompter.evaluate(two_turns[1].prompt)
+        assert single[0][: len(prompt)] == prompt and single[1][: len(prompt)] == [-100] * len(prompt)
+        assert single[1][-1] == prompter.end_id
+
+
+def test_mix_ratio_takes_that_share_and_smaller_shares_are_nested():
+    examples = micro(count=40)
+    selected = {e.id: Selected(id=e.id, response="D", source="distilled", reason="passed") for e in examples}
+    taken = {r: {k for k, v in mixed(examples, selected, r, 0).items() if v == ("D",)} for r in (0, 0.25, 0.5, 1)}
+    assert [len(v) for v in taken.values()] == [0, 10, 20, 40]
+    assert taken[0.25] < taken[0.5] < taken[1]
+    with pytest.raises(UserError, match="no row for id"):
+        mixed(examples, {}, 1.0, 0)
+
+
+def test_training_changes_the_adapter_only_and_plain_peft_loads_it(tmp_path, embedded, engine):
+    import torch
+    from peft import PeftModel
+
+    examples = micro(count=16)
+    prompter = Prompter.create(embedded.tokenizer, "chat", "using")
+    ids = torch.tensor([prompter.train(examples[0].prompt)])
+    with torch.no_grad():
+        before = embedded.model(ids).logits
+    responses = {e.id: e.references for e in examples}
+    settings = TrainSettings(epochs=2, lr=3e-3)
+    out = train(embedded, examples, responses, tmp_path / "a", settings, prompter)
+    with torch.no_grad():
+        assert torch.equal(embedded.model(ids).logits, before)
+    loss = json.loads((out / "training.json").read_text())["loss"]
+    assert loss and all(x["loss"] > 0 for x in loss)
+    again = train(embedded, examples, responses, tmp_path / "b", settings, prompter)
+    assert (out / "adapter_model.safetensors").read_bytes() == (again / "adapter_model.safetensors").read_bytes()
+    config = json.loads((out / "adapter_config.json").read_text())
+    assert config["r"] == 8 and set(config["target_modules"]) == {"q_proj", "v_proj"}
+    with engine.adapter(str(out)), torch.no_grad():
+        ours = engine.model(ids).logits
+    plain = PeftModel.from_pretrained(load_model("embedded").model, out).eval()
+    with torch.no_grad():
+        assert torch.equal(plain(ids).logits, ours)
+        assert not torch.equal(ours, before)
+        assert torch.equal(embedded.model(ids).logits, before)
+
+
+def test_bad_training_input_is_one_line(tmp_path, embedded, foreign_folder):
+    examples = micro(count=4)
+    responses = {e.id: e.references for e in examples}
+    foreign = load_model(str(foreign_folder))
+    prompter = Prompter.create(foreign.tokenizer, "chat", "using")
+    with pytest.raises(UserError, match=r"query_key_value.*all-linear"):
+        train(foreign, examples, responses, tmp_path / "a", TrainSettings(), prompter)
+    with pytest.raises(UserError, match="no trainable row"):
+        train(foreign, examples, responses, tmp_path / "a", TrainSettings(max_length=2), prompter)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "mine").write_text("x")
+    with pytest.raises(UserError, match="Choose another"):
+        train(foreign, examples, responses, tmp_path / "a", TrainSettings(targets="all-linear"), prompter)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real datasets in ../shared/data")
+@pytest.mark.parametrize(
+    ("name", "check"), [("gsm8k_test.jsonl", "last_number"), ("openfunctions_test.json", "function_call"), ("lima_train.json", "none")]
+)
+def test_real_files_lose_no_row(tmp_path, name, check):
+    sample = ["--sample", "12"]
+    done = cli("distill", "--model", "embedded", "--data", SHARED / name, *sample, "--max-new-tokens", 24, "--out", tmp_path / "r.jsonl")
+    assert done.returncode == 0, done.stderr
+    done = cli("select", "--data", SHARED / name, *sample, "--rewrites", tmp_path / "r.jsonl", "--check", check, "--out", tmp_path / "s.jsonl")
+    assert done.returncode == 0, done.stderr
+    examples = read_examples(DataSettings(path=str(SHARED / name), sample=12))
+    rows = list(read_records(tmp_path / "s.jsonl", Selected))
+    assert [r.id for r in rows] == [e.id for e in examples]
+    for row, example in zip(rows, examples, strict=True):
+        assert row.source == "distilled" or row.responses == example.references
+    assert os.path.getsize(tmp_path / "r.jsonl") > 0
+
+
+def test_engine_for_the_foreign_model_ends_where_its_template_ends(foreign_folder):
+    lm = load_model(str(foreign_folder))
+    engine = make_engine(lm, Prompter.create(lm.tokenizer, "chat", "using"), 4)
+    assert engine.end_ids == {2}

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import pytest
+
+from selfdistill.errors import UserError
+from selfdistill.templates import MATH, REFER, USING, Prompter, load_template
+
+FIGURE_3 = """Below are an instruction that describes a task along with a reference answer. Using the reference answer as a guide, write your own response.
+
+### Instruction:
+INST {reference}
+
+### Reference Answer:
+REF {instruction}
+
+### Response:
+"""
+FIGURE_10 = """Below are an instruction that describes a task. Write a response that appropriately completes the request.
+
+### Instruction:
+INST {reference}
+
+### Response:
+"""
+FIGURE_11 = """You are an expert in math. Below is a math question. Write a response that appropriately answers the question.
+
+INST {reference}"""
+FIGURE_12 = """You are an expert in math. Below are a math question and its reference answer. Refer to the reference answer and write a response that appropriately answers the question.
+
+INST {reference}
+
+REF {instruction}"""
+FIGURE_13 = """You are an expert in math. Below is a math question. Write a response that appropriately answers the question. Your final answer should be an integer at the end of your response, formatted as: The answer is {answer}.
+
+INST {reference}"""
+
+TURNS = [{"role": "user", "content": "INST {reference}"}]  # braces in the data must come through as they are
+REFERENCE = "REF {instruction}"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(embedded):
+    return embedded.tokenizer
+
+
+def text(tokenizer, ids):
+    return tokenizer.decode(ids)
+
+
+def test_the_papers_texts_byte_for_byte(tokenizer):
+    paper = Prompter(tokenizer, "paper", USING)
+    assert text(tokenizer, paper.distill(TURNS, REFERENCE)) == FIGURE_3
+    assert text(tokenizer, paper.train(TURNS)) == FIGURE_10
+    assert text(tokenizer, paper.evaluate(TURNS)) == FIGURE_10
+    refer = text(tokenizer, Prompter(tokenizer, "paper", REFER).distill(TURNS, REFERENCE))
+    assert refer == FIGURE_3.replace("Using the reference answer as a guide, write", "Refer to the reference answer and write")
+
+
+def test_the_math_texts_stand_in_the_chat_template_and_open_the_assistants_turn(tokenizer):
+    math = Prompter(tokenizer, "paper", MATH)
+    frame = "<|user|>{}<|end|><|assistant|>"
+    assert text(tokenizer, math.distill(TURNS, REFERENCE)) == frame.replace("{}", FIGURE_12) + "Great! Let's think step by step. "
+    assert text(tokenizer, math.train(TURNS)) == frame.replace("{}", FIGURE_11)
+    assert text(tokenizer, math.evaluate(TURNS)) == frame.replace("{}", FIGURE_13)
+
+
+def test_chat_makes_the_instruction_the_users_message(tokenizer):
+    chat = Prompter(tokenizer, "chat", USING)
+    shown = FIGURE_3.removesuffix("\n\n### Response:\n")
+    assert text(tokenizer, chat.distill(TURNS, REFERENCE)) == f"<|user|>{shown}<|end|><|assistant|>"
+    assert text(tokenizer, chat.train(TURNS)) == "<|user|>INST {reference}<|end|><|assistant|>"
+    assert chat.train(TURNS) == chat.evaluate(TURNS)
+
+
+def test_earlier_turns_come_before(tokenizer):
+    turns = [
+        {"role": "system", "content": "S"},
+        {"role": "user", "content": "Q1"},
+        {"role": "assistant", "content": "A1"},
+        {"role": "user", "content": "Q2"},
+    ]
+    assert text(tokenizer, Prompter(tokenizer, "chat", USING).train(turns)) == (
+        "<|system|>S<|end|><|user|>Q1<|end|><|assistant|>A1<|end|><|user|>Q2<|end|><|assistant|>"
+    )
+    plain = text(tokenizer, Prompter(tokenizer, "paper", USING).distill(turns, "R2"))
+    assert plain.startswith("S\n\nBelow are") and "### Instruction:\nQ1\n\n### Response:\nA1\n\n### Instruction:\nQ2" in plain
+    assert plain.endswith("### Reference Answer:\nR2\n\n### Response:\n")
+
+
+def test_responses_end_where_the_chat_template_ends_them(tokenizer, foreign_folder):
+    from transformers import AutoTokenizer
+
+    assert Prompter(tokenizer, "chat", USING).response("hi")[-1] == tokenizer.convert_tokens_to_ids("<|end|>")
+    foreign = AutoTokenizer.from_pretrained(foreign_folder)
+    assert Prompter(foreign, "chat", USING).response("hi")[-1] == foreign.convert_tokens_to_ids("</s>")
+    assert Prompter(foreign, "paper", USING).train(TURNS)[0] == foreign.bos_token_id
+    assert Prompter(foreign, "chat", USING).train(TURNS).count(foreign.bos_token_id) == 1
+
+
+def test_a_model_without_chat_template_is_warned_about_and_gets_the_papers_format(foreign_folder):
+    from transformers import AutoTokenizer
+
+    bare = AutoTokenizer.from_pretrained(foreign_folder)
+    bare.chat_template = None
+    said: list[str] = []
+    prompter = Prompter.create(bare, "chat", "using", said.append)
+    assert prompter.format == "paper" and "chat template" in said[0]
+    assert "FIGURE" not in bare.decode(Prompter.create(bare, "paper", "math").distill(TURNS, REFERENCE))
+
+
+def test_a_template_of_the_users_own(tmp_path, tokenizer):
+    path = tmp_path / "mine.txt"
+    path.write_text("Say it better.\nQ: {instruction}\nA: {reference}\n")
+    ids = Prompter(tokenizer, "chat", load_template(str(path))).distill(TURNS, REFERENCE)
+    assert text(tokenizer, ids) == "<|user|>Say it better.\nQ: INST {reference}\nA: REF {instruction}<|end|><|assistant|>"
+    path.write_text("{instruction}")
+    with pytest.raises(UserError, match=r"\{reference\}"):
+        load_template(str(path))
+    with pytest.raises(UserError, match="using, refer, math"):
+        load_template("usin")
