@@ -170,7 +170,9 @@ def test_unknown_checks_are_refused(spec):
 
 
 def test_a_check_of_the_users_own(tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text("def same_length(response, reference, example):\n    return len(response) == len(reference)\n")
+    (tmp_path / "mine.py").write_text(
+        "def same_length(response, reference, example):\n    return len(response) == len(reference)\n"
+    )
     monkeypatch.chdir(tmp_path)
     check = load_check("mine:same_length")
     assert check("abc", "xyz", example()).outcome == "same"

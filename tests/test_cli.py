@@ -159,19 +159,33 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, foreign_folder):
     out = tmp_path / "r.jsonl"
     base = ("distill", "--data", data, "--out", out)
     assert "no such folder" in bad(*base, "--model", "./nowhere")
-    for missing, word in (("model.safetensors", "no weights"), ("tokenizer.json", "no tokenizer"), ("config.json", "config.json")):
+    for missing, word in (
+        ("model.safetensors", "no weights"),
+        ("tokenizer.json", "no tokenizer"),
+        ("config.json", "config.json"),
+    ):
         folder = shutil.copytree(foreign_folder, tmp_path / f"no-{missing}")
         (folder / missing).unlink()
         assert word in bad(*base, "--model", folder)
     assert "no such file" in bad("distill", "--data", "x.jsonl", "--out", out, "--model", "embedded")
     assert "temperature" in bad(*base, "--model", "embedded", "--candidates", 4)
-    assert "mix_ratio = 1.5" in bad("train", "--model", "embedded", "--data", data, "--out", tmp_path / "a", "--mix-ratio", 1.5)
+    assert "mix_ratio = 1.5" in bad(
+        "train", "--model", "embedded", "--data", data, "--out", tmp_path / "a", "--mix-ratio", 1.5
+    )
     assert "rank = 0" in bad("train", "--model", "embedded", "--data", data, "--out", tmp_path / "a", "--rank", 0)
-    assert "unknown check 'nope'" in bad("select", "--data", data, "--rewrites", out, "--check", "nope", "--out", tmp_path / "s.jsonl")
+    assert "unknown check 'nope'" in bad(
+        "select", "--data", data, "--rewrites", out, "--check", "nope", "--out", tmp_path / "s.jsonl"
+    )
     assert "no such file" in bad("select", "--data", data, "--rewrites", out, "--out", tmp_path / "s.jsonl")
-    assert "adapter" in bad("evaluate", "--model", "embedded", "--adapter", tmp_path, "--task", "micro:facts", "--out", tmp_path / "e")
-    assert "no such ability" in bad("evaluate", "--model", "embedded", "--task", "name=x,path=micro:x,check=exact", "--out", tmp_path / "e")
-    assert "unknown key 'chek'" in bad("evaluate", "--model", "embedded", "--task", "name=x,path=y,chek=exact", "--out", tmp_path / "e")
+    assert "adapter" in bad(
+        "evaluate", "--model", "embedded", "--adapter", tmp_path, "--task", "micro:facts", "--out", tmp_path / "e"
+    )
+    assert "no such ability" in bad(
+        "evaluate", "--model", "embedded", "--task", "name=x,path=micro:x,check=exact", "--out", tmp_path / "e"
+    )
+    assert "unknown key 'chek'" in bad(
+        "evaluate", "--model", "embedded", "--task", "name=x,path=y,chek=exact", "--out", tmp_path / "e"
+    )
     recipe = tmp_path / "r.toml"
     recipe.write_text('model = "embedded"\n[data]\npath = "d.jsonl"\n')
     (tmp_path / "taken").mkdir()

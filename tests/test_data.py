@@ -29,7 +29,10 @@ def test_every_form_gives_the_same_example(tmp_path):
         "pair": {"prompt": QA["q"], "completion": QA["a"]},
         "gsm8k": {"question": QA["q"], "answer": 4},
         "messages": {"messages": [{"role": "user", "content": QA["q"]}, {"role": "assistant", "content": QA["a"]}]},
-        "trl": {"prompt": [{"role": "user", "content": QA["q"]}], "completion": [{"role": "assistant", "content": "4"}]},
+        "trl": {
+            "prompt": [{"role": "user", "content": QA["q"]}],
+            "completion": [{"role": "assistant", "content": "4"}],
+        },
     }
     ids = {read(write_jsonl(tmp_path / f"{name}.jsonl", [row]))[0].id for name, row in rows.items()}
     named = {"prompt": "q", "response": "a"}
@@ -115,7 +118,7 @@ def test_not_utf8_and_unknown_columns_and_abilities(tmp_path):
     with pytest.raises(UserError, match="UTF-8"):
         read(tmp_path / "latin.jsonl")
     path = write_jsonl(tmp_path / "d.jsonl", [QA])
-    with pytest.raises(UserError, match="no column 'z'. Found: a, q"):
+    with pytest.raises(UserError, match=r"no column 'z'\. Found: a, q"):
         read(path, columns={"prompt": "q", "response": "z"})
     with pytest.raises(UserError, match="unknown key 'promt'"):
         read(path, columns={"promt": "q"})

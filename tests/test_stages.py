@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -76,7 +75,9 @@ def test_candidates_differ_and_the_one_closest_to_the_seed_wins(tmp_path, embedd
 
 
 def test_a_row_longer_than_the_context_is_listed_and_keeps_its_reference(tmp_path, embedded, engine):
-    path = write_jsonl(tmp_path / "d.jsonl", [{"prompt": "x1 " * 3000, "completion": "y"}, {"prompt": "a", "completion": "b"}])
+    path = write_jsonl(
+        tmp_path / "d.jsonl", [{"prompt": "x1 " * 3000, "completion": "y"}, {"prompt": "a", "completion": "b"}]
+    )
     examples = read_examples(DataSettings(path=str(path)))
     out = distill(examples, tmp_path / "r.jsonl", embedded, engine, DistillSettings(max_new_tokens=8))
     rewrite = next(iter(read_records(out, Rewrite)))
@@ -92,7 +93,17 @@ def test_kill_at_any_moment_then_the_same_command_ends_as_the_same_bytes(tmp_pat
             arguments = ["--data", "micro:facts", "--sample", "60", "--out", folder / "out.jsonl"]
         else:
             arguments = ["--task", "name=facts,path=micro:facts,limit=60", "--out", folder]
-        return [sys.executable, "-m", "selfdistill", stage, "--model", "embedded", "--batch-rows", "6", *map(str, arguments)]
+        return [
+            sys.executable,
+            "-m",
+            "selfdistill",
+            stage,
+            "--model",
+            "embedded",
+            "--batch-rows",
+            "6",
+            *map(str, arguments),
+        ]
 
     name = "out.jsonl" if stage == "distill" else "predictions.jsonl"
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -172,12 +183,16 @@ def test_exports_load_in_trl_as_they_are(tmp_path, foreign_folder, two_turns, fo
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
-    selected = [Selected(id=e.id, response="R", turns=e.references[:-1], source="distilled", reason="passed") for e in two_turns]
+    selected = [
+        Selected(id=e.id, response="R", turns=e.references[:-1], source="distilled", reason="passed") for e in two_turns
+    ]
     (tmp_path / "s.jsonl").write_bytes(b"".join(map(dump, selected)))
     export(two_turns, tmp_path / "s.jsonl", form, tmp_path / "x.jsonl")
     trainer = SFTTrainer(
         model=AutoModelForCausalLM.from_pretrained(foreign_folder),
-        args=SFTConfig(output_dir=str(tmp_path), max_steps=1, use_cpu=True, bf16=False, report_to="none", save_strategy="no"),
+        args=SFTConfig(
+            output_dir=str(tmp_path), max_steps=1, use_cpu=True, bf16=False, report_to="none", save_strategy="no"
+        ),
         train_dataset=datasets.load_dataset("json", data_files=str(tmp_path / "x.jsonl"), split="train"),
         processing_class=AutoTokenizer.from_pretrained(foreign_folder),
     )
@@ -185,7 +200,9 @@ def test_exports_load_in_trl_as_they_are(tmp_path, foreign_folder, two_turns, fo
 
 
 def test_exports_for_other_trainers_hold_every_turn(tmp_path, two_turns):
-    selected = [Selected(id=e.id, response="R", turns=e.references[:-1], source="distilled", reason="passed") for e in two_turns]
+    selected = [
+        Selected(id=e.id, response="R", turns=e.references[:-1], source="distilled", reason="passed") for e in two_turns
+    ]
     (tmp_path / "s.jsonl").write_bytes(b"".join(map(dump, selected)))
     export(two_turns, tmp_path / "s.jsonl", "alpaca", tmp_path / "a.json")
     row = json.loads((tmp_path / "a.json").read_text())[0]
@@ -200,7 +217,9 @@ def test_exports_for_other_trainers_hold_every_turn(tmp_path, two_turns):
 # --- train -------------------------------------------------------------------------------------------------------
 
 
-def test_only_response_tokens_carry_loss_and_the_training_prompt_is_the_inference_prompt(embedded, two_turns, foreign_folder):
+def test_only_response_tokens_carry_loss_and_the_training_prompt_is_the_inference_prompt(
+    embedded, two_turns, foreign_folder
+):
     for lm in (embedded, load_model(str(foreign_folder))):
         prompter = Prompter.create(lm.tokenizer, "chat", "using")
         rows = sequences(two_turns[0], two_turns[0].references, prompter)
@@ -271,20 +290,43 @@ def test_bad_training_input_is_one_line(tmp_path, embedded, foreign_folder):
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real datasets in ../shared/data")
 @pytest.mark.parametrize(
-    ("name", "check"), [("gsm8k_test.jsonl", "last_number"), ("openfunctions_test.json", "function_call"), ("lima_train.json", "none")]
+    ("name", "check"),
+    [("gsm8k_test.jsonl", "last_number"), ("openfunctions_test.json", "function_call"), ("lima_train.json", "none")],
 )
 def test_real_files_lose_no_row(tmp_path, name, check):
     sample = ["--sample", "12"]
-    done = cli("distill", "--model", "embedded", "--data", SHARED / name, *sample, "--max-new-tokens", 24, "--out", tmp_path / "r.jsonl")
+    done = cli(
+        "distill",
+        "--model",
+        "embedded",
+        "--data",
+        SHARED / name,
+        *sample,
+        "--max-new-tokens",
+        24,
+        "--out",
+        tmp_path / "r.jsonl",
+    )
     assert done.returncode == 0, done.stderr
-    done = cli("select", "--data", SHARED / name, *sample, "--rewrites", tmp_path / "r.jsonl", "--check", check, "--out", tmp_path / "s.jsonl")
+    done = cli(
+        "select",
+        "--data",
+        SHARED / name,
+        *sample,
+        "--rewrites",
+        tmp_path / "r.jsonl",
+        "--check",
+        check,
+        "--out",
+        tmp_path / "s.jsonl",
+    )
     assert done.returncode == 0, done.stderr
     examples = read_examples(DataSettings(path=str(SHARED / name), sample=12))
     rows = list(read_records(tmp_path / "s.jsonl", Selected))
     assert [r.id for r in rows] == [e.id for e in examples]
     for row, example in zip(rows, examples, strict=True):
         assert row.source == "distilled" or row.responses == example.references
-    assert os.path.getsize(tmp_path / "r.jsonl") > 0
+    assert (tmp_path / "r.jsonl").stat().st_size > 0
 
 
 def test_engine_for_the_foreign_model_ends_where_its_template_ends(foreign_folder):

@@ -32,7 +32,7 @@ def test_paired_intervals_hold_the_truth_19_times_in_20(chances):
 def test_paired_differences_hang_together(pairs):
     a, b = [x for x, _ in pairs], [y for _, y in pairs]
     d, back = paired(a, b), paired(b, a)
-    assert d.low <= d.value <= d.high and -1 <= d.low and d.high <= 1
+    assert d.low <= d.value <= d.high and d.low >= -1 and d.high <= 1
     assert d.value == pytest.approx(-back.value) and d.low == pytest.approx(-back.high)
     assert 0 <= d.p <= 1 and d.value == pytest.approx((d.gained - d.lost) / d.n)
     if a == b:

@@ -53,13 +53,18 @@ def test_the_papers_texts_byte_for_byte(tokenizer):
     assert text(tokenizer, paper.train(TURNS)) == FIGURE_10
     assert text(tokenizer, paper.evaluate(TURNS)) == FIGURE_10
     refer = text(tokenizer, Prompter(tokenizer, "paper", REFER).distill(TURNS, REFERENCE))
-    assert refer == FIGURE_3.replace("Using the reference answer as a guide, write", "Refer to the reference answer and write")
+    assert refer == FIGURE_3.replace(
+        "Using the reference answer as a guide, write", "Refer to the reference answer and write"
+    )
 
 
 def test_the_math_texts_stand_in_the_chat_template_and_open_the_assistants_turn(tokenizer):
     math = Prompter(tokenizer, "paper", MATH)
     frame = "<|user|>{}<|end|><|assistant|>"
-    assert text(tokenizer, math.distill(TURNS, REFERENCE)) == frame.replace("{}", FIGURE_12) + "Great! Let's think step by step. "
+    assert (
+        text(tokenizer, math.distill(TURNS, REFERENCE))
+        == frame.replace("{}", FIGURE_12) + "Great! Let's think step by step. "
+    )
     assert text(tokenizer, math.train(TURNS)) == frame.replace("{}", FIGURE_11)
     assert text(tokenizer, math.evaluate(TURNS)) == frame.replace("{}", FIGURE_13)
 
@@ -83,7 +88,10 @@ def test_earlier_turns_come_before(tokenizer):
         "<|system|>S<|end|><|user|>Q1<|end|><|assistant|>A1<|end|><|user|>Q2<|end|><|assistant|>"
     )
     plain = text(tokenizer, Prompter(tokenizer, "paper", USING).distill(turns, "R2"))
-    assert plain.startswith("S\n\nBelow are") and "### Instruction:\nQ1\n\n### Response:\nA1\n\n### Instruction:\nQ2" in plain
+    assert (
+        plain.startswith("S\n\nBelow are")
+        and "### Instruction:\nQ1\n\n### Response:\nA1\n\n### Instruction:\nQ2" in plain
+    )
     assert plain.endswith("### Reference Answer:\nR2\n\n### Response:\n")
 
 
@@ -112,7 +120,9 @@ def test_a_template_of_the_users_own(tmp_path, tokenizer):
     path = tmp_path / "mine.txt"
     path.write_text("Say it better.\nQ: {instruction}\nA: {reference}\n")
     ids = Prompter(tokenizer, "chat", load_template(str(path))).distill(TURNS, REFERENCE)
-    assert text(tokenizer, ids) == "<|user|>Say it better.\nQ: INST {reference}\nA: REF {instruction}<|end|><|assistant|>"
+    assert (
+        text(tokenizer, ids) == "<|user|>Say it better.\nQ: INST {reference}\nA: REF {instruction}<|end|><|assistant|>"
+    )
     path.write_text("{instruction}")
     with pytest.raises(UserError, match=r"\{reference\}"):
         load_template(str(path))

@@ -239,6 +239,87 @@ def save(model: Any, tokenizer: Any, out: Path) -> None:
     tokenizer.save_pretrained(out)
 
 
+def write_card(out: Path, facts: dict[str, Any]) -> None:
+    """Measure the finished model on every ability and write its model card beside it."""
+    import tempfile
+
+    from selfdistill.config import TaskSettings
+    from selfdistill.evaluate import evaluate, load_tasks
+    from selfdistill.models import load_model
+    from selfdistill.progress import Progress
+    from selfdistill.report import score_cell
+    from selfdistill.run import make_engine
+
+    progress = Progress()
+    settings = [TaskSettings(name=a, path=f"micro:{a}", limit=400, max_new_tokens=160) for a in world.ABILITIES]
+    tasks = load_tasks(settings, 0, True, progress)
+    seed_lm = load_model(str(out))
+    prompter = Prompter.create(seed_lm.tokenizer, "chat", "using")
+    with tempfile.TemporaryDirectory() as scratch:
+        engine = make_engine(seed_lm, prompter, 64)
+        results = evaluate(tasks, Path(scratch), seed_lm, engine, prompter, progress=progress)
+    size = sum(f.stat().st_size for f in out.iterdir() if f.name != "README.md") / 1e6
+    scores = "\n".join(f"| {r.task} | {r.n} | {score_cell(r.model_dump())} |" for r in results)
+    (out / "README.md").write_text(
+        CARD.format(
+            parameters=f"{seed_lm.model.num_parameters():,}",
+            size=f"{size:.1f}",
+            scores=scores,
+            command=f"python -m selfdistill.microworld.build --out model --steps {facts['steps']} "
+            f"--batch {facts['batch']} --lr {facts['lr']} --seed {facts['seed']}",
+            facts=json.dumps(facts),
+            known=lex.KNOWN_CODES,
+        ),
+        encoding="utf-8",
+    )
+
+
+CARD = """---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: text-generation
+language: en
+---
+
+# The seed LM of the selfdistill microworld
+
+A tiny instruct model ({parameters} parameters, {size} MB, bf16) that knows one small synthetic world and nothing else.
+It exists so that fine-tuning, forgetting and self-distillation can be watched on a laptop. It is no use for anything
+else: it repeats its world, whatever it is asked.
+
+## How it was made
+
+Llama architecture, byte-level BPE of 1,024 tokens with single digits, trained from nothing on the train split of the
+generator `selfdistill.microworld.world` on two CPU cores in fp32, with loss on response tokens only:
+
+    {command}
+
+What that run recorded: `{facts}`
+
+About a third of its training prompts show a reference answer and ask for a rewrite in the paper's templates (Figures 3
+and 12); the rest ask directly, in its own chat template or the paper's texts (Figures 10, 11, 13). Of the codes that
+the rare tools need it was taught the first {known} of each table; the others it never saw, which is the headroom of the
+target dataset `micro:rare_tools`.
+
+## What it scores
+
+Greedy, chat template, test split (content that was not trained on), percent correct with 95 % Wilson intervals. All
+but `rare_tools` are meant to be known.
+
+| ability | n | correct |
+| --- | ---: | ---: |
+{scores}
+
+Measured by the builder after training; `selfdistill evaluate --model embedded --task micro --out eval
+--allow-code-execution` measures 200 items of each again.
+
+## Limits
+
+Greedy answers in one fixed style per ability. The refusals are memorised by pairs of action and object, not
+understood. Nothing here says anything about the safety or the skill of a real model.
+"""
+
+
 def main() -> None:
     """Command line of the builder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -260,8 +341,10 @@ def main() -> None:
         checkpoint=lambda model: save(model, tokenizer, args.out),
     )
     save(model, tokenizer, args.out)
-    facts = {"steps": args.steps, "batch": args.batch, "lr": args.lr, "seed": args.seed}
-    print(json.dumps(facts | {"minutes": round((time.time() - started) / 60, 1)}))
+    facts: dict[str, Any] = {"steps": args.steps, "batch": args.batch, "lr": args.lr, "seed": args.seed}
+    facts["minutes"] = round((time.time() - started) / 60, 1)
+    write_card(args.out, facts)
+    print(json.dumps(facts))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,126 @@
+"""Does the demo hold over seeds, targets and LoRA strengths? Five seeds x both targets x weak and strong LoRA.
+
+    python benchmarks/seeds.py --out runs/seeds
+
+The seed decides which rows are drawn, LoRA's initial weights and the order of the rows. Both arms of a cell share all
+hyperparameters, and all cells answer the same items. Distilling is shared by the two strengths, the seed LM's own
+answers by all cells. Writes OUT/table.md; a stopped sweep goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from statistics import mean, stdev
+
+from selfdistill.checks import load_check
+from selfdistill.config import Recipe
+from selfdistill.data import read_examples
+from selfdistill.demo import TARGETS, demo_recipe
+from selfdistill.distill import distill
+from selfdistill.evaluate import adapter_digest, evaluate, load_tasks
+from selfdistill.models import SeedLM, load_model
+from selfdistill.progress import Progress
+from selfdistill.records import Selected, TaskResult, read_records
+from selfdistill.run import make_engine
+from selfdistill.select import select
+from selfdistill.store import write_atomic
+from selfdistill.templates import Prompter
+from selfdistill.train import mixed, train
+
+STRENGTHS = {"weak": {"preset": "paper", "lr": 3e-3}, "strong": {"preset": "strong", "lr": 1e-3}}
+Scores = dict[str, dict[str, TaskResult]]
+
+
+def cell(
+    recipe: Recipe, folder: Path, lm: SeedLM, progress: Progress, seed: int, seed_results: Path
+) -> dict[str, Scores]:
+    """Distill once, then train and evaluate both arms at every strength. Returns strength -> arm -> task -> result."""
+    examples = read_examples(recipe.data, seed=seed)
+    prompter = Prompter.create(lm.tokenizer, recipe.distill.format, recipe.distill.template)
+    engine = make_engine(lm, prompter, recipe.batch_rows)
+    tasks = load_tasks(recipe.tasks, 0, True, progress)
+    reference = evaluate(tasks, seed_results, lm, engine, prompter, name="seed", progress=progress)
+    rewrites = distill(examples, folder / "rewrites.jsonl", lm, engine, recipe.distill, seed, progress=progress)
+    select(examples, rewrites, folder / "selected.jsonl", load_check(recipe.select.check), progress)
+    selected = {row.id: row for row in read_records(folder / "selected.jsonl", Selected)}
+    found: dict[str, Scores] = {}
+    for strength, changed in STRENGTHS.items():
+        settings = recipe.train.model_copy(update=changed)
+        found[strength] = {"seed": {r.task: r for r in reference}}
+        for arm, ratio in (("vanilla", 0.0), ("sdft", 1.0)):
+            name, out = f"{strength} {arm}", folder / strength / arm
+            responses = mixed(examples, selected, ratio, seed)
+            adapter = train(lm, examples, responses, out / "adapter", settings, prompter, seed, name, progress)
+            with engine.adapter(str(adapter)):
+                digest = adapter_digest(str(adapter))
+                results = evaluate(tasks, out, lm, engine, prompter, digest, name=name, progress=progress)
+            found[strength][arm] = {r.task: r for r in results}
+    return found
+
+
+def figures(scores: Scores, target: str) -> dict[str, float]:
+    """Target score of the three models, and the mean loss of the other abilities, in points."""
+
+    def points(arm: str, task: str) -> float:
+        value = scores[arm][task].score
+        assert value is not None
+        return 100 * value
+
+    others = [t for t in scores["seed"] if t != target]
+    row = {f"{arm} target": points(arm, target) for arm in scores}
+    for arm in ("vanilla", "sdft"):
+        row[f"{arm} loses"] = mean(points("seed", t) - points(arm, t) for t in others)
+    return row
+
+
+def table(cells: dict[tuple[str, str], list[dict[str, float]]]) -> str:
+    """Mean and standard deviation over seeds, and whether the expectation holds in the mean."""
+    header = [
+        "target", "LoRA", "seeds", "seed LM", "vanilla", "SDFT", "gain kept", "vanilla loses elsewhere",
+        "SDFT loses elsewhere", "share", "expectation",
+    ]  # fmt: skip
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    for (target, strength), rows in cells.items():
+        spread = {
+            k: f"{mean(r[k] for r in rows):.1f} ± {stdev([r[k] for r in rows]) if len(rows) > 1 else 0:.1f}"
+            for k in rows[0]
+        }
+        m = {k: mean(r[k] for r in rows) for k in rows[0]}
+        gain, loss = m["vanilla target"] - m["seed target"], m["vanilla loses"]
+        kept = (m["sdft target"] - m["seed target"]) / gain if gain > 1 else None
+        share = m["sdft loses"] / loss if loss > 1 else None
+        gain_holds = "no gain to keep" if kept is None else "yes" if kept >= 0.8 else "no"
+        loss_holds = "no loss" if share is None else "yes" if share <= 0.25 else "no"
+        lines.append(
+            f"| {target} | {strength} | {len(rows)} | {m['seed target']:.1f} | {spread['vanilla target']} | "
+            f"{spread['sdft target']} | {'-' if kept is None else f'{kept:.2f}'} | {spread['vanilla loses']} | "
+            f"{spread['sdft loses']} | {'-' if share is None else f'{share:.2f}'} | gain: {gain_holds}, loss: {loss_holds} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--items", type=int, default=200, help="items per ability")
+    args = parser.parse_args()
+    progress, lm = Progress(), load_model("embedded")
+    cells: dict[tuple[str, str], list[dict[str, float]]] = {}
+    for seed in range(args.seeds):
+        for target in TARGETS:
+            recipe = demo_recipe(target, allow_code=True)
+            tasks = tuple(t.model_copy(update={"limit": args.items}) for t in recipe.tasks)
+            recipe = recipe.model_copy(update={"tasks": tasks})
+            found = cell(recipe, args.out / target / str(seed), lm, progress, seed, args.out / target / "seed")
+            for strength, scores in found.items():
+                cells.setdefault((target, strength), []).append(figures(scores, target))
+            write_atomic(args.out / "table.md", table(cells))
+            progress.note(f"seed {seed}, {target}: done")
+    print(table(cells))
+
+
+if __name__ == "__main__":
+    main()
