@@ -95,7 +95,8 @@ def table(cells: dict[tuple[str, str], list[dict[str, float]]]) -> str:
         lines.append(
             f"| {target} | {strength} | {len(rows)} | {m['seed target']:.1f} | {spread['vanilla target']} | "
             f"{spread['sdft target']} | {'-' if kept is None else f'{kept:.2f}'} | {spread['vanilla loses']} | "
-            f"{spread['sdft loses']} | {'-' if share is None else f'{share:.2f}'} | gain: {gain_holds}, loss: {loss_holds} |"
+            f"{spread['sdft loses']} | {'-' if share is None else f'{share:.2f}'} | "
+            f"gain: {gain_holds}, loss: {loss_holds} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -23,24 +23,24 @@ def rewrite(i: int) -> Rewrite:
 def test_a_file_cut_anywhere_goes_on_and_ends_as_the_same_bytes(tmp_path_factory, cut):
     folder = tmp_path_factory.mktemp("j")
     order = [f"id{i}" for i in (2, 0, 3, 1)]
-    whole = Journal(folder / "whole.jsonl", Rewrite, SETTINGS)
-    whole.append([rewrite(i) for i in range(4)])
-    whole.finish(order)
-    torn = Journal(folder / "torn.jsonl", Rewrite, SETTINGS)
-    torn.append([rewrite(i) for i in range(4)])
+    with Journal(folder / "whole.jsonl", Rewrite, SETTINGS) as whole:
+        whole.append([rewrite(i) for i in range(4)])
+        whole.finish(order)
+    with Journal(folder / "torn.jsonl", Rewrite, SETTINGS) as torn:
+        torn.append([rewrite(i) for i in range(4)])
     data = torn.partial.read_bytes()
     torn.partial.write_bytes(data[: min(cut, len(data))])
-    again = Journal(folder / "torn.jsonl", Rewrite, SETTINGS)
-    assert len(again.done) == data[: min(cut, len(data))].count(b"\n")
-    again.append([rewrite(i) for i in range(4) if f"id{i}" not in again.done])
-    again.finish(order)
+    with Journal(folder / "torn.jsonl", Rewrite, SETTINGS) as again:
+        assert len(again.done) == data[: min(cut, len(data))].count(b"\n")
+        again.append([rewrite(i) for i in range(4) if f"id{i}" not in again.done])
+        again.finish(order)
     assert again.path.read_bytes() == whole.path.read_bytes()
     assert not again.partial.exists()
 
 
 def test_other_settings_are_refused_by_name_and_nothing_is_touched(tmp_path):
-    journal = Journal(tmp_path / "r.jsonl", Rewrite, SETTINGS)
-    journal.append([rewrite(0)])
+    with Journal(tmp_path / "r.jsonl", Rewrite, SETTINGS) as journal:
+        journal.append([rewrite(0)])
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     with pytest.raises(UserError, match=r"temperature: 0.0 -> 0.7"):
         Journal(tmp_path / "r.jsonl", Rewrite, SETTINGS | {"temperature": 0.7})

@@ -88,7 +88,6 @@ def distill(
     from selfdistill.distill import distill as run_distill
     from selfdistill.models import load_model
     from selfdistill.run import make_engine
-    from selfdistill.store import locked
     from selfdistill.templates import Prompter
 
     values = {
@@ -98,11 +97,10 @@ def distill(
     settings = checked(DistillSettings, values, "distill")
     examples = _examples(data, data_format, columns, split, sample, seed)
     progress = _progress()
-    with locked(out.parent):
-        seed_lm = load_model(model)
-        prompter = Prompter.create(seed_lm.tokenizer, settings.format, settings.template)
-        engine = make_engine(seed_lm, prompter, batch_rows)
-        run_distill(examples, out, seed_lm, engine, settings, seed, batch_rows, progress)
+    seed_lm = load_model(model)
+    prompter = Prompter.create(seed_lm.tokenizer, settings.format, settings.template)
+    engine = make_engine(seed_lm, prompter, batch_rows)
+    run_distill(examples, out, seed_lm, engine, settings, seed, batch_rows, progress)
     progress.note(f"{len(examples)} rows in {out}")
 
 
@@ -180,7 +178,6 @@ def train(
     from selfdistill.config import TrainSettings, checked
     from selfdistill.models import load_model
     from selfdistill.records import Selected, read_records
-    from selfdistill.store import locked
     from selfdistill.templates import Prompter
     from selfdistill.train import mixed
     from selfdistill.train import train as run_train
@@ -196,10 +193,9 @@ def train(
     rows = {} if selected is None else {r.id: r for r in read_records(selected, Selected)}
     responses = mixed(examples, rows, settings.mix_ratio if selected else 0.0, seed)
     progress = _progress()
-    with locked(out.parent):
-        seed_lm = load_model(model)
-        prompter = Prompter.create(seed_lm.tokenizer, prompt_format, template, progress.warn)  # type: ignore[arg-type]
-        run_train(seed_lm, examples, responses, out, settings, prompter, seed, "train", progress)
+    seed_lm = load_model(model)
+    prompter = Prompter.create(seed_lm.tokenizer, prompt_format, template, progress.warn)  # type: ignore[arg-type]
+    run_train(seed_lm, examples, responses, out, settings, prompter, seed, "train", progress)
     progress.note(f"adapter in {out}")
 
 
@@ -230,7 +226,6 @@ def evaluate(
     from selfdistill.models import load_model
     from selfdistill.report import score_cell
     from selfdistill.run import make_engine
-    from selfdistill.store import locked
     from selfdistill.templates import Prompter
 
     progress = _progress()
@@ -241,15 +236,12 @@ def evaluate(
             raise UserError("evaluate: --model and at least one --task are needed (or --regrade).")
         settings = [checked(TaskSettings, t, "--task") for t in _tasks(task)]
         tasks = stage.load_tasks(settings, seed, allow_code, progress)
-        with locked(out):
-            digest = stage.adapter_digest(adapter)
-            seed_lm = load_model(model)
-            prompter = Prompter.create(seed_lm.tokenizer, prompt_format, template, progress.warn)  # type: ignore[arg-type]
-            engine = make_engine(seed_lm, prompter, batch_rows)
-            with engine.adapter(adapter):
-                results = stage.evaluate(
-                    tasks, out, seed_lm, engine, prompter, digest, batch_rows, "evaluate", progress
-                )
+        digest = stage.adapter_digest(adapter)
+        seed_lm = load_model(model)
+        prompter = Prompter.create(seed_lm.tokenizer, prompt_format, template, progress.warn)  # type: ignore[arg-type]
+        engine = make_engine(seed_lm, prompter, batch_rows)
+        with engine.adapter(adapter):
+            results = stage.evaluate(tasks, out, seed_lm, engine, prompter, digest, batch_rows, "evaluate", progress)
     for r in results:
         _console().print(f"{r.task:<24} n = {r.n:<6} {score_cell(r.model_dump())}", highlight=False)
 

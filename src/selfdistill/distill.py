@@ -48,16 +48,14 @@ def distill(
         "seed": seed,
         "batch_rows": batch_rows,
     }
-    journal = Journal(out, Rewrite, identity)
-    order = [e.id for e in examples]
-    if not journal.finished:
-        batches = _plan(examples, prompter, max(1, batch_rows // settings.candidates))
-        with progress.bar("distill", len(examples)) as advance:
-            for batch in batches:
-                if not all(e.id in journal.done for e in batch):
-                    journal.append(_rewrite(batch, engine, prompter, settings, seed, digest_of(identity)))
-                advance(len(batch))
-        journal.finish(order)
+    with Journal(out, Rewrite, identity) as journal:
+        if not journal.finished:
+            with progress.bar("distill", len(examples)) as advance:
+                for batch in _plan(examples, max(1, batch_rows // settings.candidates)):
+                    if not all(e.id in journal.done for e in batch):
+                        journal.append(_rewrite(batch, engine, prompter, settings, seed, digest_of(identity)))
+                    advance(len(batch))
+            journal.finish([e.id for e in examples])
     return out
 
 
@@ -74,7 +72,7 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _plan(examples: Sequence[Example], prompter: Prompter, rows: int) -> list[list[Example]]:
+def _plan(examples: Sequence[Example], rows: int) -> list[list[Example]]:
     """Batches of rows of like length, the longest first: memory runs out at once or never."""
     lengths = {e.id: sum(len(t["content"]) for t in e.prompt) + 2 * len(e.reference) for e in examples}
     ordered = sorted(examples, key=lambda e: (-lengths[e.id], e.id))

@@ -100,16 +100,16 @@ def evaluate(
         "tasks": {t.settings.name: [t.check_name, ids_digest(t.items), t.settings.max_new_tokens] for t in tasks},
         "batch_rows": batch_rows,
     }
-    journal = Journal(out / "predictions.jsonl", Prediction, identity)
-    if not journal.finished:
-        with progress.bar(name, sum(len(t.items) for t in tasks)) as advance:
-            for task in tasks:
-                for batch in _batches(task.items, batch_rows):
-                    if not all(e.id in journal.done for e in batch):
-                        journal.append(_answer(task, batch, engine, prompter))
-                    advance(len(batch))
-        write_records(out / "items.jsonl", [e for t in tasks for e in t.items])
-        journal.finish([e.id for t in tasks for e in t.items])
+    with Journal(out / "predictions.jsonl", Prediction, identity) as journal:
+        if not journal.finished:
+            with progress.bar(name, sum(len(t.items) for t in tasks)) as advance:
+                for task in tasks:
+                    for batch in _batches(task.items, batch_rows):
+                        if not all(e.id in journal.done for e in batch):
+                            journal.append(_answer(task, batch, engine, prompter))
+                        advance(len(batch))
+            write_records(out / "items.jsonl", [e for t in tasks for e in t.items])
+            journal.finish([e.id for t in tasks for e in t.items])
     return _results(tasks, out, list(read_records(journal.path, Prediction)))
 
 

@@ -167,7 +167,7 @@ def _claim(out: Path, recipe: Recipe) -> None:
         raise UserError(f"{out}: a file; expected a folder for the run.")
     old = out / "recipe.toml"
     if not old.is_file():
-        if any(p.name != ".lock" for p in out.iterdir()):
+        if any(out.iterdir()):
             raise UserError(f"{out}: holds other files and no run of ours. Choose another output folder.")
         return
     changed = _changes(old.read_text(encoding="utf-8"), to_toml(recipe))

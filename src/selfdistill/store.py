@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from pydantic import ValidationError
 
@@ -25,7 +25,7 @@ R = TypeVar("R", bound=Record)
 
 
 class Journal(Generic[R]):
-    """The output file of a stage: one record per id.
+    """The output file of a stage: one record per id. A context manager that keeps other processes out.
 
     Opening it reads what an earlier, killed run left: whole lines count, a torn last line is cut off.
     Raises UserError if the earlier run had other settings (named), or if the finished file is not ours.
@@ -35,12 +35,13 @@ class Journal(Generic[R]):
         self.path, self.kind = path, kind
         self.partial = path.with_name(path.name + ".partial")
         meta = path.with_name(path.name + ".meta.json")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if meta.exists():
-            _same_settings(meta, settings)
-        elif path.exists():
+        if path.exists() and not meta.exists():
             raise UserError(f"{path}: exists and was not written by this command. Choose another output.")
-        write_atomic(meta, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
+        if meta.exists() and (path.exists() or self.partial.exists()):
+            _same_settings(meta, settings)
+        else:
+            write_atomic(meta, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
+        self._lock = _lock(meta, f"{path}: another process is writing this file. Wait for it, or stop it.")
         self.finished = path.exists()
         self._offsets: dict[str, tuple[int, int]] = {}
         source = path if self.finished else self.partial
@@ -101,6 +102,12 @@ class Journal(Generic[R]):
         self.partial.unlink()
         self.finished = True
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        os.close(self._lock)  # the end of the process does so too
+
 
 def _same_settings(meta: Path, settings: dict[str, Any]) -> None:
     try:
@@ -146,12 +153,22 @@ def write_records(path: Path, records: Iterator[Record] | Sequence[Record]) -> i
 def locked(folder: Path) -> Iterator[None]:
     """Hold the folder for this process. Raises UserError if another process has it."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"{folder}: another process is working in this folder. Wait for it, or stop it.") from None
+    lock = _lock(folder, f"{folder}: another process is working in this folder. Wait for it, or stop it.")
+    try:
         yield
+    finally:
+        os.close(lock)
+
+
+def _lock(path: Path, taken: str) -> int:
+    """An exclusive lock on a file or folder, held until the descriptor is closed or the process ends."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise UserError(taken) from None
+    return descriptor
 
 
 def digest_file(path: Path) -> str:
