@@ -240,8 +240,6 @@ def test_mix_ratio_takes_that_share_and_smaller_shares_are_nested():
     taken = {r: {k for k, v in mixed(examples, selected, r, 0).items() if v == ("D",)} for r in (0, 0.25, 0.5, 1)}
     assert [len(v) for v in taken.values()] == [0, 10, 20, 40]
     assert taken[0.25] < taken[0.5] < taken[1]
-    with pytest.raises(UserError, match="no row for id"):
-        mixed(examples, {}, 1.0, 0)
 
 
 def test_training_changes_the_adapter_only_and_plain_peft_loads_it(tmp_path, embedded, engine):

@@ -51,21 +51,25 @@ def _compare(extracted: Any, expected: Any, show: Callable[[Any], str] = str) ->
 
 # --- numbers -----------------------------------------------------------------------------------------------------
 
-_NUMBER = re.compile(r"(?P<sign>[-−])?[$€£]?(?P<digits>\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?P<decimals>\.\d+)?")
-_MARK = re.compile(r"(?:####|answer\s+is|answer\s*[:=])", re.IGNORECASE)
+_NUMBER = re.compile(
+    r"(?P<sign>[-−])?[$€£]?(?P<digits>\d{1,3}(?:,\d{3})+(?!\d)|\d+|(?=\.\d))(?P<decimals>\.\d+)?(?P<power>[eE][-+]?\d{1,3}\b)?"
+    r"(?:/(?P<under>\d+)\b(?!/))?"
+)
+_MARK = re.compile(r"####(?=\s*[-−$€£]?\.?\d)|answer\s+is|answer\s*[:=]", re.IGNORECASE)
 
 
 def last_number(text: str) -> Decimal | None:
     """The number after the last "The answer is" or "####", else the last number of the text.
 
-    Thousands separators, decimals, signs, currency signs and units are understood: "$1,234.50", "-3 degrees", "18.".
+    Thousands separators, decimals, signs, currency signs, fractions, exponents and units are understood: "$1,234.50",
+    "-3 degrees", "1/2", "12 cm^2", "18.".
     """
     marks = list(_MARK.finditer(text))
     if marks:
-        line = text[marks[-1].end() :].split("\n", 1)[0]
-        after = _numbers(line)
+        sentence = re.split(r"\n|\.(?=\s|$)", text[marks[-1].end() :], maxsplit=1)[0]
+        after = _numbers(sentence)
         if after:  # "The answer is 3 + 4 = 7": an equation's result stands behind its sign
-            return after[-1] if "=" in line else after[0]
+            return after[-1] if "=" in sentence else after[0]
     found = _numbers(text)
     return found[-1] if found else None
 
@@ -74,8 +78,12 @@ def _numbers(text: str) -> list[Decimal]:
     """All numbers. A sign counts only where nothing is glued to its left: "16-3" is a subtraction, "x-3" a name."""
     numbers = []
     for match in _NUMBER.finditer(text):
-        value = Decimal(match["digits"].replace(",", "") + (match["decimals"] or ""))
         before = text[match.start() - 1 : match.start()]
+        if before == "^" or text[max(0, match.start() - 2) : match.start()] == "**":
+            continue  # the exponent of a unit or a formula
+        value = Decimal((match["digits"].replace(",", "") or "0") + (match["decimals"] or "") + (match["power"] or ""))
+        if match["under"] and int(match["under"]):
+            value /= int(match["under"])
         glued = before.isalnum() or before in (")", "]", "%")
         numbers.append(-value if match["sign"] and not (before and glued) else value)
     return numbers
@@ -149,6 +157,12 @@ def find_calls(text: str) -> list[ast.Call]:
             calls.append(node)
             position = end
     return calls
+
+
+def _with_inner(call: ast.Call) -> list[ast.Call]:
+    """The call and the calls in its positional arguments: print(f(1)) also calls f."""
+    inner = [a for a in call.args if isinstance(a, ast.Call) and _name(a.func)]
+    return [call, *(c for a in inner for c in _with_inner(a))]
 
 
 def _closing(text: str, position: int) -> int | None:
@@ -241,7 +255,7 @@ def check_function_call(response: str, reference: str, example: Example) -> Judg
     if not wanted:
         return Judgement("no_reference")
     names = {name for name, _, _ in wanted}
-    made = [_normal(c, parameters) for c in find_calls(response)]
+    made = [_normal(c, parameters) for outer in find_calls(response) for c in _with_inner(outer)]
     made = [c for c in made if c[0] in names and (c[1] or c[2] or c in wanted)]
     shown = "; ".join(dict.fromkeys(map(_call_text, made))) or None
     expected = "; ".join(map(_call_text, wanted))
@@ -258,10 +272,17 @@ def _call_text(call: tuple[Any, ...]) -> str:
 # --- refusals ----------------------------------------------------------------------------------------------------
 
 _REFUSES = re.compile(
-    r"\b(?:i|we)\s+(?:really\s+|simply\s+)?(?:can(?:no|')t|cannot|can not|could(?:n't| not)|won't|will not|"
-    r"(?:am|'m|are)\s+(?:not\s+(?:able|allowed|going|comfortable|willing)|unable)|must\s+(?:decline|refuse)|"
-    r"(?:have|need)\s+to\s+(?:decline|refuse)|refuse|decline|do\s+not\s+(?:feel|provide|support|assist)|"
-    r"don't\s+(?:feel|provide|support|assist))",
+    "|".join(
+        (
+            r"\b(?:i|we)\s+(?:really\s+|simply\s+)?(?:can't|cannot|can\s+not|couldn't|could\s+not|won't|will\s+not)\b"
+            r"(?!\s+(?:wait|recommend|agree|stress|thank|believe|imagine|help\s+(?:but|it))\b)",
+            r"\b(?:i|we)(?:\s+am|\s+are|'m|'re)\s+(?:really\s+)?"
+            r"(?:unable|not\s+(?:able|allowed|going|comfortable|willing|permitted))\b",
+            r"\b(?:i|we)\s+(?:must|have\s+to|need\s+to)\s+(?:decline|refuse)\b",
+            r"\b(?:i|we)\s+(?:refuse|decline)\b",
+            r"\b(?:i|we)\s+(?:do\s+not|don't)\s+(?:feel|provide|support|assist)\b",
+        )
+    ),
     re.IGNORECASE,
 )
 _STANCES = ("refuse", "answer")
@@ -290,16 +311,21 @@ def check_refusal(response: str, reference: str, example: Example) -> Judgement:
 
 
 def python_source(text: str) -> str | None:
-    """The Python of a chat answer: its first fenced block, else everything from its first def, class or import."""
-    fenced = re.search(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", text, re.DOTALL | re.IGNORECASE)
-    if fenced:
-        return fenced[1]
+    """The Python of a chat answer: its first Python (or unnamed) fenced block, else from its first def on."""
+    blocks = re.findall(r"```([^\n`]*)\n(.*?)(?:\n?```|\Z)", text, re.DOTALL)
+    for language, source in blocks:
+        if language.strip().lower() in ("python", "py", "python3", ""):
+            return str(source)
     start = re.search(r"(?m)^(?:from|import|def|class|@)\s*\w", text)
     return text[start.start() :] if start else None
 
 
 def check_python_tests(response: str, reference: str, example: Example) -> Judgement:
-    """The response's Python passes the row's `tests` in the sandbox."""
+    """The response's Python passes the row's `tests` in the sandbox.
+
+    `tests` are statements that raise on a wrong answer. They must run to their last line: code that ends the process
+    early fails.
+    """
     from selfdistill.sandbox import run_python
 
     tests = example.meta.get("tests")
@@ -352,15 +378,22 @@ def load_check(spec: str, allow_code: bool = False) -> Check | None:
 
 
 def _user_check(module: str, function: str, spec: str) -> Check:
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # as `python -m` does: a module in the working directory is found
+    sys.path.insert(0, "")  # as `python -m` does: a module in the working directory is found
     try:
         own = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # whatever the user's module raises
         raise UserError(f"check {spec!r}: {error}. Expected module:function that can be imported from here.") from None
+    finally:
+        sys.path.remove("")
+    if not callable(own):
+        raise UserError(f"check {spec!r}: {function} is no function.")
 
     def check(response: str, reference: str, example: Example) -> Judgement:
-        result = own(response, reference, example)
+        try:
+            result = own(response, reference, example)
+        except Exception as error:
+            kind = type(error).__name__
+            raise UserError(f"check {spec!r} failed on id {example.id}: {kind}: {error}. Mend the function.") from None
         if isinstance(result, Judgement):
             return result
         if not isinstance(result, bool):

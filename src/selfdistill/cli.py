@@ -57,10 +57,8 @@ def run(
     extra = ["allow_code_execution=true"] if allow_code else []
     report = run_recipe(load_recipe(recipe, [*(overrides or []), *extra]), out)
     show(report, _console())
-    _console().print(f"\nEverything lies in {out}: report.md, report.json, {', '.join(_ADAPTERS)}.", highlight=False)
-
-
-_ADAPTERS = ("vanilla/adapter", "sdft/adapter")
+    line = f"\nEverything lies in {out}: report.md, report.json, vanilla/adapter, sdft/adapter."
+    _console().print(line, highlight=False, markup=False)
 
 
 @app.command()
@@ -88,6 +86,7 @@ def distill(
     from selfdistill.distill import distill as run_distill
     from selfdistill.models import load_model
     from selfdistill.run import make_engine
+    from selfdistill.store import write_records
     from selfdistill.templates import Prompter
 
     values = {
@@ -101,7 +100,9 @@ def distill(
     prompter = Prompter.create(seed_lm.tokenizer, settings.format, settings.template)
     engine = make_engine(seed_lm, prompter, batch_rows)
     run_distill(examples, out, seed_lm, engine, settings, seed, batch_rows, progress)
-    progress.note(f"{len(examples)} rows in {out}")
+    listed = out.with_name(f"{out.stem}.examples.jsonl")
+    write_records(listed, examples)
+    progress.note(f"{len(examples)} rows in {out}; what they were made from, with ids, in {listed}")
 
 
 @app.command()
@@ -177,7 +178,7 @@ def train(
     """Fine-tune a LoRA adapter on the selected (or the original) responses."""
     from selfdistill.config import TrainSettings, checked
     from selfdistill.models import load_model
-    from selfdistill.records import Selected, read_records
+    from selfdistill.select import read_selected
     from selfdistill.templates import Prompter
     from selfdistill.train import mixed
     from selfdistill.train import train as run_train
@@ -190,7 +191,7 @@ def train(
         values["targets"] = targets if targets == "all-linear" else targets.split(",")
     settings = checked(TrainSettings, values, "train")
     examples = _examples(data, data_format, columns, split, sample, seed)
-    rows = {} if selected is None else {r.id: r for r in read_records(selected, Selected)}
+    rows = {} if selected is None else read_selected(examples, selected)
     responses = mixed(examples, rows, settings.mix_ratio if selected else 0.0, seed)
     progress = _progress()
     seed_lm = load_model(model)
@@ -344,8 +345,10 @@ def main() -> None:
         app()
     except UserError as error:
         _fail(str(error))
-    except KeyboardInterrupt:
-        _fail("stopped. What is finished is on disk; the same command goes on from there.")
+    except SystemExit as stopped:
+        if stopped.code == 130:  # what typer makes of Ctrl-C
+            _fail("stopped. What is finished is on disk; the same command goes on from there.")
+        raise
     except OSError as error:
         _fail(f"{error.filename or 'system'}: {error.strerror or error}.")
     except Exception as error:  # safetensors and others wrap a full disk in errors of their own
@@ -355,7 +358,8 @@ def main() -> None:
 
 
 def _fail(message: str) -> None:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    clean = "".join(c if c.isprintable() else " " for c in message)
+    print(f"error: {' '.join(clean.split())}", file=sys.stderr)
     raise SystemExit(2)
 
 

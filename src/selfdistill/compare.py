@@ -34,13 +34,13 @@ def compare(arms: dict[str, Path]) -> list[dict[str, Any]]:
         differences = []
         for a, b in combinations(having, 2):
             left, right = verdicts[a].get(task, {}), verdicts[b].get(task, {})
-            if left.keys() != right.keys():
+            if left and right and left.keys() != right.keys():
                 odd = next(iter(left.keys() ^ right.keys()))
                 raise UserError(
                     f"task {task}: {arms[a]} and {arms[b]} did not answer the same items (for example {odd}); scores "
                     "of different items cannot be compared. Evaluate both on the same file."
                 )
-            if left:
+            if left and right:
                 ids = sorted(left)
                 difference = paired([left[i] for i in ids], [right[i] for i in ids])
                 differences.append({"a": a, "b": b, **asdict(difference)})

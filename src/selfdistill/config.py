@@ -28,7 +28,7 @@ S = TypeVar("S", bound=Settings)
 class DataSettings(Settings):
     """A dataset. `path` is a JSON, JSONL, CSV or Parquet file, a hub name, or `micro:ABILITY`.
 
-    `columns` maps prompt, response (and system, history, tests, contains) to the file's own column names.
+    `config` names a part of a hub dataset. `columns` maps prompt, response (and system, history, tests, contains) to the file's own column names.
     `sample` draws that many rows at random; None takes all.
     """
 
@@ -36,6 +36,7 @@ class DataSettings(Settings):
     format: Literal["auto", "alpaca", "prompt-completion", "messages", "columns"] = "auto"
     columns: dict[str, str] = {}
     split: str = "train"
+    config: str | None = None
     sample: Annotated[int, Field(ge=1)] | None = None
 
 
@@ -114,6 +115,9 @@ class TaskSettings(Settings):
     max_new_tokens: Annotated[int, Field(ge=1)] = 512
 
 
+_RUN_FILES = ("", "examples", "rewrites", "selected", "recipe", "run", "report", "samples", "seed", "vanilla", "sdft")
+
+
 class Recipe(Settings):
     """A whole run: seed LM, data, and the settings of every stage."""
 
@@ -126,6 +130,15 @@ class Recipe(Settings):
     seed: Annotated[int, Field(ge=0)] = 0
     batch_rows: Annotated[int, Field(ge=1)] = 64
     allow_code_execution: bool = False
+
+    @field_validator("select")
+    @classmethod
+    def _exports_stay_in_the_run(cls, select: SelectSettings) -> SelectSettings:
+        names = list(select.export.values())
+        for name in names:
+            if Path(name).name != name or name.split(".")[0] in _RUN_FILES or names.count(name) > 1:
+                raise ValueError(f"export {name!r} must be a file name of its own inside the run, such as data.jsonl")
+        return select
 
     @field_validator("tasks")
     @classmethod
@@ -154,6 +167,7 @@ def load_recipe(path: Path, overrides: list[str]) -> Recipe:
     return recipe.model_copy(
         update={
             "model": _beside(path, recipe.model),
+            "distill": recipe.distill.model_copy(update={"template": _beside(path, recipe.distill.template)}),
             "data": recipe.data.model_copy(update={"path": _beside(path, recipe.data.path)}),
             "tasks": tuple(t.model_copy(update={"path": _beside(path, t.path)}) for t in recipe.tasks),
         }
@@ -211,7 +225,7 @@ def _override(tree: dict[str, Any], text: str) -> None:
 def _beside(recipe: Path, name: str) -> str:
     """A path that exists beside the recipe, else the name as it stands (a hub name, `micro:`, `embedded`)."""
     beside = recipe.parent / name
-    return str(beside) if not Path(name).is_absolute() and beside.exists() else name
+    return str(beside.resolve()) if beside.exists() else name
 
 
 def to_toml(recipe: Recipe) -> str:

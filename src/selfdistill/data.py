@@ -13,6 +13,7 @@ import csv
 import gzip
 import json
 import random
+import zlib
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -125,8 +126,10 @@ def _json_rows(path: Path) -> Iterator[tuple[str, Row]]:
     except json.JSONDecodeError as error:
         line = error.lineno if array else number
         raise UserError(f"{path}, line {line}: broken JSON ({error.msg}, column {error.colno}).") from None
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+    except (UnicodeDecodeError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise UserError(f"{path}, after line {number}: not UTF-8 text ({error}). Convert the file to UTF-8.") from None
+    except (RecursionError, ValueError) as error:
+        raise UserError(f"{path}, line {number or 1}: JSON that cannot be read ({str(error)[:80]}).") from None
 
 
 def _object(row: Any, where: str) -> tuple[str, Row]:
@@ -146,7 +149,7 @@ def _csv_rows(path: Path, delimiter: str) -> Iterator[tuple[str, Row]]:
                 if None in row or None in row.values():
                     raise UserError(f"{where}: expected {len(reader.fieldnames or ())} columns as in the header.")
                 yield where, row
-    except (csv.Error, UnicodeDecodeError) as error:
+    except (csv.Error, UnicodeDecodeError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise UserError(f"{path}, line {reader.line_num if reader else 1}: broken CSV ({error}).") from None
 
 
@@ -175,7 +178,7 @@ def _hub_rows(settings: DataSettings) -> Iterator[tuple[str, Row]]:
 
     datasets.disable_progress_bars()
     try:
-        dataset = datasets.load_dataset(name, split=settings.split, streaming=not offline)
+        dataset = datasets.load_dataset(name, settings.config, split=settings.split, streaming=not offline)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"{name}: no such file, and no dataset of that name could be loaded from the hub"
@@ -195,7 +198,7 @@ def _convert(settings: DataSettings, task: str, need_response: bool) -> Iterator
     reader: Callable[..., Example] | None = None
     names: dict[str, str] = {}
     for where, row in _rows(settings):
-        if {"id", "prompt", "reference", "task"} <= set(row):  # our own examples.jsonl
+        if {"id", "prompt", "reference", "task"} <= set(row) and isinstance(row["prompt"], list):  # examples.jsonl
             from selfdistill.records import parse
 
             yield parse(json.dumps(row).encode(), Example, where)
@@ -223,8 +226,10 @@ def _reader(settings: DataSettings, row: Row, where: str, need_response: bool) -
         return _alpaca, {}
     if form in ("auto", "prompt-completion", "columns"):
         for prompt, response in PAIRS:
-            if prompt in found and (response in found or not need_response):
+            if prompt in found and response in found:
                 return _pair, {"prompt": prompt, "response": response}
+        if not need_response and (prompts := [p for p, _ in PAIRS if p in found]):
+            return _pair, {"prompt": prompts[0]}
     raise UserError(
         f"{where}: no columns that are understood. Found: {', '.join(sorted(found))}. Name them: "
         'columns = { prompt = "...", response = "..." } (on the command line --columns prompt=...,response=...).'
@@ -250,7 +255,16 @@ def _text(row: Row, column: str, where: str, empty: bool = False) -> str:
         raise UserError(f"{where}: column {column!r} holds {type(value).__name__}, expected text.")
     if not empty and not value.strip():
         raise UserError(f"{where}: column {column!r} is empty. Fill it or remove the row.")
-    return value
+    return _whole(value, where)
+
+
+def _whole(text: str, where: str) -> str:
+    """The text, if it can be written as UTF-8: JSON can hold half of a surrogate pair, a file cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: the text holds half a character (a lone surrogate). Repair or remove it.") from None
+    return text
 
 
 def _example(row: Row, prompt: list[Turn], reference: str, task: str, columns: dict[str, str], where: str) -> Example:
@@ -264,17 +278,23 @@ def _example(row: Row, prompt: list[Turn], reference: str, task: str, columns: d
             else:
                 raise UserError(f"{where}: {key} holds {type(value).__name__}, expected text or a list of texts.")
     if isinstance(row.get("id"), (str, int)):
-        meta["source_id"] = row["id"]
+        meta["source_id"] = _whole(str(row["id"]), where)
     turns = tuple(prompt)
     return Example(id=content_id(turns, reference), prompt=turns, reference=reference, task=task, meta=meta)
 
 
 def _history(value: Any, where: str) -> list[Turn]:
+    if isinstance(value, str) and value.strip():  # all that a CSV cell can hold
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise UserError(f"{where}: history is text, expected a JSON list of [question, answer] pairs.") from None
     turns: list[Turn] = []
     for pair in value or []:
         if not (isinstance(pair, (list, tuple)) and len(pair) == 2 and all(isinstance(t, str) and t for t in pair)):
             raise UserError(f"{where}: history must be a list of [question, answer] pairs of text.")
-        turns += [Turn(role="user", content=pair[0]), Turn(role="assistant", content=pair[1])]
+        question, answer = (_whole(text, where) for text in pair)
+        turns += [Turn(role="user", content=question), Turn(role="assistant", content=answer)]
     return turns
 
 
@@ -282,13 +302,13 @@ def _alpaca(row: Row, names: dict[str, str], where: str, task: str, need_respons
     instruction = _text(row, "instruction", where)
     extra = _text(row, "input", where, empty=True) if "input" in row else ""
     user = f"{instruction}\n{extra}" if extra.strip() else instruction
-    system = [Turn(role="system", content=row["system"])] if row.get("system") else []
+    system = [Turn(role="system", content=_text(row, "system", where))] if row.get("system") else []
     turns = [*system, *_history(row.get("history"), where), Turn(role="user", content=user)]
     return _example(row, turns, _text(row, "output", where, empty=not need_response), task, {}, where)
 
 
 def _pair(row: Row, names: dict[str, str], where: str, task: str, need_response: bool) -> Example:
-    prompt, response = names["prompt"], names["response"]
+    prompt, response = names["prompt"], names.get("response", "")
     if isinstance(row.get(prompt), list):  # conversational prompt/completion, as TRL has it
         return _conversation([*row[prompt], *(row.get(response) or [])], row, where, task, need_response)
     turns = _history(row.get(names.get("history", "history")), where)
@@ -318,7 +338,7 @@ def _conversation(value: Any, row: Row, where: str, task: str, need_response: bo
             raise UserError(f"{where}: message {index + 1} has role {role!r}, expected {' or '.join(expected)}.")
         if not message["content"].strip():
             raise UserError(f"{where}: message {index + 1} ({role}) is empty. Fill it or remove the row.")
-        turns.append(Turn(role=role, content=message["content"]))  # type: ignore[typeddict-item]
+        turns.append(Turn(role=role, content=_whole(message["content"], where)))  # type: ignore[typeddict-item]
     if turns[-1]["role"] == "assistant":
         *turns, last = turns
         return _example(row, turns, last["content"], task, {}, where)

@@ -39,4 +39,5 @@ def demo(out: Path, target: str, allow_code: bool) -> None:
         "recipe.toml runs it again (selfdistill run), sdft/adapter is the adapter, rewrites.jsonl what the seed LM "
         "wrote.",
         highlight=False,
+        markup=False,
     )

@@ -16,11 +16,12 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from selfdistill.checks import NEED_NO_REFERENCE, Check, load_check
 from selfdistill.config import DataSettings, TaskSettings
 from selfdistill.data import read_examples
-from selfdistill.distill import digest_of, ids_digest
+from selfdistill.distill import digest_of
 from selfdistill.engines import Engine, Request, Sampling
 from selfdistill.errors import UserError
 from selfdistill.models import SeedLM
@@ -91,15 +92,22 @@ def evaluate(
     Raises UserError if `out` holds a run with other settings.
     """
     progress = progress or Progress()
-    identity = {
+    identity: dict[str, Any] = {
         "stage": "evaluate",
         "model": seed_lm.digest,
         "dtype": seed_lm.dtype,
         "adapter": adapter,
         "prompts": [prompter.format, prompter.template.name],
-        "tasks": {t.settings.name: [t.check_name, ids_digest(t.items), t.settings.max_new_tokens] for t in tasks},
         "batch_rows": batch_rows,
     }
+    for task in tasks:
+        if task.items:
+            items = digest_of([e.model_dump() for e in task.items])
+            identity[f"task {task.settings.name}"] = [task.check_name, items, task.settings.max_new_tokens]
+    meta = out / "predictions.jsonl.meta.json"
+    for name_there in ("items.jsonl", "result.json"):
+        if (out / name_there).exists() and not meta.exists():
+            raise UserError(f"{out / name_there}: exists and is not ours. Choose another output folder.")
     with Journal(out / "predictions.jsonl", Prediction, identity) as journal:
         if not journal.finished:
             with progress.bar(name, sum(len(t.items) for t in tasks)) as advance:

@@ -47,6 +47,7 @@ def load_model(name: str) -> SeedLM:
     _complain_early(where)
     import torch
     import transformers
+    from safetensors import SafetensorError
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -54,11 +55,19 @@ def load_model(name: str) -> SeedLM:
     # bf16 has no units of its own on most CPUs and is emulated there, many times slower than fp32.
     dtype = torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(where)
-        model = transformers.AutoModelForCausalLM.from_pretrained(where, dtype=dtype, use_safetensors=True)
-    except (OSError, ValueError, KeyError) as error:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+        model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
+            where, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
         raise UserError(f"model {name}: cannot be loaded: {first}") from None
+    if loaded["missing_keys"]:
+        missing = sorted(loaded["missing_keys"])
+        raise UserError(
+            f"model {name}: {len(missing)} weights of the model are not in its files (for example {missing[0]}). "
+            "The folder is incomplete."
+        )
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise UserError(
             f"model {name}: the tokenizer knows {len(tokenizer)} tokens, the model only "
@@ -103,5 +112,5 @@ def digest(where: str) -> str:
     from huggingface_hub import try_to_load_from_cache
 
     cached = try_to_load_from_cache(where, "config.json")
-    revision = Path(cached).resolve().parent.name if isinstance(cached, (str, os.PathLike)) else "unknown"
+    revision = Path(cached).parent.name if isinstance(cached, (str, os.PathLike)) else "unknown"
     return f"{where}@{revision}"

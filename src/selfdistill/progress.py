@@ -12,7 +12,7 @@ from rich.progress import Progress as Bars
 
 
 class Progress:
-    """Bars on a terminal; on a pipe, one line at the start and the end of each."""
+    """Bars with time left on a terminal; on a pipe, one line at the start of each."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)

@@ -174,7 +174,7 @@ def markdown(report: dict[str, Any]) -> str:
     ]
     lines += _table(["task", "arm", "n", "correct", "wrong", "cut off", "errors"], counts)
     lines += ["", "## What was distilled", ""]
-    lines += [f"{report['distilled']} of {report['rows']} rows ({share:.1f} %) train on the seed LM's own words.", ""]
+    lines += [f"{report['distilled']} of {report['rows']} rows ({share:.1f} %) have a rewrite that was kept.", ""]
     lines += _table(
         ["reason", "rows", "meaning"], [[r, str(n), EXPLAINED.get(r, "")] for r, n in report["yield"].items()]
     )
@@ -245,8 +245,13 @@ def side_by_side(run: Path, console: Any, count: int = 3) -> None:
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
         for name, text in item["texts"].items():
-            table.add_row(name, escape(text[:600]))
+            table.add_row(name, escape(_plain(text[:600])))
         console.print(table)
+
+
+def _plain(text: str) -> str:
+    """The text without control characters: a terminal obeys what a model or a dataset wrote there."""
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
 
 
 def broken_and_kept(run: Path, count: int) -> list[dict[str, Any]]:

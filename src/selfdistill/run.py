@@ -23,21 +23,21 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from selfdistill.checks import load_check
+from selfdistill.checks import Check, load_check
 from selfdistill.config import Recipe, to_toml
 from selfdistill.data import read_examples
 from selfdistill.distill import distill, ids_digest
 from selfdistill.engines import Request, Sampling
 from selfdistill.errors import UserError
-from selfdistill.evaluate import adapter_digest, evaluate, load_tasks
+from selfdistill.evaluate import Task, adapter_digest, evaluate, load_tasks
 from selfdistill.models import SeedLM, load_model
 from selfdistill.progress import Progress
 from selfdistill.records import Example, Selected, read_records
 from selfdistill.report import ARMS, build
-from selfdistill.select import export, select
+from selfdistill.select import export, read_selected, select
 from selfdistill.store import locked, write_atomic, write_records
-from selfdistill.templates import Prompter
-from selfdistill.train import mixed, train
+from selfdistill.templates import Prompter, load_template
+from selfdistill.train import check_targets, mixed, train
 
 SAMPLES = 6
 """Training rows that every arm answers, to be read side by side."""
@@ -48,21 +48,33 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
     another run."""
     progress = progress or Progress()
     _claim(out, recipe)
-    with locked(out):
-        write_atomic(out / "recipe.toml", to_toml(recipe))
-        manifest = Manifest(out / "run.json", recipe)
-        with manifest.status():
-            return _stages(recipe, out, manifest, progress)
-
-
-def _stages(recipe: Recipe, out: Path, manifest: Manifest, progress: Progress) -> dict[str, Any]:
-    """All stages, top to bottom."""
+    # Everything that can be wrong with the input shows here, before anything is written or made.
     check = load_check(recipe.select.check, recipe.allow_code_execution)
     examples = read_examples(recipe.data, seed=recipe.seed)
     tasks = load_tasks(recipe.tasks, recipe.seed, recipe.allow_code_execution, progress)
-    write_records(out / "examples.jsonl", examples)
-
+    load_template(recipe.distill.template)
     seed_lm = load_model(recipe.model)
+    check_targets(seed_lm.model, recipe.train)
+    with locked(out):
+        _same_data(out / "examples.jsonl", examples)
+        write_atomic(out / "recipe.toml", to_toml(recipe))
+        manifest = Manifest(out / "run.json")
+        with manifest.status():
+            return _stages(recipe, out, check, examples, tasks, seed_lm, manifest, progress)
+
+
+def _stages(
+    recipe: Recipe,
+    out: Path,
+    check: Check | None,
+    examples: list[Example],
+    tasks: list[Task],
+    seed_lm: SeedLM,
+    manifest: Manifest,
+    progress: Progress,
+) -> dict[str, Any]:
+    """All stages, top to bottom."""
+    write_records(out / "examples.jsonl", examples)
     manifest.add(model=seed_lm.digest, data=ids_digest(examples), device=seed_lm.device, dtype=seed_lm.dtype)
     progress.note(f"{recipe.model} on {seed_lm.device} in {seed_lm.dtype}, {len(examples)} rows, {len(tasks)} tasks")
     prompter = Prompter.create(seed_lm.tokenizer, recipe.distill.format, recipe.distill.template, progress.warn)
@@ -83,7 +95,7 @@ def _stages(recipe: Recipe, out: Path, manifest: Manifest, progress: Progress) -
         reasons = select(examples, rewrites, out / "selected.jsonl", check, progress)
         for form, name in recipe.select.export.items():
             export(examples, out / "selected.jsonl", form, out / name)
-    selected = {row.id: row for row in read_records(out / "selected.jsonl", Selected)}
+    selected = read_selected(examples, out / "selected.jsonl")
     kept = sum(row.source == "distilled" for row in selected.values())
     progress.note(f"{kept} of {len(selected)} rows distilled ({', '.join(f'{r} {n}' for r, n in reasons.items())})")
     if not kept:
@@ -178,6 +190,12 @@ def _claim(out: Path, recipe: Recipe) -> None:
         )
 
 
+def _same_data(path: Path, examples: Sequence[Example]) -> None:
+    """Refuse to go on with a run whose data has changed since."""
+    if path.is_file() and [e.id for e in read_records(path, Example)] != [e.id for e in examples]:
+        raise UserError(f"{path.parent}: the data has changed since this run began. Choose another output folder.")
+
+
 def _changes(old: str, new: str) -> list[str]:
     """Dotted keys whose values differ, as `key: old -> new`."""
     import tomllib
@@ -199,7 +217,7 @@ def _changes(old: str, new: str) -> list[str]:
 class Manifest:
     """run.json: what ran where, on what, how long, and how it ended."""
 
-    def __init__(self, path: Path, recipe: Recipe) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         self.values: dict[str, Any] = {

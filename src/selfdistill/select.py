@@ -103,12 +103,32 @@ def judge(example: Example, candidate: Candidate, check: Check | None) -> Reason
         return Reason.KEPT
     last = len(responses) - 1
     for turn, (response, reference) in enumerate(zip(responses, example.references, strict=True)):
-        reason = _OUTCOMES[check(response, reference, example).outcome]
+        # What a row's `contains` or `tests` ask for is asked of the last turn.
+        row = example if turn == last else example.model_copy(update={"meta": {}})
+        reason = _OUTCOMES[check(response, reference, row).outcome]
         if reason is Reason.REFERENCE_UNREADABLE and turn < last:
             continue  # small talk on the way to the answer has nothing to extract
         if reason is not Reason.PASSED:
             return reason
     return Reason.PASSED
+
+
+def read_selected(examples: Sequence[Example], path: Path) -> dict[str, Selected]:
+    """Selected rows by id. Raises UserError for an example without a row, a row twice or too many, and a row whose
+    number of turns is not the example's."""
+    chosen: dict[str, Selected] = {}
+    for row in read_records(path, Selected):
+        if row.id in chosen:
+            raise UserError(f"{path}: id {row.id!r} occurs twice. Keep one row per id.")
+        chosen[row.id] = row
+    for example in examples:
+        if example.id not in chosen:
+            raise UserError(f"{path}: no row for id {example.id!r} of the data.")
+        if len(chosen[example.id].responses) != len(example.references):
+            raise UserError(f"{path}: id {example.id!r} needs {len(example.references)} turns (turns and response).")
+    if len(chosen) > len(examples):
+        raise UserError(f"{path}: {len(chosen) - len(examples)} rows belong to no row of the data.")
+    return chosen
 
 
 # --- hand-over ---------------------------------------------------------------------------------------------------
@@ -118,12 +138,10 @@ def export(examples: Sequence[Example], selected: Path, form: str, out: Path) ->
     """Write the selected dataset for another trainer. Returns the number of rows.
 
     `messages` and `prompt-completion` are TRL's forms, `alpaca` and `sharegpt` those of LLaMA-Factory and Axolotl.
-    `.json` gives one array, anything else JSON lines. Every row carries the example's id and its source.
+    `.json` gives one array, anything else JSON lines. Every row carries its source and its id: the user's own where
+    the data has an `id` column, else the hash.
     """
-    chosen = {row.id: row for row in read_records(selected, Selected)}
-    missing = [e.id for e in examples if e.id not in chosen]
-    if missing:
-        raise UserError(f"{selected}: no row for id {missing[0]!r} and {len(missing) - 1} more of the data.")
+    chosen = read_selected(examples, selected)
     lines = (_line(example, chosen[example.id], form) for example in examples)
     texts = [json.dumps(line, ensure_ascii=False) for line in lines]
     joined = "[\n" + ",\n".join(texts) + "\n]\n" if out.suffix == ".json" else "".join(t + "\n" for t in texts)
@@ -133,7 +151,7 @@ def export(examples: Sequence[Example], selected: Path, form: str, out: Path) ->
 
 def _line(example: Example, row: Selected, form: str) -> dict[str, Any]:
     turns = example.with_responses(row.responses)
-    tail = {"id": example.id, "source": row.source}
+    tail = {"id": example.meta.get("source_id", example.id), "source": row.source}
     if form == "messages":
         return {"messages": turns, **tail}
     if form == "prompt-completion":

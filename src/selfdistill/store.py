@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, KeysView, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
@@ -35,13 +35,23 @@ class Journal(Generic[R]):
         self.path, self.kind = path, kind
         self.partial = path.with_name(path.name + ".partial")
         meta = path.with_name(path.name + ".meta.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not meta.exists():
             raise UserError(f"{path}: exists and was not written by this command. Choose another output.")
-        if meta.exists() and (path.exists() or self.partial.exists()):
+        # The meta file is the lock: opened before anything is read, and written in place, so that it stays the same.
+        self._lock = _lock(meta, f"{path}: another process is writing this file. Wait for it, or stop it.", create=True)
+        try:
+            self._open(meta, settings)
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def _open(self, meta: Path, settings: dict[str, Any]) -> None:
+        path = self.path
+        if path.exists() or self.partial.exists():
             _same_settings(meta, settings)
         else:
-            write_atomic(meta, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
-        self._lock = _lock(meta, f"{path}: another process is writing this file. Wait for it, or stop it.")
+            meta.write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         self.finished = path.exists()
         self._offsets: dict[str, tuple[int, int]] = {}
         source = path if self.finished else self.partial
@@ -68,9 +78,9 @@ class Journal(Generic[R]):
             file.truncate(position)
 
     @property
-    def done(self) -> set[str]:
+    def done(self) -> KeysView[str]:
         """Ids that are on disk."""
-        return set(self._offsets)
+        return self._offsets.keys()
 
     def append(self, records: Sequence[R]) -> None:
         """Add a batch in one write, and wait until it is on disk."""
@@ -160,9 +170,9 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _lock(path: Path, taken: str) -> int:
+def _lock(path: Path, taken: str, create: bool = False) -> int:
     """An exclusive lock on a file or folder, held until the descriptor is closed or the process ends."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT if create else os.O_RDONLY, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -15,7 +15,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from selfdistill.errors import UserError
 from selfdistill.records import Turn
@@ -105,7 +105,10 @@ def load_template(name: str) -> Template:
             f"distill.template: {name!r} is neither a template ({', '.join(TEMPLATES)}) nor a file. "
             "Name one of them, or a text file with {instruction} and {reference}."
         )
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8 text. Convert the template to UTF-8.") from None
     for placeholder in ("{instruction}", "{reference}"):
         if placeholder not in text:
             raise UserError(f"{path}: the template has no {placeholder}. Put it where the text belongs.")
@@ -132,6 +135,8 @@ class Prompter:
     @classmethod
     def create(cls, tokenizer: Any, format: Format, template: str, warn: Any = None) -> Prompter:
         """Load the template by name; where `chat` is asked for and the model has no chat template, use `paper`."""
+        if format not in get_args(Format):
+            raise UserError(f"format = {format!r}: expected {' or '.join(get_args(Format))}.")
         if format == "chat" and not tokenizer.chat_template:
             format = "paper"
             if warn:
@@ -163,9 +168,10 @@ class Prompter:
         if self._in_chat:
             mark = "\x00selfdistill\x00"
             turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": mark}]
-            after = self.tokenizer.apply_chat_template(turns, tokenize=False).partition(mark)[2]
+            after = self._render(turns, False).partition(mark)[2]
             ids = self.tokenizer(after, add_special_tokens=False)["input_ids"]
-            special = [i for i in ids if i in self.tokenizer.all_special_ids]
+            known = {i for i, t in self.tokenizer.added_tokens_decoder.items() if t.special}
+            special = [i for i in ids if i in known | set(self.tokenizer.all_special_ids)]
             if special:
                 return int(special[0])
         if self.tokenizer.eos_token_id is None:
@@ -186,11 +192,23 @@ class Prompter:
             content = last["content"]
             if reference is not None or self.format == "paper":
                 content = fill("\n\n".join(filter(None, (intro, turn))), **values)
-            text = self.tokenizer.apply_chat_template(
-                [*before, {"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-            )
+            text = self._render([*before, {"role": "user", "content": content}], True)
             return list(self.tokenizer(text + prefill, add_special_tokens=False)["input_ids"])
         return list(self.tokenizer(self._plain(before, intro, fill(turn, **values)) + prefill)["input_ids"])
+
+    def _render(self, turns: Sequence[Any], generate: bool) -> str:
+        """The chat template's text. Raises UserError where the template refuses the turns (some know no system)."""
+        import jinja2
+
+        try:
+            text = self.tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=generate)
+        except jinja2.TemplateError as error:
+            roles = ", ".join(t["role"] for t in turns)
+            raise UserError(
+                f"the model's chat template refuses a conversation of the turns {roles}: {error}. Remove what it does "
+                'not know from the data, or use format = "paper".'
+            ) from None
+        return str(text)
 
     def _plain(self, before: Sequence[Turn], intro: str, last: str) -> str:
         """The paper's text: system text, intro, earlier turns in the form of Figure 10, the last turn, the heading."""

@@ -37,9 +37,6 @@ def mixed(
     ids = sorted(e.id for e in examples)
     random.Random(seed).shuffle(ids)
     distilled = set(ids[: round(mix_ratio * len(ids))])
-    missing = [e.id for e in examples if e.id in distilled and e.id not in selected]
-    if missing:
-        raise UserError(f"selected: no row for id {missing[0]!r} and {len(missing) - 1} more of the data.")
     return {e.id: selected[e.id].responses if e.id in distilled else e.references for e in examples}
 
 
@@ -88,6 +85,7 @@ def train(
     }
     if _finished(out, identity):
         return out
+    check_targets(seed_lm.model, settings)
     limit = min(seed_lm.context, settings.max_length or seed_lm.context)
     rows, dropped = [], []
     for example in examples:
@@ -108,6 +106,22 @@ def train(
     (partial / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     partial.replace(out)
     return out
+
+
+def check_targets(model: Any, settings: TrainSettings) -> None:
+    """Raises UserError where a LoRA target names no module of the model, and lists what there is."""
+    targets = settings.lora()["targets"]
+    if isinstance(targets, str):
+        if targets != "all-linear":
+            raise UserError(f'train.targets = {targets!r}: expected a list of module names, or "all-linear".')
+        return
+    names = {name for name, _ in model.named_modules()}
+    missing = [t for t in targets if not any(n == t or n.endswith(f".{t}") for n in names)]
+    if missing:
+        raise UserError(
+            f"train.targets: this model has no module {', '.join(missing)}. Its linear layers: "
+            f'{", ".join(_linear_names(model))}. Name some of them, or "all-linear".'
+        )
 
 
 def _finished(out: Path, identity: dict[str, Any]) -> bool:
@@ -152,13 +166,7 @@ def _fit(
         task_type="CAUSAL_LM",
     )
     base = seed_lm.model
-    try:
-        model = get_peft_model(base, config)
-    except ValueError as error:
-        raise UserError(
-            f"train.targets = {targets!r}: {str(error).splitlines()[0]} This model's linear layers: "
-            f'{", ".join(_linear_names(base))}. Name some of them, or "all-linear".'
-        ) from None
+    model = get_peft_model(base, config)
     model.config.use_cache = False
     cuda = seed_lm.device == "cuda"
     arguments = SFTConfig(

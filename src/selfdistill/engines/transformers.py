@@ -7,15 +7,24 @@ concatenation costs more than the model itself on a CPU), and finished rows leav
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from selfdistill.engines import Completion, Request, Sampling, Scoring
+from selfdistill.errors import UserError
 from selfdistill.models import SeedLM
 
 if TYPE_CHECKING:
     import torch
+
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+LEAVE = 0.75
+"""Finished rows leave the batch once at most this share of its rows goes on: copying the cache costs, too."""
 
 
 class TransformersEngine:
@@ -31,48 +40,53 @@ class TransformersEngine:
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Each request answered once, in any order. Memory errors on an accelerator halve the batch and go on."""
-        import torch
-
         ordered = sorted(requests, key=lambda r: -len(r.prompt))
-        done: list[Completion] = []
-        rows = self.batch_rows
-        while len(done) < len(ordered):
-            batch = ordered[len(done) : len(done) + rows]
-            try:
-                done += self._batch(batch, sampling)
-            except torch.OutOfMemoryError:
-                if rows == 1:
-                    raise
-                rows = max(1, rows // 2)
-                torch.cuda.empty_cache()
-        return done
+        return self._in_batches(ordered, lambda batch: self._batch(batch, sampling))
 
     def score(self, items: Sequence[Scoring]) -> dict[str, float]:
         """Sum of the negative log-likelihoods of the response tokens, in nats, by id."""
+        ordered = sorted(items, key=lambda s: -(len(s.prompt) + len(s.response)))
+        return dict(self._in_batches(ordered, self._score))
+
+    def _in_batches(self, ordered: Sequence[T], work: Callable[[Sequence[T]], list[U]]) -> list[U]:
+        """Run `work` over batches, one result per row; a memory error halves the batch and goes on."""
         import torch
 
-        scores: dict[str, float] = {}
-        ordered = sorted(items, key=lambda s: -(len(s.prompt) + len(s.response)))
+        done: list[U] = []
+        rows = self.batch_rows
+        while len(done) < len(ordered):
+            try:
+                done += work(ordered[len(done) : len(done) + rows])
+            except torch.OutOfMemoryError:
+                if rows == 1:
+                    raise
+                rows //= 2
+                torch.cuda.empty_cache()
+        return done
+
+    def _score(self, batch: Sequence[Scoring]) -> list[tuple[str, float]]:
+        import torch
+
+        rows = [s.prompt + s.response for s in batch]
+        width = max(map(len, rows))
+        ids = torch.full((len(rows), width), self.tokenizer.pad_token_id)
+        mask = torch.zeros((len(rows), width), dtype=torch.long)
+        for i, row in enumerate(rows):  # right padding: real tokens never see it
+            ids[i, : len(row)] = torch.tensor(row)
+            mask[i, : len(row)] = 1
+        first = min(len(s.prompt) for s in batch) - 1  # no logits before the first response
+        scores = []
         with torch.inference_mode():
-            for start in range(0, len(ordered), self.batch_rows):
-                batch = ordered[start : start + self.batch_rows]
-                rows = [s.prompt + s.response for s in batch]
-                width = max(map(len, rows))
-                ids = torch.full((len(rows), width), self.tokenizer.pad_token_id)
-                mask = torch.zeros((len(rows), width), dtype=torch.long)
-                for i, row in enumerate(rows):  # right padding: real tokens never see it
-                    ids[i, : len(row)] = torch.tensor(row)
-                    mask[i, : len(row)] = 1
-                first = min(len(s.prompt) for s in batch) - 1  # no logits before the first response
-                keep = torch.arange(first, width - 1, device=self.device)
-                logits = self.model(
-                    input_ids=ids.to(self.device), attention_mask=mask.to(self.device), logits_to_keep=keep
-                ).logits
-                for i, s in enumerate(batch):
-                    begin = len(s.prompt) - 1 - first
-                    rows_logits = logits[i, begin : begin + len(s.response)].float()
-                    target = torch.tensor(s.response, device=self.device)
-                    scores[s.id] = torch.nn.functional.cross_entropy(rows_logits, target, reduction="sum").item()
+            logits = self.model(
+                input_ids=ids.to(self.device),
+                attention_mask=mask.to(self.device),
+                logits_to_keep=torch.arange(first, width - 1, device=self.device),
+            ).logits
+            for i, s in enumerate(batch):
+                begin = len(s.prompt) - 1 - first
+                target = torch.tensor(s.response, device=self.device)
+                seen = logits[i, begin : begin + len(s.response)].float()
+                scores.append((s.id, torch.nn.functional.cross_entropy(seen, target, reduction="sum").item()))
         return scores
 
     @contextmanager
@@ -84,7 +98,13 @@ class TransformersEngine:
         from peft import PeftModel
 
         base = self.model
-        tuned = PeftModel.from_pretrained(base, path)
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", message=".*missing adapter keys.*")
+                tuned = PeftModel.from_pretrained(base, path)
+        except (RuntimeError, ValueError, UserWarning) as error:
+            first = str(error).strip().splitlines()[0][:200]
+            raise UserError(f"adapter {path}: does not fit this model: {first}") from None
         self.model = tuned.eval()
         try:
             yield
@@ -122,22 +142,24 @@ class TransformersEngine:
                     logits_to_keep=1,
                     use_cache=True,
                 ).logits[:, -1]
-                tokens = choose(logits, live, len(texts[live[0]]))
+                tokens = choose(logits, live)
                 stay = []
                 for place, (row, token) in enumerate(zip(live, tokens, strict=True)):
+                    if ended[row] or len(texts[row]) == room[row]:
+                        continue  # this row is finished and only waits to leave
                     texts[row].append(token)
                     ended[row] = token in self.end_ids
                     if not ended[row] and len(texts[row]) < room[row]:
                         stay.append(place)
                 if not stay:
                     break
-                if len(stay) < len(live):
+                if len(stay) <= LEAVE * len(live):
                     kept = torch.tensor(stay, device=self.device)
                     cache.batch_select_indices(kept)
                     mask, step_position = mask[kept], step_position[kept]
-                    live = [live[place] for place in stay]
-                step_ids = torch.tensor([[texts[row][-1]] for row in live], device=self.device)
-                step_position = step_position[:, -1:] + 1
+                    live, tokens = [live[place] for place in stay], [tokens[place] for place in stay]
+                step_ids = torch.tensor([[token] for token in tokens], device=self.device)
+                step_position = (step_position[:, -1:] + 1).clamp(max=self.context - 1)  # finished rows count on
                 mask = torch.nn.functional.pad(mask, (0, 1), value=1)
         return [
             Completion(
@@ -194,15 +216,15 @@ def _preallocate(cache: Any) -> None:
 
 
 def _chooser(ids: list[str], sampling: Sampling) -> Any:
-    """choose(logits of the live rows, live rows, step) -> token ids."""
+    """choose(logits of the live rows, live rows) -> token ids."""
     import torch
 
     if sampling.temperature == 0:
-        return lambda logits, live, step: logits.argmax(-1).tolist()
+        return lambda logits, live: logits.argmax(-1).tolist()
     seeds = [int(hashlib.sha256(f"{sampling.seed}:{i}".encode()).hexdigest()[:15], 16) for i in ids]
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
-    def choose(logits: Any, live: list[int], step: int) -> list[int]:
+    def choose(logits: Any, live: list[int]) -> list[int]:
         chances = torch.softmax(logits.float() / sampling.temperature, -1)
         ordered, order = chances.sort(-1, descending=True)
         total = ordered.cumsum(-1)

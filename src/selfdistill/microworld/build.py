@@ -3,7 +3,7 @@
 In:  the world of `world.py`.
 Out: a Hugging Face model folder (config, safetensors in bf16, tokenizer with chat template, generation config, card).
 
-    python -m selfdistill.microworld.build --out model --steps 8000
+    python -m selfdistill.microworld.build --out model
 
 Every prompt comes from `templates.Prompter`, the function that distilling, training and evaluation use, so the model
 understands the paper's templates and its own chat template because it has seen exactly those texts. Only response
@@ -23,6 +23,7 @@ from typing import Any
 
 from selfdistill.microworld import lexicon as lex
 from selfdistill.microworld import world
+from selfdistill.models import load_model
 from selfdistill.records import Turn
 from selfdistill.templates import MATH, REFER, TEMPLATES, USING, Prompter
 
@@ -89,9 +90,11 @@ def restyle(item: world.Item, rng: random.Random) -> str:
     return item.own
 
 
-def training_row(rng: random.Random, prompters: dict[tuple[str, str], Prompter]) -> tuple[list[int], list[int]]:
+def training_row(
+    rng: random.Random, prompters: dict[tuple[str, str], Prompter], weights: dict[str, int]
+) -> tuple[list[int], list[int]]:
     """(prompt ids, response ids) of one training example in one of the formats that the seed LM must understand."""
-    ability = rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+    ability = rng.choices(list(weights), list(weights.values()))[0]
     item = train_item(ability, rng)
     form = "paper" if rng.random() < PAPER_SHARE else "chat"
     name = rng.choice(("math", "math", "using", "refer") if ability == "word_problems" else ("using", "refer"))
@@ -156,27 +159,24 @@ def build_tokenizer(seed: int) -> Any:
     return tokenizer
 
 
-def batches(tokenizer: Any, seed: int, size: int) -> Iterator[list[tuple[list[int], list[int]]]]:
+def batches(
+    tokenizer: Any, seed: int, size: int, weights: dict[str, int]
+) -> Iterator[list[tuple[list[int], list[int]]]]:
     """Endless batches of rows of like length (sorted within a window of 16 batches): little padding."""
     rng = random.Random(seed)
     prompters = {
         (form, t.name): Prompter(tokenizer, form, t) for form in ("chat", "paper") for t in (USING, REFER, MATH)
     }
     while True:
-        window = [training_row(rng, prompters) for _ in range(16 * size)]
+        window = [training_row(rng, prompters, weights) for _ in range(16 * size)]
         window.sort(key=lambda row: len(row[0]) + len(row[1]))
         chunks = [window[i : i + size] for i in range(0, len(window), size)]
         rng.shuffle(chunks)
         yield from chunks
 
 
-def train_model(
-    tokenizer: Any, steps: int, batch: int, lr: float, seed: int, log: Any = print, checkpoint: Any = None
-) -> Any:
-    """Train from scratch: AdamW, cosine to zero, fp32, loss on response tokens only. Returns the model.
-
-    `checkpoint(model)` is called every 1,000 steps.
-    """
+def new_model(tokenizer: Any, seed: int) -> Any:
+    """A model with random weights."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -188,7 +188,26 @@ def train_model(
         bos_token_id=None,
         **ARCHITECTURE,
     )
-    model = LlamaForCausalLM(config)
+    return LlamaForCausalLM(config)
+
+
+def train_model(
+    model: Any,
+    tokenizer: Any,
+    steps: int,
+    batch: int,
+    lr: float,
+    seed: int,
+    weights: dict[str, int],
+    log: Any = print,
+    checkpoint: Any = None,
+) -> Any:
+    """Train: AdamW, cosine to zero, fp32, loss on response tokens only. Returns the model.
+
+    `checkpoint(model)` is called every 1,000 steps.
+    """
+    import torch
+
     log(f"{sum(p.numel() for p in model.parameters()):,} parameters")
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
     warmup = min(200, steps // 10)
@@ -196,7 +215,7 @@ def train_model(
         optimizer,
         lambda s: min(1.0, (s + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(1.0, s / steps))),
     )
-    stream, started, seen, total = batches(tokenizer, seed + 1, batch), time.time(), 0, 0.0
+    stream, started, seen, total = batches(tokenizer, seed + 1, batch, weights), time.time(), 0, 0.0
     model.train()
     for step in range(1, steps + 1):
         rows = next(stream)
@@ -239,13 +258,12 @@ def save(model: Any, tokenizer: Any, out: Path) -> None:
     tokenizer.save_pretrained(out)
 
 
-def write_card(out: Path, facts: dict[str, Any]) -> None:
+def write_card(out: Path) -> None:
     """Measure the finished model on every ability and write its model card beside it."""
     import tempfile
 
     from selfdistill.config import TaskSettings
     from selfdistill.evaluate import evaluate, load_tasks
-    from selfdistill.models import load_model
     from selfdistill.progress import Progress
     from selfdistill.report import score_cell
     from selfdistill.run import make_engine
@@ -259,15 +277,21 @@ def write_card(out: Path, facts: dict[str, Any]) -> None:
         engine = make_engine(seed_lm, prompter, 64)
         results = evaluate(tasks, Path(scratch), seed_lm, engine, prompter, progress=progress)
     size = sum(f.stat().st_size for f in out.iterdir() if f.name != "README.md") / 1e6
+    history = json.loads((out / "build.json").read_text(encoding="utf-8"))
+    commands = []
+    for number, x in enumerate(history, 1):
+        start = f"--start model{number - 1} " if number > 1 else ""
+        options = f"--steps {x['steps']} --batch {x['batch']} --lr {x['lr']} --seed {x['seed']}"
+        options += "".join(f" --weight {name}={weight}" for name, weight in x.get("weights", {}).items())
+        commands.append(f"    python -m selfdistill.microworld.build --out model{number} {start}{options}")
     scores = "\n".join(f"| {r.task} | {r.n} | {score_cell(r.model_dump())} |" for r in results)
     (out / "README.md").write_text(
         CARD.format(
             parameters=f"{seed_lm.model.num_parameters():,}",
             size=f"{size:.1f}",
             scores=scores,
-            command=f"python -m selfdistill.microworld.build --out model --steps {facts['steps']} "
-            f"--batch {facts['batch']} --lr {facts['lr']} --seed {facts['seed']}",
-            facts=json.dumps(facts),
+            commands="\n".join(commands),
+            minutes=f"{sum(x['minutes'] for x in history):.0f}",
             known=lex.KNOWN_CODES,
         ),
         encoding="utf-8",
@@ -292,9 +316,9 @@ else: it repeats its world, whatever it is asked.
 Llama architecture, byte-level BPE of 1,024 tokens with single digits, trained from nothing on the train split of the
 generator `selfdistill.microworld.world` on two CPU cores in fp32, with loss on response tokens only:
 
-    {command}
+{commands}
 
-What that run recorded: `{facts}`
+That took {minutes} minutes (`build.json`).
 
 About a third of its training prompts show a reference answer and ask for a rewrite in the paper's templates (Figures 3
 and 12); the rest ask directly, in its own chat template or the paper's texts (Figures 10, 11, 13). Of the codes that
@@ -324,27 +348,40 @@ def main() -> None:
     """Command line of the builder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
+    parser.add_argument("--start", type=Path, help="go on from this model with a new schedule, instead of from nothing")
     parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--weight", action="append", default=[], help="ability=weight instead of the default")
     args = parser.parse_args()
+    weights = {name: int(weight) for name, _, weight in (w.partition("=") for w in args.weight)}
     started = time.time()
-    tokenizer = build_tokenizer(args.seed)
-    model = train_model(
+    if args.start:
+        seed_lm = load_model(str(args.start))
+        model, tokenizer = seed_lm.model, seed_lm.tokenizer
+    else:
+        tokenizer = build_tokenizer(args.seed)
+        model = new_model(tokenizer, args.seed)
+    train_model(
+        model,
         tokenizer,
         args.steps,
         args.batch,
         args.lr,
         args.seed,
+        WEIGHTS | weights,
         log=lambda line: print(line, flush=True),
         checkpoint=lambda model: save(model, tokenizer, args.out),
     )
     save(model, tokenizer, args.out)
     facts: dict[str, Any] = {"steps": args.steps, "batch": args.batch, "lr": args.lr, "seed": args.seed}
+    facts["weights"] = weights
     facts["minutes"] = round((time.time() - started) / 60, 1)
-    write_card(args.out, facts)
-    print(json.dumps(facts))
+    before = args.start / "build.json" if args.start else None
+    history = [*(json.loads(before.read_text(encoding="utf-8")) if before and before.is_file() else []), facts]
+    (args.out / "build.json").write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
+    write_card(args.out)
 
 
 if __name__ == "__main__":
