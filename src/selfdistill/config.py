@@ -26,9 +26,10 @@ S = TypeVar("S", bound=Settings)
 
 
 class DataSettings(Settings):
-    """A dataset. `path` is a JSON, JSONL, CSV or Parquet file, a hub name, or `micro:ABILITY`.
+    """A dataset. `path` is a JSON, JSONL, CSV or Parquet file, a hub name, or `micro:ABILITY`;
+    `config` names a part of a hub dataset.
 
-    `config` names a part of a hub dataset. `columns` maps prompt, response (and system, history, tests, contains) to the file's own column names.
+    `columns` maps prompt, response (and system, history, tests, contains) to the file's own column names.
     `sample` draws that many rows at random; None takes all.
     """
 
