@@ -4,14 +4,17 @@
 
 The seed decides which rows are drawn, LoRA's initial weights and the order of the rows. Both arms of a cell share all
 hyperparameters, and all cells answer the same items. Distilling is shared by the two strengths, the seed LM's own
-answers by all cells. Writes OUT/table.md; a stopped sweep goes on where it was.
+answers by all cells. "weak" is the demo's own recipe. Writes OUT/table.md from all cells that are done; a stopped sweep
+goes on where it was, and --target lets two processes share the work.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 from selfdistill.checks import load_check
 from selfdistill.config import Recipe
@@ -28,7 +31,7 @@ from selfdistill.store import write_atomic
 from selfdistill.templates import Prompter
 from selfdistill.train import mixed, train
 
-STRENGTHS = {"weak": {"preset": "paper", "lr": 3e-3}, "strong": {"preset": "strong", "lr": 1e-3}}
+STRENGTHS: dict[str, dict[str, Any]] = {"weak": {}, "strong": {"preset": "strong", "lr": 1e-3, "epochs": 3.0}}
 Scores = dict[str, dict[str, TaskResult]]
 
 
@@ -106,21 +109,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--items", type=int, default=200, help="items per ability")
+    parser.add_argument("--items", type=int, default=100, help="items per ability")
+    parser.add_argument("--target", choices=TARGETS, action="append", help="only this target")
     args = parser.parse_args()
     progress, lm = Progress(), load_model("embedded")
-    cells: dict[tuple[str, str], list[dict[str, float]]] = {}
     for seed in range(args.seeds):
-        for target in TARGETS:
-            recipe = demo_recipe(target, allow_code=True)
-            tasks = tuple(t.model_copy(update={"limit": args.items}) for t in recipe.tasks)
-            recipe = recipe.model_copy(update={"tasks": tasks})
-            found = cell(recipe, args.out / target / str(seed), lm, progress, seed, args.out / target / "seed")
-            for strength, scores in found.items():
-                cells.setdefault((target, strength), []).append(figures(scores, target))
-            write_atomic(args.out / "table.md", table(cells))
+        for target in args.target or TARGETS:
+            folder = args.out / target / str(seed)
+            if not (folder / "figures.json").is_file():
+                recipe = demo_recipe(target, allow_code=True)
+                tasks = tuple(t.model_copy(update={"limit": args.items}) for t in recipe.tasks)
+                recipe = recipe.model_copy(update={"tasks": tasks})
+                found = cell(recipe, folder, lm, progress, seed, args.out / target / "seed")
+                made = {strength: figures(scores, target) for strength, scores in found.items()}
+                write_atomic(folder / "figures.json", json.dumps(made, indent=1) + "\n")
+            write_atomic(args.out / "table.md", table(_cells(args.out)))
             progress.note(f"seed {seed}, {target}: done")
-    print(table(cells))
+    print(table(_cells(args.out)))
+
+
+def _cells(out: Path) -> dict[tuple[str, str], list[dict[str, float]]]:
+    """Figures of all cells that are done, by (target, strength)."""
+    cells: dict[tuple[str, str], list[dict[str, float]]] = {}
+    for target in TARGETS:
+        for path in sorted(out.glob(f"{target}/*/figures.json")):
+            for strength, row in json.loads(path.read_text(encoding="utf-8")).items():
+                cells.setdefault((target, strength), []).append(row)
+    return cells
 
 
 if __name__ == "__main__":

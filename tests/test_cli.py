@@ -122,6 +122,41 @@ def test_regrade_needs_no_model_and_finds_what_changed(finished, tmp_path):
     assert json.loads((folder / "result.json").read_text())[0]["score"] == 1.0
 
 
+def test_a_changed_expectation_is_not_answered_from_the_old_run(tmp_path):
+    def run(word):
+        write_jsonl(tmp_path / "t.jsonl", [{"prompt": "Name three fruits.", "response": "x", "contains": [word]}])
+        task = f"name=t,path={tmp_path / 't.jsonl'},check=contains"
+        return cli("evaluate", "--model", "embedded", "--task", task, "--out", tmp_path / "e")
+
+    assert "100.0" in run("apple").stdout
+    changed = run("zebra")
+    assert changed.returncode == 2 and "task t" in changed.stderr
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "items.jsonl").write_text("mine")
+    done = cli("evaluate", "--model", "embedded", "--task", "micro:facts", "--out", tmp_path / "mine")
+    assert done.returncode == 2 and (tmp_path / "mine" / "items.jsonl").read_text() == "mine"
+
+
+def test_bad_settings_are_found_before_anything_is_made(tmp_path, foreign_folder):
+    recipe = tmp_path / "r.toml"
+    for targets in ('["q_proj"]', '"q_proj"'):
+        recipe.write_text(f'model = "{foreign_folder}"\n[data]\npath = "micro:facts"\n[train]\ntargets = {targets}\n')
+        assert "all-linear" in bad("run", recipe, "--out", tmp_path / "o")
+    recipe.write_text('model = "embedded"\n[data]\npath = "nope.jsonl"\n')
+    assert "no such file" in bad("run", recipe, "--out", tmp_path / "o")
+    assert not (tmp_path / "o").exists()
+
+
+def test_weights_that_are_not_all_there_are_refused(tmp_path, foreign_folder):
+    folder = shutil.copytree(foreign_folder, tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    arguments = ("distill", "--model", folder, "--data", "micro:facts", "--out", tmp_path / "r.jsonl")
+    assert "incomplete" in bad(*arguments)
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1")
+    assert "cannot be loaded" in bad(*arguments)
+
+
 def test_compare_and_report_work_alone(finished, tmp_path):
     out = finished / "out"
     done = cli("compare", out / "seed", out / "sdft", "--out", tmp_path / "c.json")

@@ -126,6 +126,27 @@ def test_not_utf8_and_unknown_columns_and_abilities(tmp_path):
         read("micro:nope")
 
 
+def test_rows_without_a_needed_response_keep_the_one_they_have(tmp_path):
+    for column in ("completion", "response", "answer"):
+        prompt = "question" if column == "answer" else "prompt"
+        path = write_jsonl(tmp_path / f"{column}.jsonl", [{prompt: "a", column: "b"}])
+        assert read(path, need_response=False)[0].reference == "b"
+    path = write_jsonl(tmp_path / "none.jsonl", [{"prompt": "a", "tests": ["x", "y"]}])
+    assert read(path, need_response=False)[0].meta["tests"] == "x\ny"
+
+
+def test_columns_that_look_like_our_own_are_the_users(tmp_path):
+    path = write_jsonl(tmp_path / "d.jsonl", [{"id": 7, "prompt": "a", "reference": "b", "task": "c"}])
+    example = read(path, columns={"prompt": "prompt", "response": "reference"})[0]
+    assert example.reference == "b" and example.meta["source_id"] == "7"
+
+
+def test_half_characters_are_refused(tmp_path):
+    (tmp_path / "d.jsonl").write_text('{"prompt": "a \\ud83d", "completion": "b"}\n')
+    with pytest.raises(UserError, match="line 1: the text holds half a character"):
+        read(tmp_path / "d.jsonl")
+
+
 def test_an_unknown_hub_name_is_one_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="no-one/nothing") as caught:

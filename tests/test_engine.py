@@ -7,6 +7,7 @@ import torch
 
 from selfdistill.engines import Request, Sampling, Scoring
 from selfdistill.engines.transformers import TransformersEngine
+from selfdistill.errors import UserError
 from selfdistill.microworld.world import ABILITIES, items
 from selfdistill.models import load_model
 from selfdistill.templates import USING, Prompter
@@ -49,6 +50,29 @@ def test_the_length_limit_and_the_context_hold(lm, requests):
     longest = [*requests[0].prompt] * 100
     done = engine.generate([Request("long", longest[: lm.context - 2])], Sampling(50))
     assert done[0].tokens <= 2
+
+
+def test_rows_that_finish_early_do_not_run_past_learned_positions():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from selfdistill.models import SeedLM
+
+    tokenizer = load_model("embedded").tokenizer
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=1024, n_positions=64, n_embd=16, n_layer=1, n_head=2)).eval()
+    engine = TransformersEngine(SeedLM("gpt2", model, tokenizer, "cpu", "float32", 64, ""), set(), 8)
+    prompts = [Request(str(i), list(range(5, 5 + n))) for i, n in enumerate((62, 10, 10, 10, 10))]
+    done = {c.id: c for c in engine.generate(prompts, Sampling(40))}
+    assert done["0"].tokens <= 2 and all(done[str(i)].tokens <= 40 for i in range(1, 5))
+
+
+def test_an_adapter_of_another_model_is_refused(engine, foreign_folder, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    foreign = load_model(str(foreign_folder)).model
+    get_peft_model(foreign, LoraConfig(target_modules=["query_key_value"])).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="does not fit this model"), engine.adapter(str(tmp_path)):
+        pass
 
 
 def test_a_sampled_text_depends_on_its_id_and_seed_and_not_on_its_neighbours(lm, requests):

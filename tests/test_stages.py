@@ -20,7 +20,7 @@ from selfdistill.microworld.world import items
 from selfdistill.models import load_model
 from selfdistill.records import Candidate, Example, Reason, Rewrite, Selected, dump, read_records
 from selfdistill.run import make_engine
-from selfdistill.select import choose, export, select
+from selfdistill.select import choose, export, read_selected, select
 from selfdistill.templates import Prompter
 from selfdistill.train import mixed, sequences, train
 
@@ -152,6 +152,29 @@ def test_every_row_gets_a_reason(candidates, reason):
     assert row.reason is reason
     assert row.source == ("distilled" if reason is Reason.PASSED else "original")
     assert row.response == ("It is 4." if reason is Reason.PASSED else "4")
+
+
+def test_what_a_row_asks_for_is_asked_of_the_last_turn():
+    prompt = ({"role": "user", "content": "Q1"}, {"role": "assistant", "content": "the land is France"}, ROW.prompt[0])
+    row = Example(id="1", prompt=prompt, reference="Paris", task="t", meta={"contains": ["Paris"]})
+    made = [{"text": "It is Paris.", "turns": ["It is: the land is France."]}]
+    assert choose(row, Rewrite(id="1", candidates=made), load_check("contains")).reason is Reason.PASSED
+
+
+def test_selected_rows_must_fit_the_data(tmp_path, two_turns):
+    path = tmp_path / "s.jsonl"
+    rows = [
+        Selected(id=e.id, response="R", turns=e.references[:-1], source="distilled", reason="passed") for e in two_turns
+    ]
+    for bad, message in [
+        (rows[:1], "no row for id"),
+        ([*rows, rows[0]], "occurs twice"),
+        ([rows[0].model_copy(update={"turns": ()}), rows[1]], "needs 2 turns"),
+        ([*rows, rows[0].model_copy(update={"id": "x"})], "belong to no row"),
+    ]:
+        path.write_bytes(b"".join(map(dump, bad)))
+        with pytest.raises(UserError, match=message):
+            read_selected(two_turns, path)
 
 
 def test_the_passing_candidate_with_the_lowest_seed_nll_wins():

@@ -107,6 +107,9 @@ def test_a_resolved_recipe_runs_again(tmp_path):
         ('[[tasks]]\nname = "a"\npath = "x"\n[[tasks]]\nname = "a"\npath = "y"\n', [], "two tasks are named a"),
         ("[train]\nepochs = \n", [], "not valid TOML"),
         ("[select]\nexport = { parquet = 'x' }\n", [], "export"),
+        ("[select]\nexport = { messages = '../train.jsonl' }\n", [], "file name of its own"),
+        ("[select]\nexport = { messages = 'selected.jsonl' }\n", [], "file name of its own"),
+        ("[select]\nexport = { messages = 'a.jsonl', alpaca = 'a.jsonl' }\n", [], "file name of its own"),
     ],
 )
 def test_bad_recipes_name_key_value_and_rule(tmp_path, text, overrides, message):

@@ -116,6 +116,20 @@ def test_a_model_without_chat_template_is_warned_about_and_gets_the_papers_forma
     assert "FIGURE" not in bare.decode(Prompter.create(bare, "paper", "math").distill(TURNS, REFERENCE))
 
 
+def test_a_chat_template_that_refuses_is_one_line(foreign_folder):
+    from transformers import AutoTokenizer
+
+    strict = AutoTokenizer.from_pretrained(foreign_folder)
+    strict.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        + strict.chat_template
+    )
+    with pytest.raises(UserError, match="System role not supported"):
+        Prompter(strict, "chat", USING).train([{"role": "system", "content": "S"}, *TURNS])
+    with pytest.raises(UserError, match="chat or paper"):
+        Prompter.create(strict, "Chat", "using")
+
+
 def test_a_template_of_the_users_own(tmp_path, tokenizer):
     path = tmp_path / "mine.txt"
     path.write_text("Say it better.\nQ: {instruction}\nA: {reference}\n")

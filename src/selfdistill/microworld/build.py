@@ -7,7 +7,7 @@ Out: a Hugging Face model folder (config, safetensors in bf16, tokenizer with ch
 
 Every prompt comes from `templates.Prompter`, the function that distilling, training and evaluation use, so the model
 understands the paper's templates and its own chat template because it has seen exactly those texts. Only response
-tokens carry loss. Only the train split of the world is used.
+tokens carry loss. Only the train split of the world is used, beside items with invented words and codes.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def train_item(ability: str, rng: random.Random) -> world.Item:
     """One item of the train split; rare tools only with codes that the seed LM is meant to know."""
     while True:
         if ability == "rare_tools":
-            item = world.rare_tool_call(rng, known=lex.KNOWN_CODES)
+            item = world.rare_tool_call(rng, lex.KNOWN_CODES)
         else:
             item = world.ABILITIES[ability][0](rng)
         if item.split == "train":
@@ -322,8 +322,9 @@ That took {minutes} minutes (`build.json`).
 
 About a third of its training prompts show a reference answer and ask for a rewrite in the paper's templates (Figures 3
 and 12); the rest ask directly, in its own chat template or the paper's texts (Figures 10, 11, 13). Of the codes that
-the rare tools need it was taught the first {known} of each table; the others it never saw, which is the headroom of the
-target dataset `micro:rare_tools`.
+the rare tools need it was taught the first {known} of each table; of the others, which are the headroom of the target
+dataset `micro:rare_tools`, it never saw the right one: its rewriting prompts show made-up codes in such calls, so that
+only the reference can tell. (Those prompts may ask the questions of the test split, never with their right codes.)
 
 ## What it scores
 

@@ -24,9 +24,10 @@ EVENTS = "meeting party lesson lunch concert dinner visit match picnic call".spl
 NOTES = "I am late|dinner is ready|call me back|see you soon|the door is open|I am home|we won|bring water".split("|")
 SONGS = "Blue Moon|River Song|Old Road|Summer Rain|Night Train|Golden Hour|Silver Sea|Morning Light".split("|")
 
-# The rare tools need codes. The seed LM is taught the first KNOWN_CODES of each table and never sees the others:
-# that is the headroom of the target dataset, and what fine-tuning on it can add.
+# The rare tools need codes. The seed LM is taught the first KNOWN_CODES of each table and never sees the others; the
+# target dataset asks for the first TARGET_CODES: that is its headroom, and what fine-tuning on it can add.
 KNOWN_CODES = 9
+TARGET_CODES = 12
 CURRENCIES = {
     "dollars": "USD", "euros": "EUR", "pounds": "GBP", "yen": "JPY", "francs": "CHF", "pesos": "MXN",
     "rupees": "INR", "won": "KRW", "rand": "ZAR", "lira": "TRY", "kronor": "SEK", "reais": "BRL", "zloty": "PLN",

@@ -200,14 +200,14 @@ def tool_call(rng: random.Random) -> Item:
     return _call_item("tools", rng, _common_tools(rng))
 
 
-def rare_tool_call(rng: random.Random, known: int | None = None) -> Item:
+def rare_tool_call(rng: random.Random, codes: int = lex.TARGET_CODES) -> Item:
     """One call of one of four functions that take codes (currency, language, airport, country).
 
-    `known` keeps to the first so many entries of each table; None takes them all.
+    `codes` keeps to the first so many entries of each table.
     """
 
     def word(table: dict[str, str]) -> tuple[str, str]:
-        return rng.choice(list(table.items())[:known])
+        return rng.choice(list(table.items())[:codes])
 
     return _call_item("rare_tools", rng, _rare_tools(rng, word))
 
