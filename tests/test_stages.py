@@ -302,7 +302,7 @@ def test_bad_training_input_is_one_line(tmp_path, embedded, foreign_folder):
     with pytest.raises(UserError, match=r"query_key_value.*all-linear"):
         train(foreign, examples, responses, tmp_path / "a", TrainSettings(), prompter)
     with pytest.raises(UserError, match="no trainable row"):
-        train(foreign, examples, responses, tmp_path / "a", TrainSettings(max_length=2), prompter)
+        train(foreign, examples, responses, tmp_path / "a", TrainSettings(targets="all-linear", max_length=2), prompter)
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "mine").write_text("x")
     with pytest.raises(UserError, match="Choose another"):

@@ -339,8 +339,11 @@ def _split_task(text: str) -> list[str]:
 
 def main() -> None:
     """Entry point: bad input and a full disk are one line and exit code 2, never a traceback."""
+    import warnings
+
     from selfdistill.errors import UserError
 
+    warnings.simplefilter("ignore", FutureWarning)  # the libraries' notes to their callers, not to our users
     try:
         app()
     except UserError as error:

@@ -186,6 +186,7 @@ def _fit(
         train_sampling_strategy="group_by_length",
         dataloader_pin_memory=cuda,
         logging_steps=10,
+        logging_first_step=True,
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
