@@ -4,7 +4,7 @@
 
 The seed decides which rows are drawn, LoRA's initial weights and the order of the rows. Both arms of a cell share all
 hyperparameters, and all cells answer the same items. Distilling is shared by the two strengths, the seed LM's own
-answers by all cells. "weak" is the demo's own recipe. Writes OUT/table.md from all cells that are done; a stopped sweep
+answers by all cells. "strong" is the demo's own recipe. Writes OUT/table.md from all cells that are done; a stopped sweep
 goes on where it was, and --target lets two processes share the work.
 """
 
@@ -31,7 +31,7 @@ from selfdistill.store import write_atomic
 from selfdistill.templates import Prompter
 from selfdistill.train import mixed, train
 
-STRENGTHS: dict[str, dict[str, Any]] = {"weak": {}, "strong": {"preset": "strong", "lr": 1e-3, "epochs": 3.0}}
+STRENGTHS: dict[str, dict[str, Any]] = {"weak": {"preset": "paper", "lr": 6e-3, "epochs": 5.0}, "strong": {}}
 Scores = dict[str, dict[str, TaskResult]]
 
 
