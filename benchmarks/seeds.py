@@ -4,8 +4,8 @@
 
 The seed decides which rows are drawn, LoRA's initial weights and the order of the rows. Both arms of a cell share all
 hyperparameters, and all cells answer the same items. Distilling is shared by the two strengths, the seed LM's own
-answers by all cells. "strong" is the demo's own recipe. Writes OUT/table.md from all cells that are done; a stopped sweep
-goes on where it was, and --target lets two processes share the work.
+answers by all cells. "strong" is the demo's own recipe. Writes OUT/table.md from all cells that are done; a stopped
+sweep goes on where it was, and --target lets two processes share the work.
 """
 
 from __future__ import annotations
