@@ -21,7 +21,7 @@ from selfdistill.engines import Engine, Request, Sampling, Scoring
 from selfdistill.models import SeedLM
 from selfdistill.progress import Progress
 from selfdistill.records import Candidate, Example, Reason, Rewrite, Turn
-from selfdistill.store import Journal
+from selfdistill.store import Journal, digest_of
 from selfdistill.templates import Prompter
 
 
@@ -62,14 +62,6 @@ def distill(
 def ids_digest(examples: Sequence[Example]) -> str:
     """What identifies the data: a hash over all ids. The ids themselves are hashes of the content."""
     return digest_of([e.id for e in examples])
-
-
-def digest_of(value: Any) -> str:
-    """SHA-256 of a value as JSON, first 16 hex digits."""
-    import hashlib
-    import json
-
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _plan(examples: Sequence[Example], rows: int) -> list[list[Example]]:

@@ -11,7 +11,6 @@ Seed and arms go through this one function on the same items. `regrade` judges s
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,14 +20,13 @@ from typing import Any
 from selfdistill.checks import NEED_NO_REFERENCE, Check, load_check
 from selfdistill.config import DataSettings, TaskSettings
 from selfdistill.data import read_examples
-from selfdistill.distill import digest_of
 from selfdistill.engines import Engine, Request, Sampling
 from selfdistill.errors import UserError
 from selfdistill.models import SeedLM
 from selfdistill.progress import Progress
 from selfdistill.records import Example, Prediction, TaskResult, Verdict, read_records
 from selfdistill.stats import wilson
-from selfdistill.store import Journal, write_atomic, write_records
+from selfdistill.store import Journal, digest_of, write_atomic, write_records
 from selfdistill.templates import Prompter
 
 
@@ -169,7 +167,7 @@ def _answer(task: Task, batch: Sequence[Example], engine: Engine, prompter: Prom
         blank = Prediction(
             id=example.id,
             task=task.settings.name,
-            prompt=hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:16],
+            prompt=digest_of(ids),
             text="",
             finish_reason="error",
             verdict=Verdict.ERROR,

@@ -6,8 +6,6 @@ Safetensors only, no remote code.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from dataclasses import dataclass
 from importlib import resources
@@ -15,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from selfdistill.errors import UserError
-from selfdistill.store import digest_file
+from selfdistill.store import digest_file, digest_of
 
 
 @dataclass
@@ -108,7 +106,7 @@ def digest(where: str) -> str:
     path = Path(where)
     if path.is_dir():
         files = sorted(f for f in path.iterdir() if f.suffix in (".safetensors", ".json", ".jinja", ".model"))
-        return hashlib.sha256(json.dumps([[f.name, digest_file(f)] for f in files]).encode()).hexdigest()[:16]
+        return digest_of([[f.name, digest_file(f)] for f in files])
     from huggingface_hub import try_to_load_from_cache
 
     cached = try_to_load_from_cache(where, "config.json")

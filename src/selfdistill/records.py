@@ -93,7 +93,6 @@ class Reason(StrEnum):
     TRUNCATED = "cut_off"
     TOO_LONG = "too_long_for_context"
     MISSING = "no_rewrite"
-    ERROR = "error"
 
 
 class Rewrite(Record):

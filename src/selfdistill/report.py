@@ -31,7 +31,6 @@ EXPLAINED = {
     "cut_off": "reference kept: the rewrite hit the length limit",
     "too_long_for_context": "reference kept: prompt longer than the model's context",
     "no_rewrite": "reference kept: no rewrite for this row",
-    "error": "reference kept: generation failed",
 }
 
 

@@ -185,3 +185,8 @@ def digest_file(path: Path) -> str:
     """SHA-256 of a file, first 16 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of a value as JSON, first 16 hex digits."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

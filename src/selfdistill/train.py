@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from selfdistill.config import TrainSettings
-from selfdistill.distill import digest_of, up_to
+from selfdistill.distill import up_to
 from selfdistill.errors import UserError
 from selfdistill.models import SeedLM
 from selfdistill.progress import Progress
 from selfdistill.records import Example, Selected
+from selfdistill.store import digest_of
 from selfdistill.templates import Prompter
 
 
