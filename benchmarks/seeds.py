@@ -21,11 +21,11 @@ from selfdistill.config import Recipe
 from selfdistill.data import read_examples
 from selfdistill.demo import TARGETS, demo_recipe
 from selfdistill.distill import distill
+from selfdistill.engines.open import make_engine
 from selfdistill.evaluate import adapter_digest, evaluate
 from selfdistill.models import SeedLM, load_model
 from selfdistill.progress import Progress
 from selfdistill.records import Selected, TaskResult, read_records
-from selfdistill.run import make_engine
 from selfdistill.select import select
 from selfdistill.store import write_atomic
 from selfdistill.tasks.load import Permissions, load_tasks
@@ -42,10 +42,11 @@ def cell(
     """Distill once, then train and evaluate both arms at every strength. Returns strength -> arm -> task -> result."""
     examples = read_examples(recipe.data, seed=seed)
     prompter = Prompter.create(lm.tokenizer, recipe.distill.format, recipe.distill.template)
-    engine = make_engine(lm, prompter, recipe.batch_rows)
+    engine = make_engine(recipe.engine, lm, prompter)
     tasks = load_tasks(recipe.tasks, 0, Permissions(allow_code=True), progress)
-    reference = evaluate(tasks, seed_results, lm, engine, prompter, name="seed", progress=progress)
-    rewrites = distill(examples, folder / "rewrites.jsonl", lm, engine, recipe.distill, seed, progress=progress)
+    reference = evaluate(tasks, seed_results, lm.digest, engine, prompter, name="seed", progress=progress)
+    rewrites = folder / "rewrites.jsonl"
+    distill(examples, rewrites, lm.digest, engine, prompter, recipe.distill, seed, progress)
     select(examples, rewrites, folder / "selected.jsonl", load_check(recipe.select.check), progress)
     selected = {row.id: row for row in read_records(folder / "selected.jsonl", Selected)}
     found: dict[str, Scores] = {}
@@ -58,7 +59,7 @@ def cell(
             adapter = train(lm, examples, responses, out / "adapter", settings, prompter, seed, name, progress)
             with engine.adapter(str(adapter)):
                 digest = adapter_digest(str(adapter))
-                results = evaluate(tasks, out, lm, engine, prompter, digest, name=name, progress=progress)
+                results = evaluate(tasks, out, lm.digest, engine, prompter, digest, name=name, progress=progress)
             found[strength][arm] = {r.task: r for r in results}
     return found
 

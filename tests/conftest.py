@@ -40,10 +40,12 @@ def embedded():
 
 @pytest.fixture(scope="session")
 def engine(embedded):
-    from selfdistill.run import make_engine
+    from selfdistill.config import TransformersSettings
+    from selfdistill.engines.open import make_engine
     from selfdistill.templates import Prompter
 
-    return make_engine(embedded, Prompter.create(embedded.tokenizer, "chat", "using"), 16)
+    prompter = Prompter.create(embedded.tokenizer, "chat", "using")
+    return make_engine(TransformersSettings(rows=16), embedded, prompter)
 
 
 @pytest.fixture(scope="session")

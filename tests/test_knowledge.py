@@ -165,15 +165,16 @@ def test_log_likelihoods_are_those_of_the_engine(name, embedded, engine, quizzes
     for task, samples in spied[0]["samples"].items():
         for sample in samples:
             beginning = sample["doc"].get("beginning", "")
-            prompt = prompter.evaluate([{"role": "user", "content": sample["doc"]["question"]}])
-            prompt += tokenizer(beginning, add_special_tokens=False)["input_ids"]
+            prompt = prompter.evaluate([{"role": "user", "content": sample["doc"]["question"]}]).ids
+            prompt += tuple(tokenizer(beginning, add_special_tokens=False)["input_ids"])
             for i, (choice, answer) in enumerate(zip(sample["doc"]["choices"], sample["filtered_resps"], strict=True)):
                 text = f" {choice}" if beginning else choice
                 key = f"{task} {sample['doc_id']} {i}"
-                ours.append(Scoring(key, prompt, tokenizer(text, add_special_tokens=False)["input_ids"]))
+                ours.append(Scoring(key, prompt, tuple(tokenizer(text, add_special_tokens=False)["input_ids"])))
                 theirs[key] = -answer[0]
     assert len(theirs) >= 8
-    assert engine.score(ours) == pytest.approx(theirs, rel=1e-4, abs=1e-4)
+    (scores,) = engine.score([ours])
+    assert {s.id: s.nll for s in scores} == pytest.approx(theirs, rel=1e-4, abs=1e-4)
 
 
 # --- forms of task files -----------------------------------------------------------------------------------------

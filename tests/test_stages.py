@@ -13,16 +13,16 @@ import pytest
 from conftest import SHARED, cli, write_jsonl
 
 from selfdistill.checks import load_check
-from selfdistill.config import DataSettings, DistillSettings, TaskSettings, TrainSettings, checked
+from selfdistill.config import DataSettings, DistillSettings, TaskSettings, TrainSettings, TransformersSettings, checked
 from selfdistill.data import read_examples
-from selfdistill.distill import distill
+from selfdistill.distill import distill as run_distill
+from selfdistill.engines.open import make_engine
 from selfdistill.errors import UserError
 from selfdistill.evaluate import adapter_digest, evaluate, regrade
 from selfdistill.microworld.world import items
 from selfdistill.models import load_model
 from selfdistill.progress import Progress
 from selfdistill.records import Candidate, Example, Prediction, Reason, Rewrite, Selected, dump, read_records
-from selfdistill.run import make_engine
 from selfdistill.select import choose, export, read_selected, select
 from selfdistill.tasks.load import Permissions, load_tasks
 from selfdistill.templates import Prompter
@@ -39,6 +39,12 @@ def two_turns(tmp_path):
     row = {"instruction": rows[1].prompt, "output": rows[1].terse, "history": [[rows[0].prompt, rows[0].terse]]}
     short = {"instruction": rows[2].prompt, "output": rows[2].terse}
     return read_examples(DataSettings(path=str(write_jsonl(tmp_path / "turns.jsonl", [row, short]))))
+
+
+def distill(examples, out, lm, engine, settings, seed=0):
+    prompter = Prompter.create(lm.tokenizer, settings.format, settings.template)
+    assert run_distill(examples, out, lm.digest, engine, prompter, settings, seed) == 0
+    return out
 
 
 # --- distill -----------------------------------------------------------------------------------------------------
@@ -59,11 +65,16 @@ def test_the_seed_lm_rewrites_in_its_own_words_and_its_rewrites_lie_closer_to_it
 def test_each_turn_is_rewritten_given_the_rewritten_turns_before_it(tmp_path, embedded, engine, two_turns, monkeypatch):
     asked = []
     original = engine.generate
-    monkeypatch.setattr(engine, "generate", lambda requests, s: asked.append(requests) or original(requests, s))
+
+    def generate(requests):
+        asked.append(list(requests))
+        return original(asked[-1])
+
+    monkeypatch.setattr(engine, "generate", generate)
     out = distill(two_turns, tmp_path / "r.jsonl", embedded, engine, DistillSettings(max_new_tokens=60))
     first, second = read_records(out, Rewrite)
     assert len(first.candidates[0].responses) == 2 and len(second.candidates[0].responses) == 1
-    later = embedded.tokenizer.decode(asked[1][0].prompt)
+    later = embedded.tokenizer.decode(asked[1][0].prompt.ids)
     assert first.candidates[0].turns[0] in later and two_turns[0].reference in later
     assert len(asked[1]) == 1
 
@@ -85,9 +96,9 @@ def test_a_row_longer_than_the_context_is_listed_and_keeps_its_reference(tmp_pat
     examples = read_examples(DataSettings(path=str(path)))
     out = distill(examples, tmp_path / "r.jsonl", embedded, engine, DistillSettings(max_new_tokens=8))
     rewrite = next(iter(read_records(out, Rewrite)))
-    assert rewrite.failure is Reason.TOO_LONG and "2048" in rewrite.note
+    assert rewrite.failure is Reason.REJECTED and "2048" in rewrite.note
     reasons = select(examples, out, tmp_path / "s.jsonl", None)
-    assert reasons[Reason.TOO_LONG] == 1 and sum(reasons.values()) == 2
+    assert reasons[Reason.REJECTED] == 1 and sum(reasons.values()) == 2
 
 
 @pytest.mark.parametrize("stage", ["distill", "evaluate"])
@@ -104,8 +115,8 @@ def test_kill_at_any_moment_then_the_same_command_ends_as_the_same_bytes(tmp_pat
             stage,
             "--model",
             "embedded",
-            "--batch-rows",
-            "6",
+            "--engine",
+            "name=transformers,rows=6",
             *map(str, arguments),
         ]
 
@@ -114,7 +125,8 @@ def test_kill_at_any_moment_then_the_same_command_ends_as_the_same_bytes(tmp_pat
     for folder in (whole, broken):
         folder.mkdir()
     assert subprocess.run(command(whole), capture_output=True).returncode == 0
-    partial, chance, kept = broken / f"{name}.partial", random.Random(), 0
+    growing = f"{name}.texts.partial" if stage == "distill" else f"{name}.partial"
+    partial, chance, kept = broken / growing, random.Random(), 0
     for _ in range(3):
         process = subprocess.Popen(command(broken), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         before = partial.read_bytes() if partial.exists() else b""
@@ -129,6 +141,7 @@ def test_kill_at_any_moment_then_the_same_command_ends_as_the_same_bytes(tmp_pat
     last = subprocess.run(command(broken), capture_output=True, text=True)
     assert last.returncode == 0, last.stderr
     assert kept > 0
+    assert sorted(f.name for f in whole.iterdir()) == sorted(f.name for f in broken.iterdir())
     for file in (name, f"{name}.meta.json"):
         assert (whole / file).read_bytes() == (broken / file).read_bytes()
 
@@ -137,7 +150,7 @@ def test_samples_give_unbiased_pass_at_k_beside_the_greedy_score(tmp_path, embed
     settings = TaskSettings(name="facts", path="micro:facts", limit=6, max_new_tokens=24, samples=10, temperature=1.5)
     tasks = load_tasks([settings], 0, Permissions(), Progress())
     prompter = Prompter.create(embedded.tokenizer, "chat", "using")
-    (result,) = evaluate(tasks, tmp_path / "e", embedded, engine, prompter)
+    (result,) = evaluate(tasks, tmp_path / "e", embedded.digest, engine, prompter)
     answers = list(read_records(tmp_path / "e" / "predictions.jsonl", Prediction))
     assert all(len(p.samples) == 10 for p in answers) and len({s.text for p in answers for s in p.samples}) > 10
     passed = [sum(s.passed for s in p.samples) for p in answers]
@@ -153,13 +166,13 @@ def test_a_harness_task_that_was_torn_is_measured_again(tmp_path, embedded, engi
     pytest.importorskip("lm_eval", reason="needs pip install 'selfdistill[paper]'")
     tasks = load_tasks([TaskSettings(name="q", path="lm-eval:micro_arc", limit=50)], 0, Permissions(), Progress())
     prompter = Prompter.create(embedded.tokenizer, "chat", "using")
-    whole = evaluate(tasks, tmp_path / "a", embedded, engine, prompter)
+    whole = evaluate(tasks, tmp_path / "a", embedded.digest, engine, prompter)
     lines = (tmp_path / "a" / "predictions.jsonl").read_bytes().splitlines(keepends=True)
     torn = tmp_path / "b"
     torn.mkdir()
     (torn / "predictions.jsonl.partial").write_bytes(b"".join(lines[:kept]))
     (torn / "predictions.jsonl.meta.json").write_bytes((tmp_path / "a" / "predictions.jsonl.meta.json").read_bytes())
-    assert evaluate(tasks, torn, embedded, engine, prompter) == whole
+    assert evaluate(tasks, torn, embedded.digest, engine, prompter) == whole
     assert (torn / "predictions.jsonl").read_bytes() == b"".join(lines) and whole[0].n == 50
 
 
@@ -286,7 +299,7 @@ def test_only_response_tokens_carry_loss_and_the_training_prompt_is_the_inferenc
             assert len(ids) == len(labels)
             assert all(x in (-100, i) for i, x in zip(ids, labels, strict=True))
         single = sequences(two_turns[1], two_turns[1].references, prompter)[0]
-        prompt = prompter.evaluate(two_turns[1].prompt)
+        prompt = list(prompter.evaluate(two_turns[1].prompt).ids)
         assert single[0][: len(prompt)] == prompt and single[1][: len(prompt)] == [-100] * len(prompt)
         assert single[1][-1] == prompter.end_id
 
@@ -305,7 +318,7 @@ def before_training(embedded):
 
     examples = micro(count=16)
     prompter = Prompter.create(embedded.tokenizer, "chat", "using")
-    ids = torch.tensor([prompter.train(examples[0].prompt)])
+    ids = torch.tensor([prompter.train(examples[0].prompt).ids])
     with torch.no_grad():
         return examples, {e.id: e.references for e in examples}, prompter, ids, embedded.model(ids).logits
 
@@ -416,5 +429,5 @@ def test_real_files_lose_no_row(tmp_path, name, check):
 
 def test_engine_for_the_foreign_model_ends_where_its_template_ends(foreign_folder):
     lm = load_model(str(foreign_folder))
-    engine = make_engine(lm, Prompter.create(lm.tokenizer, "chat", "using"), 4)
+    engine = make_engine(TransformersSettings(rows=4), lm, Prompter.create(lm.tokenizer, "chat", "using"))
     assert engine.end_ids == {2}

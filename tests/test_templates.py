@@ -43,8 +43,8 @@ def tokenizer(embedded):
     return embedded.tokenizer
 
 
-def text(tokenizer, ids):
-    return tokenizer.decode(ids)
+def text(tokenizer, prompt):
+    return tokenizer.decode(prompt.ids)
 
 
 def test_the_papers_texts_byte_for_byte(tokenizer):
@@ -81,7 +81,7 @@ def test_chat_makes_the_instruction_the_users_message(tokenizer):
 @pytest.mark.parametrize("trained", ["using", "refer", "math"])
 def test_a_task_is_asked_in_its_own_form_whatever_training_used(tokenizer, form, trained):
     prompter = Prompter.create(tokenizer, form, trained)
-    asked = tokenizer.decode(prompter.for_task("math").evaluate(TURNS))
+    asked = tokenizer.decode(prompter.for_task("math").evaluate(TURNS).ids)
     assert FIGURE_13 in asked and not asked.startswith(FIGURE_13)  # in the chat template, in both formats
     plain = prompter.for_task("using")
     assert plain.evaluate(TURNS) == plain.train(TURNS)
@@ -114,8 +114,8 @@ def test_responses_end_where_the_chat_template_ends_them(tokenizer, foreign_fold
     assert Prompter(tokenizer, "chat", USING).response("hi")[-1] == tokenizer.convert_tokens_to_ids("<|end|>")
     foreign = AutoTokenizer.from_pretrained(foreign_folder)
     assert Prompter(foreign, "chat", USING).response("hi")[-1] == foreign.convert_tokens_to_ids("</s>")
-    assert Prompter(foreign, "paper", USING).train(TURNS)[0] == foreign.bos_token_id
-    assert Prompter(foreign, "chat", USING).train(TURNS).count(foreign.bos_token_id) == 1
+    assert Prompter(foreign, "paper", USING).train(TURNS).ids[0] == foreign.bos_token_id
+    assert Prompter(foreign, "chat", USING).train(TURNS).ids.count(foreign.bos_token_id) == 1
 
 
 def test_a_model_without_chat_template_is_warned_about_and_gets_the_papers_format(foreign_folder):
@@ -126,7 +126,7 @@ def test_a_model_without_chat_template_is_warned_about_and_gets_the_papers_forma
     said: list[str] = []
     prompter = Prompter.create(bare, "chat", "using", said.append)
     assert prompter.format == "paper" and "chat template" in said[0]
-    assert "FIGURE" not in bare.decode(Prompter.create(bare, "paper", "math").distill(TURNS, REFERENCE))
+    assert "FIGURE" not in bare.decode(Prompter.create(bare, "paper", "math").distill(TURNS, REFERENCE).ids)
 
 
 def test_a_chat_template_that_refuses_is_one_line(foreign_folder):
@@ -146,9 +146,9 @@ def test_a_chat_template_that_refuses_is_one_line(foreign_folder):
 def test_a_template_of_the_users_own(tmp_path, tokenizer):
     path = tmp_path / "mine.txt"
     path.write_text("Say it better.\nQ: {instruction}\nA: {reference}\n")
-    ids = Prompter(tokenizer, "chat", load_template(str(path))).distill(TURNS, REFERENCE)
+    prompt = Prompter(tokenizer, "chat", load_template(str(path))).distill(TURNS, REFERENCE)
     assert (
-        text(tokenizer, ids) == "<|user|>Say it better.\nQ: INST {reference}\nA: REF {instruction}<|end|><|assistant|>"
+        text(tokenizer, prompt) == "<|user|>Say it better.\nQ: INST {reference}\nA: REF {instruction}<|end|><|assistant|>"
     )
     path.write_text("{instruction}")
     with pytest.raises(UserError, match=r"\{reference\}"):

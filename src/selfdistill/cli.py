@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,7 +31,9 @@ PromptFormat = Annotated[
 DataDir = Annotated[str | None, typer.Option("--data-dir", help="Folder with local copies of paper: datasets.")]
 JudgeUrl = Annotated[str | None, typer.Option("--judge-url", help="OpenAI-compatible endpoint of the judge LM.")]
 JudgeModel = Annotated[str | None, typer.Option("--judge-model", help="Name of the judge LM there.")]
-Batch = Annotated[int, typer.Option("--batch-rows", help="Rows generated together.", min=1)]
+EngineOption = Annotated[
+    str, typer.Option("--engine", help="transformers, vllm, openai or ray; with settings: name=openai,base_url=URL,...")
+]
 
 
 @app.command()
@@ -83,15 +86,12 @@ def distill(
     top_p: Annotated[float, typer.Option(help="Nucleus sampling.")] = 1.0,
     max_new_tokens: Annotated[int, typer.Option(help="Longest rewrite in tokens.")] = 512,
     seed: Seed = 0,
-    batch_rows: Batch = 64,
+    engine: EngineOption = "transformers",
 ) -> None:
     """Let the seed LM rewrite every reference response."""
     from selfdistill.config import DistillSettings, checked
     from selfdistill.distill import distill as run_distill
-    from selfdistill.models import load_model
-    from selfdistill.run import make_engine
     from selfdistill.store import write_records
-    from selfdistill.templates import Prompter
 
     values = {
         "template": template, "format": prompt_format, "candidates": candidates, "temperature": temperature,
@@ -100,13 +100,15 @@ def distill(
     settings = checked(DistillSettings, values, "distill")
     examples = _examples(data, data_format, columns, split, sample, seed, data_dir)
     progress = _progress()
-    seed_lm = load_model(model)
-    prompter = Prompter.create(seed_lm.tokenizer, settings.format, settings.template)
-    engine = make_engine(seed_lm, prompter, batch_rows)
-    run_distill(examples, out, seed_lm, engine, settings, seed, batch_rows, progress)
+    digest, prompter, made = _engine(engine, model, settings.format, settings.template, progress)
+    with closing(made):
+        errors = run_distill(examples, out, digest, made, prompter, settings, seed, progress)
     listed = out.with_name(f"{out.stem}.examples.jsonl")
     write_records(listed, examples)
     progress.note(f"{len(examples)} rows in {out}; what they were made from, with ids, in {listed}")
+    if errors:
+        progress.warn(f"the engine failed on {errors} rows (their notes say why); the same command tries them again")
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -228,7 +230,7 @@ def evaluate(
     template: Template = "using",
     prompt_format: PromptFormat = "chat",
     seed: Seed = 0,
-    batch_rows: Batch = 64,
+    engine: EngineOption = "transformers",
     data_dir: DataDir = None,
     judge_url: JudgeUrl = None,
     judge_model: JudgeModel = None,
@@ -238,11 +240,8 @@ def evaluate(
     from selfdistill import evaluate as stage
     from selfdistill.config import TaskSettings, checked
     from selfdistill.errors import UserError
-    from selfdistill.models import load_model
     from selfdistill.report import score_cell
-    from selfdistill.run import make_engine
     from selfdistill.tasks.load import Permissions, load_tasks
-    from selfdistill.templates import Prompter
 
     progress = _progress()
     permissions = Permissions(allow_code, _judge(judge_url, judge_model), data_dir)
@@ -254,11 +253,9 @@ def evaluate(
         settings = [checked(TaskSettings, t, "--task") for t in _tasks(task)]
         tasks = load_tasks(settings, seed, permissions, progress)
         digest = stage.adapter_digest(adapter)
-        seed_lm = load_model(model)
-        prompter = Prompter.create(seed_lm.tokenizer, prompt_format, template, progress.warn)  # type: ignore[arg-type]
-        engine = make_engine(seed_lm, prompter, batch_rows)
-        with engine.adapter(adapter):
-            results = stage.evaluate(tasks, out, seed_lm, engine, prompter, digest, batch_rows, "evaluate", progress)
+        name, prompter, made = _engine(engine, model, prompt_format, template, progress)
+        with closing(made), made.adapter(adapter):
+            results = stage.evaluate(tasks, out, name, made, prompter, digest, "evaluate", progress)
     for r in results:
         _console().print(f"{r.task:<24} n = {r.n:<6} {score_cell(r.model_dump())}", highlight=False)
 
@@ -390,6 +387,29 @@ def _examples(
 
     values = {"path": data, "format": data_format, "columns": _columns(columns), "split": split, "sample": sample}
     return read_examples(checked(DataSettings, values, "data"), seed=seed, data_dir=data_dir)
+
+
+def _engine(text: str, model: str, prompt_format: str, template: str, progress: Any) -> tuple[str, Any, Any]:
+    """--engine as (digest of the seed LM, prompter, engine). Behind an endpoint the model may be anywhere: it is known
+    by its name."""
+    from selfdistill.config import ENGINES, OpenAISettings, TransformersSettings, checked
+    from selfdistill.engines.open import make_engine, open_endpoint
+    from selfdistill.errors import UserError
+    from selfdistill.models import load_model
+    from selfdistill.templates import Prompter
+
+    values = _pairs(_split_task(text), "=", "--engine") if "=" in text else {"name": text}
+    name = values.setdefault("name", "transformers")
+    if name not in ENGINES:
+        raise UserError(f"--engine {name}: expected one of {', '.join(ENGINES)}.")
+    if name == "openai":
+        settings = checked(OpenAISettings, {"model": model, **values}, "--engine")
+        asker = Prompter.create(None, prompt_format, template)  # type: ignore[arg-type]
+        return settings.model, asker, open_endpoint(settings)
+    chosen = checked(ENGINES[name], values, "--engine")
+    seed_lm = load_model(model, chosen.dtype if isinstance(chosen, TransformersSettings) else "auto")
+    prompter = Prompter.create(seed_lm.tokenizer, prompt_format, template, progress.warn)  # type: ignore[arg-type]
+    return seed_lm.digest, prompter, make_engine(chosen, seed_lm, prompter)
 
 
 def _judge(url: str | None, model: str | None) -> Any:

@@ -45,7 +45,8 @@ class DataSettings(Settings):
 
 
 class DistillSettings(Settings):
-    """How the seed LM rewrites (Section 3.2). Greedy by default."""
+    """How the seed LM rewrites (Section 3.2). Greedy by default. A rewrite ends before the first of the `stop` strings,
+    for models that do not end on their own."""
 
     template: str = "using"
     format: Literal["chat", "paper"] = "chat"
@@ -53,6 +54,7 @@ class DistillSettings(Settings):
     temperature: Annotated[float, Field(ge=0)] = 0.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_new_tokens: Annotated[int, Field(ge=1)] = 512
+    stop: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _candidates_need_sampling(self) -> DistillSettings:
@@ -132,26 +134,24 @@ class TaskSettings(Settings):
     role: Literal["target", "retained"] = "retained"
     template: str | None = None
     max_new_tokens: Annotated[int, Field(ge=1)] = 512
+    stop: tuple[str, ...] = ()
     samples: Annotated[int, Field(ge=0)] = 0
     temperature: Annotated[float, Field(gt=0)] = 0.8
 
 
-class JudgeSettings(Settings):
-    """The judge LM behind an OpenAI-compatible endpoint: where it is and how it is asked.
+class EndpointSettings(Settings):
+    """An OpenAI-compatible endpoint: where it is and how it is asked.
 
-    `base_url` ends where the API begins, usually in /v1. `api_key_env` names the environment variable that holds the
-    key; a server on this machine needs none. `max_tokens` is for one reply and must hold a thinking model's thoughts,
-    too; `max_tokens_name` is what the endpoint calls it (OpenAI's own newer models want "max_completion_tokens").
-    `timeout` is in seconds, for one try; `max_retries` further tries follow a passing fault; `concurrency` pairs are
-    asked at a time.
+    `base_url` ends where the API begins, usually in /v1; `model` is the model's name there. `api_key_env` names the
+    environment variable that holds the key; a server on this machine needs none. `max_tokens_name` is what the endpoint
+    calls the limit of a reply (OpenAI's own newer models want "max_completion_tokens"). `timeout` is in seconds, for
+    one try; `max_retries` further tries follow a passing fault; `concurrency` requests are in flight at a time.
     """
 
     base_url: Annotated[str, Field(pattern=r"^https?://[^/\s]+\S*$")]
     model: Annotated[str, Field(min_length=1)]
     api_key_env: Annotated[str, Field(min_length=1)] = "OPENAI_API_KEY"
-    max_tokens: Annotated[int, Field(ge=1)] = 512
     max_tokens_name: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    temperature: Annotated[float, Field(ge=0)] = 0.0
     timeout: Annotated[float, Field(gt=0)] = 120.0
     max_retries: Annotated[int, Field(ge=0)] = 5
     concurrency: Annotated[int, Field(ge=1)] = 8
@@ -166,6 +166,68 @@ class JudgeSettings(Settings):
         except ValueError:
             raise ValueError(f"{url!r} is no address; expected http://HOST[:PORT]/v1") from None
         return url
+
+
+class JudgeSettings(EndpointSettings):
+    """The judge LM of AlpacaEval. `max_tokens` is for one reply and must hold a thinking model's thoughts, too."""
+
+    max_tokens: Annotated[int, Field(ge=1)] = 512
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+
+
+class TransformersSettings(Settings):
+    """The default engine, in this process. `rows` caps how many rows are generated together; without it, 128 on a CPU
+    and 256 on an accelerator, and fewer where memory is short. `dtype` of the weights; "auto" takes bf16 where the
+    device has units for it, else fp32."""
+
+    name: Literal["transformers"] = "transformers"
+    rows: Annotated[int, Field(ge=1)] | None = None
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
+class VllmSettings(Settings):
+    """vLLM in this process, with the settings it calls by the same names. `speculate` turns on its n-gram speculation
+    from the prompt."""
+
+    name: Literal["vllm"] = "vllm"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    tensor_parallel_size: Annotated[int, Field(ge=1)] = 1
+    max_num_seqs: Annotated[int, Field(ge=1)] = 256
+    speculate: bool = False
+
+
+class OpenAISettings(EndpointSettings):
+    """The seed LM behind an endpoint that serves it."""
+
+    name: Literal["openai"] = "openai"
+    concurrency: Annotated[int, Field(ge=1)] = 32
+
+
+class RaySettings(Settings):
+    """Workers of a Ray cluster, each with a local engine of its own. `address` as `ray.init` takes it: None starts or
+    finds a cluster on this machine, "auto" asks for a running one. `cpus` and `gpus` are what one worker holds."""
+
+    name: Literal["ray"] = "ray"
+    workers: Annotated[int, Field(ge=1)] = 2
+    local: Annotated[TransformersSettings | VllmSettings, Field(discriminator="name")] = TransformersSettings()
+    address: str | None = None
+    cpus: Annotated[float, Field(gt=0)] = 1
+    gpus: Annotated[float, Field(ge=0)] = 0
+
+    @field_validator("local", mode="before")
+    @classmethod
+    def _local_by_name(cls, local: Any) -> Any:
+        return {"name": local} if isinstance(local, str) else local
+
+
+EngineSettings = TransformersSettings | VllmSettings | OpenAISettings | RaySettings
+ENGINES: dict[str, type[EngineSettings]] = {
+    "transformers": TransformersSettings,
+    "vllm": VllmSettings,
+    "openai": OpenAISettings,
+    "ray": RaySettings,
+}
 
 
 _RUN_FILES = ("", "examples", "rewrites", "selected", "recipe", "run", "report", "samples", "seed", "vanilla", "sdft")
@@ -183,8 +245,26 @@ class Recipe(Settings):
     judge: JudgeSettings | None = None
     data_dir: str | None = None
     seed: Annotated[int, Field(ge=0)] = 0
-    batch_rows: Annotated[int, Field(ge=1)] = 64
+    engine: Annotated[EngineSettings, Field(discriminator="name")] = TransformersSettings()
     allow_code_execution: bool = False
+
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _engine_by_name(cls, engine: Any) -> Any:
+        """`engine = "ray"` stands for its defaults, a table without a name for the default engine."""
+        if isinstance(engine, str):
+            return {"name": engine}
+        return {"name": "transformers", **engine} if isinstance(engine, dict) else engine
+
+    @model_validator(mode="after")
+    def _harness_needs_the_model_here(self) -> Recipe:
+        names = [t.name for t in self.tasks if t.path.startswith("lm-eval:")]
+        if names and self.engine.name in ("vllm", "ray"):
+            raise ValueError(
+                f'task {names[0]}: lm-evaluation-harness runs with engine = "transformers" only; take that, or leave '
+                "the task out"
+            )
+        return self
 
     @field_validator("select")
     @classmethod
@@ -261,6 +341,7 @@ def _valid_keys(kind: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
         "train": TrainSettings,
         "tasks": TaskSettings,
         "judge": JudgeSettings,
+        **ENGINES,
     }
     for part in loc:
         kind = tables.get(str(part), kind)

@@ -2,34 +2,62 @@
 
 In:  JSON, JSONL, CSV or Parquet (gzip allowed), a hub name, `paper:NAME`, or `micro:ABILITY`; in Alpaca,
      prompt/completion, chat messages, named columns, or our own examples.jsonl.
-Out: `Example`s with an id made from their content; a row that repeats gets a suffix.
+Out: `Example`s with an id made from their content; a row that repeats gets a suffix. They come as a stream: memory
+     holds their ids, not their texts.
 
 Bad rows stop the reading with one line that names the file, the line, the column and what was expected.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
 import itertools
 import json
 import random
-import zlib
 from collections.abc import Callable, Iterator
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from selfdistill.config import DataSettings
 from selfdistill.errors import UserError
 from selfdistill.progress import Progress
-from selfdistill.records import Example, Turn, content_id
-from selfdistill.sources import FILES, Row, local_copies, locate
+from selfdistill.records import Example, Turn, content_id, parse
+from selfdistill.rows import rows
+from selfdistill.sources import Row, locate
 
 PAIRS = (("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("instruction", "response"))
 """Column pairs that are understood without being named."""
 
+_OWN = {"id", "prompt", "reference", "task"}
 COLUMN_ROLES = ("prompt", "response", "system", "history", "tests", "contains")
+
+
+def stream_examples(
+    settings: DataSettings,
+    task: str = "data",
+    seed: int = 0,
+    need_response: bool = True,
+    limit: int | None = None,
+    data_dir: str | None = None,
+) -> Iterator[Example]:
+    """The examples of a dataset, or `settings.sample` of them drawn at random with `seed`, in the order of the file.
+
+    `need_response=False` lets rows pass that have no reference, for checks that need none. `data_dir` holds local
+    copies of the datasets that are named `paper:NAME`. Only the first `limit` rows count.
+    Raises UserError for anything that cannot be read, and for a dataset without rows, when it comes to it.
+    """
+    if settings.path.startswith("micro:"):
+        return _some(islice(_micro(settings, task, seed), limit), settings.path)
+    adapt: Callable[[Row], Row | None] = dict
+    if settings.path.startswith("paper:"):
+        settings, source = locate(settings, data_dir)
+        settings = settings.model_copy(update={"sample": settings.sample or source.sample})
+        adapt = source.adapt
+
+    def whole() -> Iterator[Example]:
+        return islice(_numbered(_convert(settings, task, need_response, adapt)), limit)
+
+    stream = whole() if settings.sample is None else _drawn(whole, settings.sample, seed)
+    return _some(stream, settings.path)
 
 
 def read_examples(
@@ -40,36 +68,41 @@ def read_examples(
     limit: int | None = None,
     data_dir: str | None = None,
 ) -> list[Example]:
-    """All examples of a dataset, or `settings.sample` of them drawn at random with `seed`, in the order of the file.
+    """All examples that `stream_examples` gives."""
+    return list(stream_examples(settings, task, seed, need_response, limit, data_dir))
 
-    `need_response=False` lets rows pass that have no reference, for checks that need none. `data_dir` holds local
-    copies of the datasets that are named `paper:NAME`.
-    Raises UserError for anything that cannot be read, and for a dataset without rows.
-    """
-    if settings.path.startswith("micro:"):
-        stream = _micro(settings, task, seed)
-    else:
-        adapt: Callable[[Row], Row | None] = dict
-        if settings.path.startswith("paper:"):
-            settings, source = locate(settings, data_dir)
-            settings = settings.model_copy(update={"sample": settings.sample or source.sample})
-            adapt = source.adapt
-        stream = _numbered(_convert(settings, task, need_response, adapt))
-    examples = list(islice(stream, limit))
-    if not examples:
-        raise UserError(f"{settings.path}: no rows. Expected at least one.")
-    if settings.sample is not None and settings.sample < len(examples):
-        chosen = sorted(random.Random(seed).sample(range(len(examples)), settings.sample))
-        examples = [examples[i] for i in chosen]
-    return examples
+
+def _some(stream: Iterator[Example], path: str) -> Iterator[Example]:
+    """The stream, if there is anything in it."""
+    first = next(stream, None)
+    if first is None:
+        raise UserError(f"{path}: no rows. Expected at least one.")
+    yield first
+    yield from stream
+
+
+def _drawn(whole: Callable[[], Iterator[Example]], count: int, seed: int) -> Iterator[Example]:
+    """`count` rows drawn at random, in their order. Two passes: one counts (and finds bad rows), one takes."""
+    there = sum(1 for _ in whole())
+    chosen = range(there) if count >= there else sorted(random.Random(seed).sample(range(there), count))
+    again = enumerate(whole())
+    for wanted in chosen:  # not to the end of the stream, which would warn a second time
+        yield next(example for number, example in again if number == wanted)
 
 
 def _numbered(stream: Iterator[Example]) -> Iterator[Example]:
     """Give repeated rows a suffix, so that every id occurs once."""
-    seen: dict[str, int] = {}
+    seen: set[str] = set()
+    times: dict[str, int] = {}  # of those that repeat
     for example in stream:
-        count = seen[example.id] = seen.get(example.id, 0) + 1
-        yield example if count == 1 else example.model_copy(update={"id": f"{example.id}-{count}"})
+        if example.id in seen:
+            count = times.get(example.id, 1) + 1
+            while f"{example.id}-{count}" in seen:  # by a row that came with it
+                count += 1
+            times[example.id] = count
+            example = example.model_copy(update={"id": f"{example.id}-{count}"})
+        seen.add(example.id)
+        yield example
 
 
 def _micro(settings: DataSettings, task: str, seed: int) -> Iterator[Example]:
@@ -96,120 +129,6 @@ def _micro(settings: DataSettings, task: str, seed: int) -> Iterator[Example]:
         yield Example(id=content_id(prompt, reference), prompt=prompt, reference=reference, task=task, meta=meta)
 
 
-# --- files to rows -----------------------------------------------------------------------------------------------
-
-
-def _rows(settings: DataSettings) -> Iterator[tuple[str, Row]]:
-    """("file, line k", row) for every row. Streams everything but a JSON array."""
-    path = Path(settings.path)
-    if not path.exists():
-        yield from _hub_rows(settings)
-        return
-    if path.is_dir():
-        raise UserError(f"{path}: a folder; expected a JSON, JSONL, CSV or Parquet file.")
-    if path.stat().st_size == 0:
-        raise UserError(f"{path}: empty file. Expected rows.")
-    suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
-    if suffix == ".parquet":
-        yield from _parquet_rows(path)
-    elif suffix in (".csv", ".tsv"):
-        yield from _csv_rows(path, "\t" if suffix == ".tsv" else ",")
-    elif suffix in (".json", ".jsonl", ".ndjson"):
-        yield from _json_rows(path)
-    else:
-        raise UserError(f"{path}: unknown kind of file. Expected .json, .jsonl, .csv, .tsv or .parquet.")
-
-
-def _open_text(path: Path) -> Any:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return path.open(encoding="utf-8-sig", newline="")
-
-
-def _json_rows(path: Path) -> Iterator[tuple[str, Row]]:
-    """A .json file may hold one array or, as many do, JSON lines; the other endings are JSON lines."""
-    number, array = 0, False
-    try:
-        with _open_text(path) as file:
-            if ".json" in path.suffixes:
-                array = file.read(4096).lstrip().startswith("[")
-                file.seek(0)
-            if array:
-                for number, row in enumerate(json.load(file), 1):
-                    yield _object(row, f"{path}, row {number}")
-                return
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _object(json.loads(line), f"{path}, line {number}")
-    except json.JSONDecodeError as error:
-        line = error.lineno if array else number
-        raise UserError(f"{path}, line {line}: broken JSON ({error.msg}, column {error.colno}).") from None
-    except (UnicodeDecodeError, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise UserError(f"{path}, after line {number}: not UTF-8 text ({error}). Convert the file to UTF-8.") from None
-    except (RecursionError, ValueError) as error:
-        raise UserError(f"{path}, line {number or 1}: JSON that cannot be read ({str(error)[:80]}).") from None
-
-
-def _object(row: Any, where: str) -> tuple[str, Row]:
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: expected an object with named columns, got {type(row).__name__}.")
-    return where, row
-
-
-def _csv_rows(path: Path, delimiter: str) -> Iterator[tuple[str, Row]]:
-    reader: Any = None
-    try:
-        csv.field_size_limit(1 << 30)
-        with _open_text(path) as file:
-            reader = csv.DictReader(file, delimiter=delimiter, strict=True)
-            for row in reader:
-                where = f"{path}, line {reader.line_num}"
-                if None in row or None in row.values():
-                    raise UserError(f"{where}: expected {len(reader.fieldnames or ())} columns as in the header.")
-                yield where, row
-    except (csv.Error, UnicodeDecodeError, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise UserError(f"{path}, line {reader.line_num if reader else 1}: broken CSV ({error}).") from None
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[str, Row]]:
-    import pyarrow
-    from pyarrow import parquet
-
-    number = 0
-    try:
-        for batch in parquet.ParquetFile(path).iter_batches():
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{path}, row {number}", row
-    except pyarrow.ArrowException as error:
-        raise UserError(f"{path}: broken Parquet file ({str(error).splitlines()[0]}).") from None
-
-
-def _hub_rows(settings: DataSettings) -> Iterator[tuple[str, Row]]:
-    name = settings.path
-    files = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".gz")
-    if name.startswith((".", "/", "~")) or (Path(name).suffix in files and not name.startswith(FILES)):
-        raise UserError(f"{name}: no such file.")
-    import os
-
-    offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes")
-    import datasets
-
-    datasets.disable_progress_bars()
-    where: dict[str, Any] = {"path": name, "name": settings.config, "revision": settings.revision}
-    if name.startswith(FILES):
-        where = {"path": "csv" if name.endswith(".csv") else "json", "data_files": name}
-    try:
-        dataset = datasets.load_dataset(**where, split=settings.split, streaming=not offline)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"{name}: no such file, and no dataset of that name could be loaded from the hub"
-            f"{' (HF_HUB_OFFLINE is set)' if offline else ''}: {str(error).splitlines()[0][:200]}{local_copies(name)}"
-        ) from None
-    for number, row in enumerate(dataset, 1):
-        yield f"{name}, row {number}", dict(row)
-
-
 # --- rows to examples --------------------------------------------------------------------------------------------
 
 
@@ -222,11 +141,11 @@ def _convert(
     reader: Callable[..., Example] | None = None
     names: dict[str, str] = {}
     left_out = 0
-    for where, row in _rows(settings):
-        if {"id", "prompt", "reference", "task"} <= set(row) and isinstance(row["prompt"], list):  # examples.jsonl
-            from selfdistill.records import parse
-
-            yield parse(json.dumps(row).encode(), Example, where)
+    for where, row in rows(settings):
+        if row.keys() >= _OWN and isinstance(row["prompt"], list):  # examples.jsonl
+            if row.get("meta"):
+                _whole(json.dumps(row["meta"], ensure_ascii=False, default=str), where)
+            yield parse(row, Example, where)
             continue
         adapted = _adapted(adapt, row, where)
         if adapted is None:

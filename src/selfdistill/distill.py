@@ -1,172 +1,251 @@
 """Distill: the seed LM rewrites every reference response, guided by it (Section 3.2, Equation 3).
 
-In:  examples, a seed LM, a template.
+In:  examples, an engine with the seed LM, a template.
 Out: rewrites.jsonl, one `Rewrite` per example: candidates with finish reason, length and seed NLL, and the seed NLL of
      the reference. A row that cannot be rewritten carries the reason.
 
     selfdistill distill --model M --data train.jsonl --out rewrites.jsonl
 
-Work is planned in fixed batches from the longest prompt down and committed batch by batch, so a killed run goes on
-where it was, and its final file is the same bytes as that of an undisturbed one.
+Texts are written down as they come (`NAME.texts`), in any order; scoring goes over them afterwards in fixed batches. So
+a killed run goes on where it was, whatever the engine, and its final file is the same bytes as an undisturbed one's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from selfdistill.config import DistillSettings
-from selfdistill.engines import Engine, Request, Sampling, Scoring
-from selfdistill.models import SeedLM
+from selfdistill.engines import Completion, Engine, Request, Sampling, Scoring
 from selfdistill.progress import Progress
-from selfdistill.records import Candidate, Example, Reason, Rewrite
-from selfdistill.store import Journal, digest_of
+from selfdistill.records import Candidate, Example, Reason, Record, Rewrite
+from selfdistill.store import Journal, digest_of, discard
 from selfdistill.templates import Prompter
+
+COMMIT_SECONDS = 0.5
+"""Completions are written down at least this often."""
+BATCH = 64
+"""Rows that are scored together."""
+
+
+class Text(Record):
+    """One generated turn of one candidate; its id is EXAMPLE/TURN/CANDIDATE."""
+
+    text: str
+    finish_reason: Literal["stop", "length", "rejected", "error"]
+    tokens: int | None = None
+    error: str | None = None
 
 
 def distill(
-    examples: Sequence[Example],
+    examples: Collection[Example],
     out: Path,
-    seed_lm: SeedLM,
+    model: str,
     engine: Engine,
+    prompter: Prompter,
     settings: DistillSettings,
     seed: int = 0,
-    batch_rows: int = 64,
     progress: Progress | None = None,
-) -> Path:
-    """Write `out`. Raises UserError if `out` holds a run with other settings."""
+) -> int:
+    """Write `out`; `model` is the seed LM's digest. Returns how many rows failed for a reason that may pass; calling
+    again tries these again. Raises UserError if `out` holds a run with other settings."""
     progress = progress or Progress()
-    prompter = Prompter.create(seed_lm.tokenizer, settings.format, settings.template, progress.warn)
     identity = {
         "stage": "distill",
-        "model": seed_lm.digest,
-        "dtype": seed_lm.dtype,
+        "model": model,
+        "engine": engine.describe(),
         "data": ids_digest(examples),
-        "settings": settings.model_dump(),
+        "settings": settings.model_dump(mode="json"),
         "template": [prompter.template.intro, prompter.template.turn],
         "seed": seed,
-        "batch_rows": batch_rows,
     }
-    with Journal(out, Rewrite, identity) as journal:
-        if not journal.finished:
-            with progress.bar("distill", len(examples)) as advance:
-                for batch in _plan(examples, max(1, batch_rows // settings.candidates)):
-                    if not all(e.id in journal.done for e in batch):
-                        journal.append(_rewrite(batch, engine, prompter, settings, seed, digest_of(identity)))
-                    advance(len(batch))
-            journal.finish([e.id for e in examples])
-    return out
+    with Journal(out, Rewrite, identity, again=lambda r: r.failure is Reason.ERROR) as rewrites:
+        heap = out.with_name(f"{out.name}.texts")
+        errors = 0
+        if not rewrites.finished:
+            with Journal(heap, Text, identity, again=lambda t: t.finish_reason == "error") as texts:
+                _generate(examples, texts, engine, prompter, settings, seed, progress)
+                errors = _score(examples, texts, rewrites, engine, prompter, settings, digest_of(identity), progress)
+            rewrites.finish(e.id for e in examples)
+        if not errors:
+            discard(heap)
+    return errors
 
 
-def ids_digest(examples: Sequence[Example]) -> str:
+def ids_digest(examples: Iterable[Example]) -> str:
     """What identifies the data: a hash over all ids. The ids themselves are hashes of the content."""
     return digest_of([e.id for e in examples])
 
 
-def _plan(examples: Sequence[Example], rows: int) -> list[list[Example]]:
-    """Batches of rows of like length, the longest first: memory runs out at once or never."""
-    lengths = {e.id: sum(len(t["content"]) for t in e.prompt) + 2 * len(e.reference) for e in examples}
-    ordered = sorted(examples, key=lambda e: (-lengths[e.id], e.id))
-    return [ordered[i : i + rows] for i in range(0, len(ordered), rows)]
+# --- texts -------------------------------------------------------------------------------------------------------
 
 
-def _rewrite(
-    batch: Sequence[Example], engine: Engine, prompter: Prompter, settings: DistillSettings, seed: int, digest: str
-) -> list[Rewrite]:
-    """Rewrite one batch. In a multi-turn row, turn k is rewritten given the rewritten turns before it; each candidate
-    is a chain of its own."""
-    sampling = Sampling(settings.max_new_tokens, settings.temperature, settings.top_p, seed)
-    errors: dict[str, str] = {}
-    chains: dict[tuple[str, int], list[Any]] = {(e.id, c): [] for e in batch for c in range(settings.candidates)}
-    for turn in range(max(len(e.references) for e in batch)):
-        requests: dict[str, tuple[str, int]] = {}
-        prompts: list[Request] = []
-        for example in batch:
-            if turn >= len(example.references) or example.id in errors:
-                continue
-            for c in range(settings.candidates):
-                chain = chains[example.id, c]
-                before = tuple(done.text for done in chain)
-                if any(done.finish_reason == "length" or not done.text for done in chain):
-                    continue  # an earlier turn failed: the row falls back to its original anyway
-                ids = prompter.distill(example.up_to(before), example.references[turn])
-                if len(ids) >= engine.context:
-                    errors[example.id] = f"the prompt has {len(ids)} tokens, the model's context is {engine.context}"
-                    break
-                key = f"{example.id}/{turn}/{c}"
-                requests[key] = (example.id, c)
-                prompts.append(Request(key, ids))
-        for completion in engine.generate([p for p in prompts if requests[p.id][0] not in errors], sampling):
-            chains[requests[completion.id]].append(completion)
-    return _with_nll(batch, chains, errors, engine, prompter, settings.candidates, digest)
-
-
-def _with_nll(
-    batch: Sequence[Example],
-    chains: dict[tuple[str, int], list[Any]],
-    errors: dict[str, str],
+def _generate(
+    examples: Collection[Example],
+    texts: Journal[Text],
     engine: Engine,
     prompter: Prompter,
-    candidates: int,
+    settings: DistillSettings,
+    seed: int,
+    progress: Progress,
+) -> None:
+    """Turn by turn over all rows: in a multi-turn row, turn k is rewritten given the rewritten turns before it. Each
+    candidate is a chain of its own."""
+    sampling = Sampling(settings.max_new_tokens, settings.temperature, settings.top_p, seed, settings.stop)
+    for turn in range(max(len(e.references) for e in examples)):
+        wanted = sum(len(e.references) > turn for e in examples) * settings.candidates
+        name = "distill" if turn == 0 else f"distill turn {turn + 1}"
+        with progress.bar(name, wanted) as advance:
+
+            def requests(turn: int = turn, advance: Callable[[int], None] = advance) -> Iterator[Request]:
+                for example in examples:
+                    for c in range(settings.candidates if turn < len(example.references) else 0):
+                        if f"{example.id}/{turn}/{c}" in texts.done:
+                            advance(1)
+                        elif (before := _before(example, turn, c, texts)) is not None:
+                            prompt = prompter.distill(example.up_to(before), example.references[turn])
+                            yield Request(f"{example.id}/{turn}/{c}", prompt, sampling)
+
+            pending: list[Text] = []
+            last = time.monotonic()
+            try:
+                for completion in engine.generate(requests()):
+                    pending.append(_text(completion))
+                    advance(1)
+                    if time.monotonic() - last > COMMIT_SECONDS:
+                        texts.append(pending)
+                        pending, last = [], time.monotonic()
+            finally:  # an engine that gives up has still answered these
+                texts.append(pending)
+
+
+def _text(completion: Completion) -> Text:
+    return Text(
+        id=completion.id,
+        text=completion.text,
+        finish_reason=completion.finish_reason,
+        tokens=completion.tokens,
+        error=completion.error,
+    )
+
+
+def _before(example: Example, turn: int, candidate: int, texts: Journal[Text]) -> tuple[str, ...] | None:
+    """The rewritten turns before this one; None where one of them failed: the row falls back to its original anyway."""
+    chain = _chain(example, candidate, texts, turn)
+    whole = len(chain) == turn and all(t.text and t.finish_reason == "stop" for t in chain)
+    return tuple(t.text for t in chain) if whole else None
+
+
+def _chain(example: Example, candidate: int, texts: Journal[Text], turns: int) -> list[Text]:
+    keys = (f"{example.id}/{turn}/{candidate}" for turn in range(turns))
+    return [texts.read(key) for key in keys if key in texts.done]
+
+
+# --- scores and records ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Scored:
+    """A row whose scores are on their way. `turns`: the references, then every candidate's turns; `lengths`: response
+    tokens by scoring id, EXAMPLE/INDEX/TURN with an index into `turns`."""
+
+    example: Example
+    chains: list[list[Text]]
+    turns: list[tuple[str, ...]]
+    lengths: dict[str, int]
+
+    def nll(self, index: int, sums: Mapping[str, float | None]) -> float | None:
+        """Mean negative log-likelihood in nats per response token, end tokens included; None where it is unknown."""
+        keys = [f"{self.example.id}/{index}/{k}" for k in range(len(self.turns[index]))]
+        found = [sums.get(key) for key in keys]
+        tokens = sum(self.lengths.get(key, 0) for key in keys)
+        return round(sum(x for x in found if x is not None) / tokens, 4) if tokens and None not in found else None
+
+
+def _score(
+    examples: Collection[Example],
+    texts: Journal[Text],
+    rewrites: Journal[Rewrite],
+    engine: Engine,
+    prompter: Prompter,
+    settings: DistillSettings,
     digest: str,
-) -> list[Rewrite]:
-    """Score references and candidates under the seed LM, prompted as in training, and build the records."""
-    made: dict[str, list[tuple[str, ...]]] = {}
-    for example in batch:
-        rows = [] if example.id in errors else [chains[example.id, c] for c in range(candidates)]
-        made[example.id] = [tuple(done.text for done in chain) for chain in rows]
-    texts = {e.id: [e.references, *made[e.id]] for e in batch}
-    nll = mean_nll({f"{e.id}/{i}": (e, t) for e in batch for i, t in enumerate(texts[e.id])}, engine, prompter)
-    records = []
-    for example in batch:
-        found = []
-        for c, responses in enumerate(made[example.id]):
-            chain = chains[example.id, c]
-            whole = len(chain) == len(example.references)
-            found.append(
-                Candidate(
-                    text=responses[-1] if whole else "",
-                    turns=responses[:-1] if whole else responses,
-                    finish_reason=(
-                        "length" if any(x.finish_reason == "length" for x in chain) else "stop" if chain else None
-                    ),
-                    tokens=sum(x.tokens for x in chain),
-                    seed_nll=nll.get(f"{example.id}/{c + 1}") if whole else None,
-                )
-            )
-        records.append(
-            Rewrite(
-                id=example.id,
-                candidates=tuple(found),
-                reference_nll=nll.get(f"{example.id}/0"),
-                failure=Reason.TOO_LONG if example.id in errors else None,
-                note=errors.get(example.id),
-                digest=digest,
-            )
+    progress: Progress,
+) -> int:
+    """Score references and candidates under the seed LM, prompted as in training, and write the records. Returns how
+    many rows have an error."""
+    waiting: dict[str, _Scored] = {}
+    errors = 0
+    with progress.bar("score", len(examples)) as advance:
+
+        def batches() -> Iterator[list[Scoring]]:
+            for batch in _batches(examples):
+                if all(e.id in rewrites.done for e in batch):
+                    advance(len(batch))
+                    continue
+                scorings: list[Scoring] = []
+                for e in batch:
+                    chains = [_chain(e, c, texts, len(e.references)) for c in range(settings.candidates)]
+                    turns = [e.references, *(tuple(t.text for t in chain) for chain in chains)]
+                    asked = _scorings(e, turns, prompter)
+                    waiting[e.id] = _Scored(e, chains, turns, {s.id: len(s.response) for s in asked})
+                    scorings += asked
+                yield scorings
+
+        for scores in engine.score(batches()):
+            sums = {score.id: score.nll for score in scores}
+            ids = dict.fromkeys(key.rsplit("/", 2)[0] for key in sums)
+            made = [_rewrite(waiting.pop(key), sums, digest) for key in ids]
+            errors += sum(r.failure is Reason.ERROR for r in made)
+            rewrites.append([r for r in made if r.id not in rewrites.done])
+            advance(len(made))
+    return errors
+
+
+def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    """Fixed batches of rows of like length, in one pass over the rows."""
+    stream = iter(examples)
+    while window := list(islice(stream, 16 * BATCH)):
+        window.sort(key=lambda e: (-sum(map(len, e.references)), e.id))
+        yield from (window[i : i + BATCH] for i in range(0, len(window), BATCH))
+
+
+def _scorings(example: Example, turns: Sequence[tuple[str, ...]], prompter: Prompter) -> list[Scoring]:
+    """One scoring per turn of the references and of every whole candidate. Behind an endpoint there is nothing to
+    score; the row then asks for nothing, so that it is answered like any other."""
+    if prompter.tokenizer is None:
+        return [Scoring(f"{example.id}/0/0", (), ())]
+    return [
+        Scoring(f"{example.id}/{index}/{k}", prompter.train(example.up_to(row[:k])).ids, tuple(prompter.response(text)))
+        for index, row in enumerate(turns)
+        if index == 0 or (len(row) == len(example.references) and all(row))
+        for k, text in enumerate(row)
+    ]
+
+
+def _rewrite(row: _Scored, sums: Mapping[str, float | None], digest: str) -> Rewrite:
+    whole = len(row.example.references)
+    candidates = [
+        Candidate(
+            text=turns[-1] if len(turns) == whole else "",
+            turns=turns[:-1] if len(turns) == whole else turns,
+            finish_reason="length" if any(t.finish_reason == "length" for t in chain) else "stop",
+            tokens=None if any(t.tokens is None for t in chain) else sum(t.tokens or 0 for t in chain),
+            seed_nll=row.nll(index, sums),
         )
-    return records
-
-
-def mean_nll(items: dict[str, tuple[Example, tuple[str, ...]]], engine: Engine, prompter: Prompter) -> dict[str, float]:
-    """Mean negative log-likelihood in nats per response token (end tokens included) of each conversation, by key.
-
-    Rows that do not fit into the context, or hold an empty response, are left out.
-    """
-    parts: list[Scoring] = []
-    sizes: dict[str, list[int]] = {}
-    for key, (example, responses) in items.items():
-        if len(responses) != len(example.references) or not all(responses):
-            continue
-        scorings = [
-            Scoring(f"{key}/{k}", prompter.train(example.up_to(responses[:k])), prompter.response(text))
-            for k, text in enumerate(responses)
-        ]
-        if all(len(s.prompt) + len(s.response) <= engine.context for s in scorings):
-            parts += scorings
-            sizes[key] = [len(s.response) for s in scorings]
-    sums = engine.score(parts)
-    return {
-        key: round(sum(sums[f"{key}/{k}"] for k in range(len(lengths))) / sum(lengths), 5)
-        for key, lengths in sizes.items()
-    }
+        for index, (chain, turns) in enumerate(zip(row.chains, row.turns[1:], strict=True), 1)
+    ]
+    bad = next((t for chain in row.chains for t in chain if t.finish_reason in ("rejected", "error")), None)
+    failure = None if bad is None else Reason.ERROR if bad.finish_reason == "error" else Reason.REJECTED
+    return Rewrite(
+        id=row.example.id,
+        candidates=() if failure else tuple(candidates),
+        reference_nll=row.nll(0, sums),
+        failure=failure,
+        note=bad.error if bad else None,
+        digest=digest,
+    )

@@ -12,9 +12,11 @@ Seed and arms go through this one function on the same items. `regrade` judges s
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -24,7 +26,6 @@ from selfdistill.config import TaskSettings
 from selfdistill.engines import Completion, Engine, Request, Sampling
 from selfdistill.errors import UserError
 from selfdistill.microworld.quizzes import QUIZZES, write_quizzes
-from selfdistill.models import SeedLM
 from selfdistill.progress import Progress
 from selfdistill.records import Example, Metric, Prediction, Sample, TaskResult, Verdict, read_records
 from selfdistill.stats import mean_interval, pass_at_k, wilson
@@ -32,10 +33,16 @@ from selfdistill.store import Journal, digest_file, digest_of, write_atomic, wri
 from selfdistill.tasks.load import Permissions, Task, template_of
 from selfdistill.templates import Prompter
 
+COMMIT_SECONDS = 0.5
+"""Predictions are written down at least this often."""
+
 PASS_AT = (1, 10, 100)
 """The k of pass@k; those up to the number of samples are reported."""
 
 UNMEASURED = "not measured: "
+
+HARNESS_ROWS = 64
+"""Rows that the harness scores together."""
 
 QUIZ_ITEMS = 100
 """Items of a quiz of the microworld where the task has no limit."""
@@ -44,42 +51,40 @@ QUIZ_ITEMS = 100
 def evaluate(
     tasks: Sequence[Task],
     out: Path,
-    seed_lm: SeedLM,
+    model: str,
     engine: Engine,
     prompter: Prompter,
     adapter: str | None = None,
-    batch_rows: int = 64,
     name: str = "evaluate",
     progress: Progress | None = None,
 ) -> list[TaskResult]:
-    """Answer greedily and judge. `adapter` is a digest for the record; the engine must already use it.
+    """Answer greedily and judge. `model` and `adapter` are digests for the record; the engine must already use them.
 
-    Raises UserError if `out` holds a run with other settings.
+    Items that the engine failed on are errors, and are asked again when this is called again. Raises UserError if `out`
+    holds a run with other settings.
     """
     progress = progress or Progress()
-    identity = evaluation_identity(tasks, seed_lm, prompter, adapter, batch_rows)
+    identity = evaluation_identity(tasks, model, engine, prompter, adapter)
     meta = out / "predictions.jsonl.meta.json"
     for name_there in ("items.jsonl", "result.json"):
         if (out / name_there).exists() and not meta.exists():
             raise UserError(f"{out / name_there}: exists and is not ours. Choose another output folder.")
-    with Journal(out / "predictions.jsonl", Prediction, identity) as journal:
+    with Journal(out / "predictions.jsonl", Prediction, identity, lambda p: p.finish_reason == "error") as journal:
         if not journal.finished:
             with progress.bar(name, sum(len(t.items) or _expected(t) for t in tasks)) as advance:
-                for task in tasks:
-                    asker = prompter.for_task(template_of(task.settings))
-                    for batch in _batches(task.items, batch_rows):
-                        if not all(e.id in journal.done for e in batch):
-                            journal.append(_answer(task, batch, engine, asker))
-                        advance(len(batch))
-                    if task.harness:
-                        _measure_once(task, journal, seed_lm, engine, batch_rows)
+                advance(sum(e.id in journal.done for t in tasks for e in t.items))
+                for predictions in _in_time(_answers(tasks, journal, engine, prompter)):
+                    journal.append(predictions)
+                    advance(len(predictions))
+                for task in (t for t in tasks if t.harness):
+                    _measure_once(task, journal, engine, prompter)
                     advance(_expected(task))
             write_records(out / "items.jsonl", [e for t in tasks for e in t.items])
             journal.finish([key for t in tasks for key in [e.id for e in t.items] or _of_task(journal.done, t)])
     predictions = list(read_records(journal.path, Prediction))
     for task in tasks:
         if task.check_name == "win_rate":
-            _write_model_outputs(task, predictions, out, f"{seed_lm.name} {adapter or ''}".strip())
+            _write_model_outputs(task, predictions, out, f"{model} {adapter or ''}".strip())
     return _results(tasks, out, predictions)
 
 
@@ -93,16 +98,15 @@ def _write_model_outputs(task: Task, predictions: Sequence[Prediction], out: Pat
 
 
 def evaluation_identity(
-    tasks: Sequence[Task], seed_lm: SeedLM, prompter: Prompter, adapter: str | None, batch_rows: int
+    tasks: Sequence[Task], model: str, engine: Engine, prompter: Prompter, adapter: str | None
 ) -> dict[str, Any]:
     """Everything that decides what an evaluation folder holds."""
     identity: dict[str, Any] = {
         "stage": "evaluate",
-        "model": seed_lm.digest,
-        "dtype": seed_lm.dtype,
+        "model": model,
+        "engine": engine.describe(),
         "adapter": adapter,
         "prompts": [prompter.format, *prompter.template.evaluate],
-        "batch_rows": batch_rows,
     }
     for task in tasks:
         if task.items or task.harness:
@@ -131,18 +135,18 @@ def _of_task(keys: Iterable[str], task: Task) -> list[str]:
     return sorted(key for key in keys if key.startswith(f"{task.settings.name}/"))
 
 
-def _measure_once(task: Task, journal: Journal[Prediction], seed_lm: SeedLM, engine: Engine, batch_rows: int) -> None:
+def _measure_once(task: Task, journal: Journal[Prediction], engine: Engine, prompter: Prompter) -> None:
     """Measure a harness task, unless an earlier run that was stopped has. How many records it gave is kept beside the
     journal, since a write that was torn leaves some of them."""
     count = journal.path.with_name(f"{task.settings.name}.count")
     if count.is_file() and count.read_text() == str(len(_of_task(journal.done, task))):
         return
-    made = _measure(task, seed_lm, engine, batch_rows)
+    made = _measure(task, engine, prompter)
     journal.append(made)
     write_atomic(count, str(len(made)))
 
 
-def _measure(task: Task, seed_lm: SeedLM, engine: Engine, batch_rows: int) -> list[Prediction]:
+def _measure(task: Task, engine: Engine, prompter: Prompter) -> list[Prediction]:
     """A task of lm-evaluation-harness, answered by the model that is in memory."""
     from selfdistill.engines.transformers import TransformersEngine
     from selfdistill.knowledge import harness_predictions
@@ -152,10 +156,10 @@ def _measure(task: Task, seed_lm: SeedLM, engine: Engine, batch_rows: int) -> li
     name, limit = task.settings.path.partition(":")[2], task.settings.limit
     with TemporaryDirectory() as scratch:
         folder = task.harness if isinstance(task.harness, Path) else None
-        chat = name in QUIZZES and bool(seed_lm.tokenizer.chat_template)  # asked as the seed LM is
+        chat = name in QUIZZES and bool(prompter.tokenizer.chat_template)  # asked as the seed LM is
         if name in QUIZZES:
             folder = write_quizzes(Path(scratch), max(2, limit or QUIZ_ITEMS), 0)
-        made = harness_predictions(name, seed_lm, engine.model, limit, folder, batch_rows, chat=chat)
+        made = harness_predictions(name, engine.seed_lm, engine.model, limit, folder, HARNESS_ROWS, chat=chat)
     own = task.settings.name
     return [p.model_copy(update={"id": f"{own}/{p.id.partition('/')[2]}", "task": own}) for p in made]
 
@@ -185,7 +189,7 @@ def regrade(out: Path, permissions: Permissions) -> list[TaskResult]:
             raise UserError(f"{out}: item {old.id!r} is in predictions.jsonl but not in items.jsonl.")
         if old.id not in by_id:
             return old
-        if old.finish_reason == "error":
+        if old.finish_reason in ("error", "rejected"):
             return old.model_copy(update={"verdict": Verdict.ERROR})
         return _judged(*by_id[old.id], old)
 
@@ -203,48 +207,105 @@ def read_results(folder: Path) -> dict[str, TaskResult]:
     return {r["task"]: TaskResult.model_validate(r) for r in json.loads(path.read_text(encoding="utf-8"))}
 
 
-def _batches(items: Sequence[Example], rows: int) -> list[list[Example]]:
-    """Fixed batches of items of like length, the longest first."""
-    ordered = sorted(items, key=lambda e: (-sum(len(t["content"]) for t in e.prompt), e.id))
-    return [ordered[i : i + rows] for i in range(0, len(ordered), rows)]
+# --- answers -----------------------------------------------------------------------------------------------------
 
 
-def _answer(task: Task, batch: Sequence[Example], engine: Engine, prompter: Prompter) -> list[Prediction]:
-    """Generate and judge one batch. Judging waits for other processes (the sandbox, a judge), so it runs in threads."""
-    prompts = {e.id: prompter.evaluate(e.prompt) for e in batch}
-    fitting = [key for key, ids in prompts.items() if len(ids) < engine.context]
-    settings = task.settings
-    greedy = engine.generate([Request(key, prompts[key]) for key in fitting], Sampling(settings.max_new_tokens))
-    done = {c.id: c for c in greedy}
-    drawn: dict[str, list[Completion]] = {key: [] for key in fitting}
-    if settings.samples:
-        several = [Request(f"{key}~{i}", prompts[key]) for key in fitting for i in range(settings.samples)]
-        for c in engine.generate(several, Sampling(settings.max_new_tokens, settings.temperature)):
-            drawn[c.id.rpartition("~")[0]].append(c)
+@dataclass
+class _Asked:
+    """An item whose answers are on their way."""
 
-    def one(example: Example) -> Prediction:
-        ids = prompts[example.id]
-        blank = Prediction(
-            id=example.id,
-            task=settings.name,
-            prompt=digest_of(ids),
-            text="",
-            finish_reason="error",
-            verdict=Verdict.ERROR if task.check else Verdict.UNJUDGED,
-        )
-        if example.id not in done:
-            note = f"the prompt has {len(ids)} tokens, the model's context is {engine.context}"
-            return blank.model_copy(update={"note": note})
-        c = done[example.id]
-        samples = [
-            Sample(text=s.text, finish_reason=s.finish_reason, passed=False)
-            for s in sorted(drawn[example.id], key=lambda s: int(s.id.rpartition("~")[2]))
-        ]
-        update = {"text": c.text, "finish_reason": c.finish_reason, "tokens": c.tokens, "samples": tuple(samples)}
-        return _judged(task, example, blank.model_copy(update=update))
+    task: Task
+    example: Example
+    prompt: str
+    left: int
+    greedy: Completion | None = None
+    drawn: dict[int, Completion] = field(default_factory=dict)
 
-    with ThreadPoolExecutor(task.at_once) as pool:
-        return list(pool.map(one, batch))
+
+def _answers(
+    tasks: Sequence[Task], journal: Journal[Prediction], engine: Engine, prompter: Prompter
+) -> Iterator[Prediction | None]:
+    """Predictions as they are ready, and None for every completion, so that the caller looks up. Judging may wait for
+    other processes (the sandbox, a judge), so it runs in threads beside the engine."""
+    asked: dict[str, _Asked] = {}
+
+    def requests() -> Iterator[Request]:
+        for task in tasks:
+            asker, settings = prompter.for_task(template_of(task.settings)), task.settings
+            greedy = Sampling(settings.max_new_tokens, stop=settings.stop)
+            drawn = Sampling(settings.max_new_tokens, settings.temperature, stop=settings.stop)
+            for e in task.items:
+                if e.id not in journal.done:
+                    prompt = asker.evaluate(e.prompt)
+                    asked[e.id] = _Asked(
+                        task, e, digest_of(prompt.ids or [prompt.turns, prompt.text]), settings.samples
+                    )
+                    yield Request(f"{e.id}~", prompt, greedy)
+                    yield from (Request(f"{e.id}~{i}", prompt, drawn) for i in range(settings.samples))
+
+    judging: list[Future[Prediction]] = []
+    with ThreadPoolExecutor(max((t.at_once for t in tasks), default=1)) as pool:
+        try:
+            for completion in engine.generate(requests()):
+                key, _, number = completion.id.rpartition("~")
+                item = asked[key]
+                if number:
+                    item.drawn[int(number)] = completion
+                else:
+                    item.greedy = completion
+                if item.greedy and len(item.drawn) == item.left:
+                    judging.append(pool.submit(_predict, asked.pop(key)))
+                yield None
+                yield from (f.result() for f in judging if f.done())
+                judging = [f for f in judging if not f.done()]
+            yield from (f.result() for f in judging)
+        finally:
+            for waiting in judging:
+                waiting.cancel()
+
+
+def _in_time(found: Iterator[Prediction | None]) -> Iterator[list[Prediction]]:
+    """Batches of what is ready, about one a second; also when the source stops with an error."""
+    ready: list[Prediction] = []
+    last = time.monotonic()
+    try:
+        for prediction in found:
+            if prediction is not None:
+                ready.append(prediction)
+            if ready and time.monotonic() - last > COMMIT_SECONDS:
+                yield ready
+                ready, last = [], time.monotonic()
+    except (Exception, KeyboardInterrupt):
+        if ready:
+            yield ready
+        raise
+    if ready:
+        yield ready
+
+
+def _predict(item: _Asked) -> Prediction:
+    """One item's prediction: answered, and judged."""
+    greedy, drawn = item.greedy, [item.drawn[i] for i in sorted(item.drawn)]
+    assert greedy is not None
+    bad = next((c for c in (greedy, *drawn) if c.error), None)
+    blank = Prediction(
+        id=item.example.id,
+        task=item.task.settings.name,
+        prompt=item.prompt,
+        text="",
+        finish_reason=bad.finish_reason if bad else greedy.finish_reason,
+        verdict=Verdict.ERROR if item.task.check else Verdict.UNJUDGED,
+        note=bad.error if bad else None,
+    )
+    if bad:
+        return blank
+    samples = tuple(Sample(text=c.text, finish_reason=_ending(c), passed=False) for c in drawn)
+    update = {"text": greedy.text, "tokens": greedy.tokens, "samples": samples}
+    return _judged(item.task, item.example, blank.model_copy(update=update))
+
+
+def _ending(completion: Completion) -> Literal["stop", "length"]:
+    return "length" if completion.finish_reason == "length" else "stop"
 
 
 def _judged(task: Task, example: Example, answer: Prediction) -> Prediction:

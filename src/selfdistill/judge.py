@@ -11,18 +11,16 @@ points and is in no rate. Faults of the endpoint (no connection, wrong key) are 
 
 from __future__ import annotations
 
-import ipaddress
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import urlsplit
+from typing import Literal
 
 from selfdistill.checks.base import Judgement, Outcome
 from selfdistill.config import JudgeSettings
+from selfdistill.engines.endpoint import connection, explain, where
 from selfdistill.errors import UserError
 from selfdistill.records import Example
 from selfdistill.store import digest_of, write_atomic
@@ -69,7 +67,10 @@ class Judge:
 
     def __init__(self, settings: JudgeSettings) -> None:
         self.settings = settings
-        self._client = _client(settings)
+        arguments = connection(settings, "judge")
+        import openai
+
+        self._client = openai.OpenAI(**arguments)
 
     def prefer(self, instruction: str, answer: str, reference: str) -> Preference:
         """Ask about one pair, in both orders. Empty texts are asked about like any other.
@@ -110,14 +111,14 @@ class Judge:
                 **{settings.max_tokens_name: settings.max_tokens},
             )
         except openai.OpenAIError as error:
-            raise UserError(_explain(error, settings)) from None
+            raise UserError(explain(error, settings, "judge")) from None
         except json.JSONDecodeError:  # a body that says it is JSON and is not
             reply = None
         # The client hands on whatever came with status 200: a web page as a string, or an object without choices.
         choices = getattr(reply, "choices", None)
         if not choices:
             raise UserError(
-                f"judge {settings.base_url}: the reply is no chat completion. Check that base_url is an "
+                f"{where(settings, 'judge')}: the reply is no chat completion. Check that base_url is an "
                 "OpenAI-compatible API; it usually ends in /v1."
             )
         content = getattr(choices[0].message, "content", None)
@@ -161,62 +162,6 @@ def _preference(verdicts: tuple[Verdict | None, Verdict | None], texts: tuple[st
     if verdicts == ("B", "A"):
         return Preference("loss", 0.0, verdicts, texts)
     return Preference("tie", 0.5, verdicts, texts)
-
-
-def _client(settings: JudgeSettings) -> Any:
-    try:
-        import openai
-    except ImportError:
-        raise UserError("the judge needs the openai package: pip install 'selfdistill[paper]'") from None
-    key = os.environ.get(settings.api_key_env)
-    if not key and not _on_this_machine(settings.base_url):
-        raise UserError(
-            f"judge {settings.base_url}: the environment variable {settings.api_key_env} is not set. Set it to the "
-            "key of the endpoint (to any text if it wants none), or name another variable in api_key_env."
-        )
-    if key and not key.isascii():
-        raise UserError(f"the key in {settings.api_key_env} holds a character that no key has. Copy it again.")
-    return openai.OpenAI(
-        base_url=settings.base_url, api_key=key or "none", timeout=settings.timeout, max_retries=settings.max_retries
-    )
-
-
-def _on_this_machine(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-
-
-def _explain(error: Exception, settings: JudgeSettings) -> str:
-    """One line for the user: the URL, what happened, what to do."""
-    import openai
-
-    where, tries = f"judge {settings.base_url}", f"{settings.max_retries + 1} tries"
-    if isinstance(error, openai.APITimeoutError):
-        return (
-            f"{where}: no reply within {settings.timeout:g} s, {tries}. Raise timeout, lower concurrency or "
-            "max_tokens, or look whether the server is alive."
-        )
-    if isinstance(error, openai.APIConnectionError):
-        cause = " ".join(str(error.__cause__ or error).split())[:200]
-        return f"{where}: cannot be reached ({cause}), {tries}. Start the server, or correct base_url."
-    status, said = 0, str(error)
-    if isinstance(error, openai.APIStatusError):  # the body itself: the client leaves out what is not under "error"
-        status, said = error.status_code, f"HTTP {error.status_code}: {error.response.text}"
-    said = " ".join(said.split())[:300]
-    if status in (401, 403):
-        todo = f"Set the environment variable {settings.api_key_env} to a key that is valid there."
-    elif status == 404:
-        todo = f"Check model = {settings.model!r}, and that base_url ends where the API begins, usually in /v1."
-    elif status == 429:
-        todo = f"Still so after {tries}. Lower concurrency, look at your quota, or run again later."
-    elif status >= 500:
-        todo = f"Still so after {tries}. Look at the server's log, and run again."
-    else:
-        todo = f"Check model = {settings.model!r}, max_tokens, max_tokens_name and the judge's context length."
-    return f"{where}: {said}. {todo}"
 
 
 def write_model_outputs(path: Path, rows: Iterable[Mapping[str, str]], generator: str) -> int:

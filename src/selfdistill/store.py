@@ -11,10 +11,10 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, KeysView, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, KeysView, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, BinaryIO, Generic, Self, TypeVar
 
 from pydantic import ValidationError
 
@@ -27,12 +27,15 @@ R = TypeVar("R", bound=Record)
 class Journal(Generic[R]):
     """The output file of a stage: one record per id. A context manager that keeps other processes out.
 
-    Opening it reads what an earlier, killed run left: whole lines count, a torn last line is cut off.
+    Opening it reads what an earlier, killed run left: whole lines count, a torn last line is cut off. Records for which
+    `again` is true are errors that may pass: they are dropped, also from a finished file, so that they are made anew.
     Raises UserError if the earlier run had other settings (named), or if the finished file is not ours.
     """
 
-    def __init__(self, path: Path, kind: type[R], settings: dict[str, Any]) -> None:
-        self.path, self.kind = path, kind
+    def __init__(
+        self, path: Path, kind: type[R], settings: dict[str, Any], again: Callable[[R], bool] = lambda record: False
+    ) -> None:
+        self.path, self.kind, self.again = path, kind, again
         self.partial = path.with_name(path.name + ".partial")
         meta = path.with_name(path.name + ".meta.json")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,11 +58,12 @@ class Journal(Generic[R]):
         self.finished = path.exists()
         self._offsets: dict[str, tuple[int, int]] = {}
         source = path if self.finished else self.partial
-        if source.exists():
-            self._scan(source)
+        if source.exists() and self._scan(source):
+            self._drop(source)
 
-    def _scan(self, source: Path) -> None:
-        position = 0
+    def _scan(self, source: Path) -> bool:
+        """Note where the good records lie. Whether there are some to be made again."""
+        position, dropped = 0, False
         with source.open("rb") as lines:
             for line in lines:
                 try:
@@ -68,14 +72,38 @@ class Journal(Generic[R]):
                     record = self.kind.model_validate_json(line)
                 except ValidationError:
                     break
-                self._offsets[record.id] = (position, len(line))
+                if self.again(record):
+                    dropped = True
+                else:
+                    self._offsets[record.id] = (position, len(line))
                 position += len(line)
         if self.finished:
             if position != source.stat().st_size:
                 raise UserError(f"{source}: damaged after byte {position}. Remove it and run again.")
-            return
-        with source.open("rb+") as file:  # what follows a torn line was never promised
-            file.truncate(position)
+        else:
+            with source.open("rb+") as file:  # what follows a torn line was never promised
+                file.truncate(position)
+        return dropped
+
+    def _drop(self, source: Path) -> None:
+        """Go on with the good records only."""
+        new = self.path.with_name(self.path.name + ".new")
+        self._copy(source, new, list(self._offsets))
+        new.replace(self.partial)
+        if self.finished:
+            source.unlink()
+            self.finished = False
+        self._offsets = {}
+        self._scan(self.partial)
+
+    def _copy(self, source: Path, target: Path, order: Iterable[str]) -> None:
+        with source.open("rb") as old, target.open("wb") as file:
+            for key in order:
+                offset, length = self._offsets[key]
+                old.seek(offset)
+                file.write(old.read(length))
+            file.flush()
+            os.fsync(file.fileno())
 
     @property
     def done(self) -> KeysView[str]:
@@ -95,19 +123,20 @@ class Journal(Generic[R]):
                 raise OSError(28, "No space left on device", str(self.partial))
             os.fsync(file.fileno())
 
-    def finish(self, order: Sequence[str]) -> None:
+    def read(self, key: str) -> R:
+        """The record of an id that is done."""
+        offset, length = self._offsets[key]
+        with (self.path if self.finished else self.partial).open("rb") as file:
+            file.seek(offset)
+            return self.kind.model_validate_json(file.read(length))
+
+    def finish(self, order: Iterable[str]) -> None:
         """Put the records into the order of the input, under the final name."""
         if self.finished:
             return
         new = self.path.with_name(self.path.name + ".new")
         self.partial.touch()
-        with self.partial.open("rb") as source, new.open("wb") as target:
-            for key in order:
-                offset, length = self._offsets[key]
-                source.seek(offset)
-                target.write(source.read(length))
-            target.flush()
-            os.fsync(target.fileno())
+        self._copy(self.partial, new, order)
         new.replace(self.path)
         self.partial.unlink()
         self.finished = True
@@ -117,6 +146,12 @@ class Journal(Generic[R]):
 
     def __exit__(self, *error: object) -> None:
         os.close(self._lock)  # the end of the process does so too
+
+
+def discard(path: Path) -> None:
+    """Delete a journal whose content is elsewhere."""
+    for name in (path.name, f"{path.name}.partial", f"{path.name}.meta.json"):
+        path.with_name(name).unlink(missing_ok=True)
 
 
 def _same_settings(meta: Path, settings: dict[str, Any]) -> None:
@@ -147,16 +182,35 @@ def write_atomic(path: Path, text: str) -> None:
     new.replace(path)
 
 
-def write_records(path: Path, records: Iterator[Record] | Sequence[Record]) -> int:
+def write_records(path: Path, records: Iterable[Record]) -> int:
     """Write a whole file of records under its final name in one step. Returns how many."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new, count = path.with_name(path.name + ".new"), 0
-    with new.open("wb") as file:
+    count = 0
+    with new_files(path) as (file,):
         for record in records:
             file.write(dump(record))
             count += 1
-    new.replace(path)
     return count
+
+
+@contextmanager
+def new_files(*paths: Path) -> Iterator[list[BinaryIO]]:
+    """Files to write, which all get their names when the block ends well; else none of them does.
+
+    Raises UserError if two of them are the same.
+    """
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UserError(f"{', '.join(map(str, paths))}: one file for two outputs. Choose another name for one of them.")
+    news = [path.with_name(path.name + ".new") for path in paths]
+    try:
+        with ExitStack() as opened:
+            for path in paths:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            yield [opened.enter_context(new.open("wb")) for new in news]
+        for new, path in zip(news, paths, strict=True):
+            new.replace(path)
+    finally:
+        for new in news:
+            new.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Prompts: from turns of a conversation to the token ids that a model sees.
 
 In:  the turns of an example, a reference answer where one is shown, and a tokenizer.
-Out: token ids of the prompt for distilling, training or evaluating, and of a response with its end token.
+Out: the prompt for distilling, training or evaluating, and the token ids of a response with its end token.
 
 The paper's texts (Figures 3 and 10 to 13) stand here byte for byte. Two formats put them before a model:
 `paper` gives the text as it stands, `chat` makes the distillation instruction the user's message and leaves the rest
@@ -12,11 +12,12 @@ trained on is the prompt that it is asked with, token for token.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from selfdistill.engines import Prompt
 from selfdistill.errors import UserError
 from selfdistill.records import Turn
 
@@ -122,9 +123,10 @@ def fill(text: str, **values: str) -> str:
 
 @dataclass(frozen=True)
 class Prompter:
-    """Turns conversations into token ids for one tokenizer, one format and one template.
+    """Turns conversations into prompts for one tokenizer, one format and one template.
 
-    `tokenizer` is a transformers tokenizer. A chat format needs `tokenizer.chat_template`; without one, build with
+    `tokenizer` is a transformers tokenizer, or None where the model is behind an endpoint that applies its own chat
+    template: prompts then have no token ids. A chat format needs `tokenizer.chat_template`; without one, build with
     `Prompter.create`, which falls back to `paper` and says so. `asks_form` puts the template's evaluation text into
     the chat format, too, where it asks for a form of answer that training does not (Figure 13).
     """
@@ -139,7 +141,7 @@ class Prompter:
         """Load the template by name; where `chat` is asked for and the model has no chat template, use `paper`."""
         if format not in get_args(Format):
             raise UserError(f"format = {format!r}: expected {' or '.join(get_args(Format))}.")
-        if format == "chat" and not tokenizer.chat_template:
+        if format == "chat" and tokenizer is not None and not tokenizer.chat_template:
             format = "paper"
             if warn:
                 warn(
@@ -155,17 +157,17 @@ class Prompter:
         named = load_template(template)
         return replace(self, template=named, asks_form=named.evaluate != named.train)
 
-    def distill(self, turns: Sequence[Turn], reference: str) -> list[int]:
-        """Prompt ids that ask for a rewrite of `reference`, the answer to the last user turn (Equation 3)."""
-        return self._ids(turns, (self.template.intro, self.template.turn), reference, self.template.prefill)
+    def distill(self, turns: Sequence[Turn], reference: str) -> Prompt:
+        """The prompt that asks for a rewrite of `reference`, the answer to the last user turn (Equation 3)."""
+        return self._prompt(turns, (self.template.intro, self.template.turn), reference, self.template.prefill)
 
-    def train(self, turns: Sequence[Turn]) -> list[int]:
-        """Prompt ids of the training context c, x (Equations 2 and 5)."""
-        return self._ids(turns, self.template.train)
+    def train(self, turns: Sequence[Turn]) -> Prompt:
+        """The prompt of the training context c, x (Equations 2 and 5)."""
+        return self._prompt(turns, self.template.train)
 
-    def evaluate(self, turns: Sequence[Turn]) -> list[int]:
-        """Prompt ids for asking the model; the same as for training, but for the math template (Figure 13)."""
-        return self._ids(turns, self.template.evaluate, wrap=self.asks_form)
+    def evaluate(self, turns: Sequence[Turn]) -> Prompt:
+        """The prompt that asks the model; the same as for training, but for the math template (Figure 13)."""
+        return self._prompt(turns, self.template.evaluate, wrap=self.asks_form)
 
     def response(self, text: str) -> list[int]:
         """Ids of a response and its end token."""
@@ -189,16 +191,17 @@ class Prompter:
 
     @property
     def _in_chat(self) -> bool:
-        return bool(self.tokenizer.chat_template) and (self.format == "chat" or self.template.in_chat)
+        can = self.tokenizer is None or bool(self.tokenizer.chat_template)
+        return can and (self.format == "chat" or self.template.in_chat)
 
-    def _ids(
+    def _prompt(
         self,
         turns: Sequence[Turn],
         parts: tuple[str, str],
         reference: str | None = None,
         prefill: str = "",
         wrap: bool = False,
-    ) -> list[int]:
+    ) -> Prompt:
         intro, turn = parts
         *before, last = turns
         values = {"instruction": last["content"]} | ({} if reference is None else {"reference": reference})
@@ -206,9 +209,16 @@ class Prompter:
             content = last["content"]
             if wrap or reference is not None or self.format == "paper":
                 content = fill("\n\n".join(filter(None, (intro, turn))), **values)
-            text = self._render([*before, {"role": "user", "content": content}], True)
-            return list(self.tokenizer(text + prefill, add_special_tokens=False)["input_ids"])
-        return list(self.tokenizer(self._plain(before, intro, fill(turn, **values)) + prefill)["input_ids"])
+            asked = (*before, Turn(role="user", content=content))
+            return Prompt(self._tokens(lambda: self._render(asked, True) + prefill, special=False), prefill, asked)
+        text = self._plain(before, intro, fill(turn, **values)) + prefill
+        return Prompt(self._tokens(lambda: text, special=True), text)
+
+    def _tokens(self, text: Callable[[], str], special: bool) -> tuple[int, ...]:
+        """Ids of a text. A chat template writes the special tokens itself."""
+        if self.tokenizer is None:
+            return ()
+        return tuple(self.tokenizer(text(), add_special_tokens=special)["input_ids"])
 
     def _render(self, turns: Sequence[Any], generate: bool) -> str:
         """The chat template's text. Raises UserError where the template refuses the turns (some know no system)."""

@@ -50,7 +50,7 @@ def sequences(example: Example, responses: tuple[str, ...], prompter: Prompter) 
     """
     rows: list[tuple[list[int], list[int]]] = []
     for k, text in enumerate(responses):
-        prompt, response = prompter.train(example.up_to(responses[:k])), prompter.response(text)
+        prompt, response = list(prompter.train(example.up_to(responses[:k])).ids), prompter.response(text)
         if rows and prompt[: len(rows[-1][0])] == rows[-1][0]:
             _, labels = rows.pop()
             labels = labels + [-100] * (len(prompt) - len(labels))

@@ -1,69 +1,283 @@
 """The transformers engine: the default, on CPU, CUDA and MPS.
 
-Requests are sorted by length and run in batches. Keys and values grow in preallocated memory (growing them by
-concatenation costs more than the model itself on a CPU), and finished rows leave the batch.
+Rows are generated together in the slots of one preallocated cache (slots.py). A finished row makes room for a waiting
+one, the longest prompts go first, and a prefix that all waiting prompts share is computed once. How many rows run
+together follows from the free memory; a memory error halves that number, and the rows in flight begin anew.
 """
 
 from __future__ import annotations
 
-import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from selfdistill.engines import Completion, Request, Sampling, Scoring
+from selfdistill.engines import Completion, Request, Score, Scoring, completion, rejected
+from selfdistill.engines.slots import Slots
 from selfdistill.errors import UserError
 from selfdistill.models import SeedLM, load_model
 
 if TYPE_CHECKING:
     import torch
 
-
-T = TypeVar("T")
-U = TypeVar("U")
-
+ROWS = {"cpu": 128}
+"""Rows that run together where memory allows; more make a CPU no faster. Elsewhere MANY."""
+MANY = 256
+READ_AHEAD = 1024
+"""Requests that are sorted by length together, and searched for a shared prefix."""
+REFILL = 0.125
+"""New rows come once this share of the slots is free: a prefill of few rows costs almost as much as one of many."""
 LEAVE = 0.75
-"""Finished rows leave the batch once at most this share of its rows goes on: copying the cache costs, too."""
+"""With no rows waiting, finished rows leave once at most this share goes on: copying the cache costs, too."""
+PREFILL = 8192
+"""Prompt tokens that are computed at a time, at most (but at least one row)."""
+MEMORY = 0.5
+"""Share of the free memory that the cache may take; activations need some, too."""
+WORTH_SHARING = 8
+"""Tokens that a common prefix must have at least."""
+
+
+@dataclass
+class _Row:
+    """A request on its way."""
+
+    request: Request
+    room: int
+    generator: Any = None
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    end: str | None = None
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return self.request.prompt.ids
 
 
 class TransformersEngine:
     """Batched generation and scoring with a loaded model; adapters are switched on and off without reloading."""
 
-    def __init__(self, seed_lm: SeedLM, end_ids: set[int], batch_rows: int = 64) -> None:
-        """`end_ids`: tokens that end a response; the model's own EOS tokens are added."""
-        self.model, self.tokenizer, self.context = seed_lm.model, seed_lm.tokenizer, seed_lm.context
-        self.device, self.batch_rows = seed_lm.device, batch_rows
-        own = getattr(self.model.generation_config, "eos_token_id", None)
-        own = own if isinstance(own, list) else [own, self.tokenizer.eos_token_id]
-        self.end_ids = end_ids | {i for i in own if i is not None}
+    def __init__(self, seed_lm: SeedLM, end_ids: set[int], rows: int | None = None) -> None:
+        """`end_ids`: tokens that end a response. `rows`: how many may run together."""
+        self.seed_lm, self.model = seed_lm, seed_lm.model
+        self.tokenizer, self.context = seed_lm.tokenizer, seed_lm.context
+        self.device, self.dtype, self.end_ids = seed_lm.device, seed_lm.dtype, end_ids
+        self.rows = rows or ROWS.get(self.device, MANY)
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-        """Each request answered once, in any order. Memory errors on an accelerator halve the batch and go on."""
-        ordered = sorted(requests, key=lambda r: -len(r.prompt))
-        return self._in_batches(ordered, lambda batch: self._batch(batch, sampling))
+    def describe(self) -> dict[str, Any]:
+        """The engine's name and data type."""
+        return {"name": "transformers", "dtype": self.dtype}
 
-    def score(self, items: Sequence[Scoring]) -> dict[str, float]:
-        """Sum of the negative log-likelihoods of the response tokens, in nats, by id."""
-        ordered = sorted(items, key=lambda s: -(len(s.prompt) + len(s.response)))
-        return dict(self._in_batches(ordered, self._score))
+    def close(self) -> None:
+        """Nothing to give back: the model belongs to the seed LM."""
 
-    def _in_batches(self, ordered: Sequence[T], work: Callable[[Sequence[T]], list[U]]) -> list[U]:
-        """Run `work` over batches, one result per row; a memory error halves the batch and goes on."""
+    # --- generating --------------------------------------------------------------------------------------------------
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """Each request answered once, in any order. Raises UserError where memory is too short for a single row."""
         import torch
 
-        done: list[U] = []
-        rows = self.batch_rows
-        while len(done) < len(ordered):
+        stream = iter(requests)
+        waiting: list[_Row] = []
+        prefix: tuple[int, ...] = ()
+        drained = False
+        live: dict[int, _Row] = {}  # by slot
+        slots: Slots | None = None
+        while True:
+            if not drained and len(waiting) < self.rows:
+                more = list(islice(stream, READ_AHEAD))
+                drained = len(more) < READ_AHEAD
+                rows = [self._row(request) for request in more]
+                yield from (row for row in rows if isinstance(row, Completion))
+                waiting += [row for row in rows if isinstance(row, _Row)]
+                waiting.sort(key=lambda row: (-len(row.ids), row.request.id))
+                prefix = _common_prefix(waiting)
+            if not waiting and not live:
+                return
             try:
-                done += work(ordered[len(done) : len(done) + rows])
-            except torch.OutOfMemoryError:
-                if rows == 1:
-                    raise
+                with torch.inference_mode():  # around nothing that yields: the mode would leak to the caller
+                    if waiting and (slots is None or self._refills(slots, live)):
+                        slots = self._admit(waiting, prefix, live, slots)
+                    elif slots is not None:
+                        self._step(slots, live)
+            except (_memory_error(), RuntimeError) as error:
+                self._halve(error)
+                for row in live.values():
+                    row.tokens.clear()
+                    row.logprobs.clear()
+                    row.generator = _generator(row.request)
+                waiting[:0] = live.values()
+                live, slots = {}, None
+                continue
+            finished = [slot for slot, row in live.items() if row.end]
+            for slot in finished:
+                row = live.pop(slot)
+                yield completion(row.request, row.tokens, self.end_ids, self.tokenizer, row.end == "stop", row.logprobs)
+            if not live:
+                slots = None
+            elif slots is not None and finished:
+                with torch.inference_mode():
+                    live = self._close_ranks(slots, live, bool(waiting))
+
+    def _row(self, request: Request) -> _Row | Completion:
+        """The row of a request, or why it cannot be answered."""
+        room = min(request.sampling.max_new_tokens, self.context - len(request.prompt.ids))
+        return rejected(request, self.context) or _Row(request, room, _generator(request))
+
+    def _refills(self, slots: Slots, live: dict[int, _Row]) -> bool:
+        return slots.plain and slots.rows - len(live) >= max(1, REFILL * slots.rows)
+
+    def _admit(self, waiting: list[_Row], prefix: tuple[int, ...], live: dict[int, _Row], slots: Slots | None) -> Slots:
+        """Prefill the longest waiting rows and give them slots and their first token."""
+        rows = slots.rows if slots else min(self._fitting(waiting), len(waiting))
+        free = [slot for slot in range(rows) if slot not in live]
+        width = len(waiting[0].ids) - len(prefix)
+        group = waiting[: min(len(free), max(1, PREFILL // max(1, width)))]
+        cache, mask, logits = self._prefill(group, prefix)
+        if slots is None:
+            slots = Slots(rows, cache, mask)
+        taken = free[: len(group)]
+        slots.admit(taken, cache, mask, [*live, *taken])
+        del waiting[: len(group)]
+        live.update(zip(taken, group, strict=True))
+        self._choose(logits, group)
+        return slots
+
+    def _prefill(self, group: list[_Row], prefix: tuple[int, ...]) -> tuple[Any, torch.Tensor, torch.Tensor]:
+        """(cache, mask, logits of the next token) of rows whose prompts begin with `prefix`, with left padding between
+        the prefix and the rest."""
+        import torch
+        from transformers import DynamicCache
+
+        shared = len(prefix)
+        n, width = len(group), max(len(row.ids) for row in group) - shared
+        ids = torch.full((n, width), self.tokenizer.pad_token_id)
+        mask = torch.ones((n, shared + width), dtype=torch.long)
+        for i, row in enumerate(group):
+            rest = row.ids[shared:]
+            ids[i, width - len(rest) :] = torch.tensor(rest)
+            mask[i, shared : shared + width - len(rest)] = 0
+        ids, mask = ids.to(self.device), mask.to(self.device)
+        cache = DynamicCache(config=self.model.config)
+        if shared:
+            first = torch.tensor([prefix], device=self.device)
+            self.model(input_ids=first, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache.batch_repeat_interleave(n)
+        logits = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0)[:, shared:],
+            past_key_values=cache,
+            logits_to_keep=1,
+            use_cache=True,
+        ).logits[:, -1]
+        return cache, mask, logits
+
+    def _step(self, slots: Slots, live: dict[int, _Row]) -> None:
+        """One more token for every live row."""
+        import torch
+
+        tokens = [0] * slots.rows
+        for slot, row in live.items():
+            tokens[slot] = row.tokens[-1]
+        mask, position = slots.step_inputs()
+        logits = self.model(
+            input_ids=torch.tensor(tokens, device=self.device)[:, None],
+            attention_mask=mask,
+            position_ids=position.clamp(max=self.context - 1),  # idle slots count on
+            past_key_values=slots.cache,
+            use_cache=True,
+        ).logits[:, -1]
+        slots.stepped()
+        order = list(live)
+        self._choose(logits if order == list(range(slots.rows)) else logits[order], [live[slot] for slot in order])
+
+    def _close_ranks(self, slots: Slots, live: dict[int, _Row], waiting: bool) -> dict[int, _Row]:
+        """Copy the rows that go on together, where no new ones will come and it pays."""
+        if not (waiting and slots.plain) and len(live) <= LEAVE * slots.rows:
+            slots.keep(list(live))
+            live = dict(enumerate(live.values()))
+        slots.narrow(list(live))
+        return live
+
+    def _choose(self, logits: torch.Tensor, rows: Sequence[_Row]) -> None:
+        """Add one token to each row; logits: (rows, vocabulary)."""
+        import torch
+
+        tokens = logits.argmax(-1).tolist()
+        drawn = [i for i, row in enumerate(rows) if row.generator is not None]
+        if drawn:
+            for i, token in zip(drawn, _draw(logits[drawn], [rows[i] for i in drawn]), strict=True):
+                tokens[i] = token
+        if any(row.request.sampling.logprobs for row in rows):
+            chosen = torch.tensor(tokens, device=logits.device)[:, None]
+            logs = logits.float().log_softmax(-1).gather(-1, chosen).squeeze(-1).tolist()
+            for row, log in zip(rows, logs, strict=True):
+                row.logprobs.append(log)
+        for row, token in zip(rows, tokens, strict=True):
+            row.tokens.append(token)
+            row.end = self._ended(row)
+
+    def _ended(self, row: _Row) -> str | None:
+        if row.tokens[-1] in self.end_ids:
+            return "stop"
+        stops = row.request.sampling.stop
+        if stops:  # a token is at least a byte, so a stop string lies within the last tokens
+            last = self.tokenizer.decode(row.tokens[-4 * max(map(len, stops)) - 1 :], skip_special_tokens=True)
+            if any(stop in last for stop in stops):
+                return "stop"
+        return "length" if len(row.tokens) >= row.room else None
+
+    # --- memory ------------------------------------------------------------------------------------------------------
+
+    def _fitting(self, waiting: Sequence[_Row]) -> int:
+        """How many rows run together: as many as the cache has memory for."""
+        longest = max(len(row.ids) + row.room for row in waiting)
+        return max(1, min(self.rows, int(MEMORY * _free_bytes(self.device) / (self._bytes_per_token() * longest))))
+
+    def _bytes_per_token(self) -> int:
+        """Keys and values of one token in all layers."""
+        config = self.model.config.get_text_config()
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return 2 * int(config.num_hidden_layers * heads * size) * (2 if self.dtype == "bfloat16" else 4)
+
+    def _halve(self, error: Exception) -> None:
+        """Fewer rows from now on. Raises what was no memory error, and UserError where a single row was too much."""
+        import torch
+
+        if not isinstance(error, _memory_error()) and "can't allocate memory" not in str(error):
+            raise error
+        if self.rows == 1:
+            raise UserError(
+                f"the model runs out of memory on {self.device} with a single row. Take a smaller model, shorter rows "
+                "or fewer max_new_tokens."
+            ) from None
+        self.rows //= 2
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+
+    # --- scoring -----------------------------------------------------------------------------------------------------
+
+    def score(self, batches: Iterable[Sequence[Scoring]]) -> Iterator[list[Score]]:
+        """Each batch answered once, in order, computed together."""
+        for batch in batches:
+            fitting = [s for s in batch if len(s.prompt) + len(s.response) <= self.context]
+            found = dict(self._scored(sorted(fitting, key=lambda s: -(len(s.prompt) + len(s.response)))))
+            yield [Score(s.id, found.get(s.id)) for s in batch]
+
+    def _scored(self, ordered: Sequence[Scoring]) -> Iterator[tuple[str, float]]:
+        done, rows = 0, len(ordered)
+        while done < len(ordered):
+            try:
+                yield from self._score(ordered[done : done + rows])
+                done += rows
+            except (_memory_error(), RuntimeError) as error:
                 rows //= 2
-                torch.cuda.empty_cache()
-        return done
+                if not rows or not isinstance(error, _memory_error()):
+                    raise
 
     def _score(self, batch: Sequence[Scoring]) -> list[tuple[str, float]]:
         import torch
@@ -90,6 +304,8 @@ class TransformersEngine:
                 scores.append((s.id, torch.nn.functional.cross_entropy(seen, target, reduction="sum").item()))
         return scores
 
+    # --- adapters ----------------------------------------------------------------------------------------------------
+
     @contextmanager
     def adapter(self, path: str | None) -> Iterator[None]:
         """Within this block the engine answers with the adapter, or the fully tuned model, at `path`; None is the seed
@@ -101,7 +317,7 @@ class TransformersEngine:
 
         base = self.model
         if not (Path(path) / "adapter_config.json").is_file():
-            self.model = load_model(path).model.to(base.dtype)
+            self.model = load_model(path, self.dtype).model
             try:
                 yield
             finally:
@@ -121,126 +337,60 @@ class TransformersEngine:
             tuned.unload()
             self.model = base
 
-    def _batch(self, batch: Sequence[Request], sampling: Sampling) -> list[Completion]:
-        """Generate for one batch with left padding."""
-        import torch
-        from transformers import DynamicCache
 
-        n, width = len(batch), max(len(r.prompt) for r in batch)
-        ids = torch.full((n, width), self.tokenizer.pad_token_id)
-        mask = torch.zeros((n, width), dtype=torch.long)
-        for i, request in enumerate(batch):
-            ids[i, width - len(request.prompt) :] = torch.tensor(request.prompt)
-            mask[i, width - len(request.prompt) :] = 1
-        ids, mask = ids.to(self.device), mask.to(self.device)
-        room = [min(sampling.max_new_tokens, self.context - len(r.prompt)) for r in batch]
-        cache = DynamicCache(config=self.model.config)
-        _preallocate(cache)
-        choose = _chooser([r.id for r in batch], sampling)
-        texts: list[list[int]] = [[] for _ in batch]
-        live, ended = list(range(n)), [False] * n
-        position = mask.cumsum(-1) - 1
-        with torch.inference_mode():
-            step_ids, step_position = ids, position.clamp(min=0)
-            while live:
-                logits = self.model(
-                    input_ids=step_ids,
-                    attention_mask=mask,
-                    position_ids=step_position,
-                    past_key_values=cache,
-                    logits_to_keep=1,
-                    use_cache=True,
-                ).logits[:, -1]
-                tokens = choose(logits, live)
-                stay = []
-                for place, (row, token) in enumerate(zip(live, tokens, strict=True)):
-                    if ended[row] or len(texts[row]) == room[row]:
-                        continue  # this row is finished and only waits to leave
-                    texts[row].append(token)
-                    ended[row] = token in self.end_ids
-                    if not ended[row] and len(texts[row]) < room[row]:
-                        stay.append(place)
-                if not stay:
-                    break
-                if len(stay) <= LEAVE * len(live):
-                    kept = torch.tensor(stay, device=self.device)
-                    cache.batch_select_indices(kept)
-                    mask, step_position = mask[kept], step_position[kept]
-                    live, tokens = [live[place] for place in stay], [tokens[place] for place in stay]
-                step_ids = torch.tensor([[token] for token in tokens], device=self.device)
-                step_position = (step_position[:, -1:] + 1).clamp(max=self.context - 1)  # finished rows count on
-                mask = torch.nn.functional.pad(mask, (0, 1), value=1)
-        return [
-            Completion(
-                request.id,
-                self.tokenizer.decode(texts[i][:-1] if ended[i] else texts[i], skip_special_tokens=True).strip(),
-                "stop" if ended[i] else "length",
-                len(texts[i]),
-            )
-            for i, request in enumerate(batch)
-        ]
+def _common_prefix(rows: Sequence[_Row]) -> tuple[int, ...]:
+    """What all prompts begin with, leaving each at least one token; empty where it would not pay."""
+    if len(rows) < 2:
+        return ()
+    prompts = [row.ids for row in rows]
+    first, last = min(prompts), max(prompts)  # what these two share, all between them share
+    shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    shared = min(shared, min(map(len, prompts)) - 1)
+    return first[:shared] if shared >= WORTH_SHARING else ()
 
 
-def _preallocate(cache: Any) -> None:
-    """Make the cache's full-attention layers grow in steps of many tokens; sliding layers stay the library's."""
-    from transformers.cache_utils import DynamicLayer
-
-    class GrowingLayer(DynamicLayer):  # type: ignore[misc]
-        """Keys and values in a buffer with room to grow; what is handed out is a view of the live part."""
-
-        room = 128
-        length = 0
-
-        def update(
-            self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-        ) -> tuple[torch.Tensor, torch.Tensor]:
-            end = self.length + key_states.shape[-2]
-            if not self.is_initialized:
-                self.lazy_initialization(key_states, value_states)
-                self.buffers = [self._grown(None, x, end) for x in (key_states, value_states)]
-            elif end > self.buffers[0].shape[-2]:
-                pairs = zip(self.buffers, (key_states, value_states), strict=True)
-                self.buffers = [self._grown(buffer, x, end) for buffer, x in pairs]
-            for buffer, new in zip(self.buffers, (key_states, value_states), strict=True):
-                buffer[..., self.length : end, :] = new
-            self.length = end
-            self.keys, self.values = (buffer[..., :end, :] for buffer in self.buffers)
-            return self.keys, self.values
-
-        def _grown(self, old: torch.Tensor | None, like: torch.Tensor, end: int) -> torch.Tensor:
-            new = like.new_empty((*like.shape[:2], end + self.room, like.shape[-1]))
-            if old is not None:
-                new[..., : self.length, :] = old[..., : self.length, :]
-            return new
-
-        def batch_select_indices(self, indices: torch.Tensor) -> None:
-            self.buffers = [buffer[indices] for buffer in self.buffers]
-            self.keys, self.values = (buffer[..., : self.length, :] for buffer in self.buffers)
-
-    for index, layer in enumerate(cache.layers):
-        if type(layer) is DynamicLayer:
-            cache.layers[index] = GrowingLayer()
-    if cache.layer_class_to_replicate is DynamicLayer:
-        cache.layer_class_to_replicate = GrowingLayer
-
-
-def _chooser(ids: list[str], sampling: Sampling) -> Any:
-    """choose(logits of the live rows, live rows) -> token ids."""
+def _generator(request: Request) -> Any:
+    """A row's own random numbers, from the seed and its id; None is greedy."""
     import torch
 
-    if sampling.temperature == 0:
-        return lambda logits, live: logits.argmax(-1).tolist()
-    seeds = [int(hashlib.sha256(f"{sampling.seed}:{i}".encode()).hexdigest()[:15], 16) for i in ids]
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    if request.sampling.temperature == 0:
+        return None
+    return torch.Generator().manual_seed(request.sampling.number(request.id))
 
-    def choose(logits: Any, live: list[int]) -> list[int]:
-        chances = torch.softmax(logits.float() / sampling.temperature, -1)
-        ordered, order = chances.sort(-1, descending=True)
-        total = ordered.cumsum(-1)
-        ordered[(total - ordered) >= sampling.top_p] = 0.0  # the smallest set that reaches top_p
-        total = ordered.cumsum(-1)
-        draws = torch.stack([torch.rand((), generator=generators[row]) for row in live]).to(logits.device)
-        picked = (total < (draws * total[:, -1])[:, None]).sum(-1, keepdim=True).clamp(max=logits.shape[-1] - 1)
-        return [int(t) for t in order.gather(-1, picked).squeeze(-1).tolist()]
 
-    return choose
+def _draw(logits: torch.Tensor, rows: Sequence[_Row]) -> list[int]:
+    """One token a row from the smallest set of tokens that reaches top_p."""
+    import torch
+
+    def column(values: list[float]) -> torch.Tensor:
+        return torch.tensor(values, device=logits.device)[:, None]
+
+    top_p = column([row.request.sampling.top_p for row in rows])
+    chances = torch.softmax(logits.float() / column([row.request.sampling.temperature for row in rows]), -1)
+    ordered, order = chances.sort(-1, descending=True)
+    total = ordered.cumsum(-1)
+    ordered[(total - ordered) >= top_p] = 0.0
+    total = ordered.cumsum(-1)
+    draws = column([float(torch.rand((), generator=row.generator)) for row in rows])
+    picked = (total < draws * total[:, -1:]).sum(-1, keepdim=True).clamp(max=logits.shape[-1] - 1)
+    return [int(token) for token in order.gather(-1, picked).squeeze(-1).tolist()]
+
+
+def _memory_error() -> type[Exception]:
+    import torch
+
+    return torch.OutOfMemoryError
+
+
+def _free_bytes(device: str) -> float:
+    """Memory that is free on the device."""
+    import torch
+
+    if device == "cuda":
+        free, _ = torch.cuda.mem_get_info()
+        return float(free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated())
+    if device == "mps":
+        return float(torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
+    import psutil
+
+    return float(psutil.virtual_memory().available)

@@ -109,11 +109,11 @@ def training_row(
         if ability in ("rare_tools", "facts") and rng.random() < INVENTED_SHARE:
             item = (world.invented_tool_call if ability == "rare_tools" else world.invented_fact)(rng)
         turns.append({"role": "user", "content": item.prompt})
-        prompt = prompter.distill(turns, restyle(item, rng))
+        prompt = prompter.distill(turns, restyle(item, rng)).ids
     else:
         turns.append({"role": "user", "content": item.prompt})
-        prompt = prompter.train(turns) if rng.random() < 0.5 else prompter.evaluate(turns)
-    return prompt, prompter.response(item.own)
+        prompt = (prompter.train(turns) if rng.random() < 0.5 else prompter.evaluate(turns)).ids
+    return list(prompt), prompter.response(item.own)
 
 
 def build_tokenizer(seed: int) -> Any:
@@ -262,11 +262,11 @@ def write_card(out: Path) -> None:
     """Measure the finished model on every ability and write its model card beside it."""
     import tempfile
 
-    from selfdistill.config import TaskSettings
+    from selfdistill.config import TaskSettings, TransformersSettings
+    from selfdistill.engines.open import make_engine
     from selfdistill.evaluate import evaluate
     from selfdistill.progress import Progress
     from selfdistill.report import score_cell
-    from selfdistill.run import make_engine
     from selfdistill.tasks.load import Permissions, load_tasks
 
     progress = Progress()
@@ -275,8 +275,8 @@ def write_card(out: Path) -> None:
     seed_lm = load_model(str(out))
     prompter = Prompter.create(seed_lm.tokenizer, "chat", "using")
     with tempfile.TemporaryDirectory() as scratch:
-        engine = make_engine(seed_lm, prompter, 64)
-        results = evaluate(tasks, Path(scratch), seed_lm, engine, prompter, progress=progress)
+        engine = make_engine(TransformersSettings(), seed_lm, prompter)
+        results = evaluate(tasks, Path(scratch), seed_lm.digest, engine, prompter, progress=progress)
     size = sum(f.stat().st_size for f in out.iterdir() if f.name != "README.md") / 1e6
     history = json.loads((out / "build.json").read_text(encoding="utf-8"))
     commands = []

@@ -14,17 +14,18 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from selfdistill.checks import load_check
 from selfdistill.config import Recipe, load_recipe
 from selfdistill.data import read_examples
 from selfdistill.distill import distill, ids_digest
+from selfdistill.engines import Engine
+from selfdistill.engines.open import make_engine
+from selfdistill.errors import UserError
 from selfdistill.evaluate import adapter_digest, evaluate, evaluation_identity, read_results, task_result
 from selfdistill.models import SeedLM, load_model
 from selfdistill.progress import Progress
 from selfdistill.records import Example, Prediction, Selected, TaskResult, Verdict, read_records
-from selfdistill.run import make_engine
 from selfdistill.select import read_selected, select
 from selfdistill.store import digest_of, write_records
 from selfdistill.tasks.load import Permissions, Task, load_tasks
@@ -89,13 +90,13 @@ class Lab:
     def seed_lm(self) -> SeedLM:
         """The seed LM, loaded at the first need."""
         lm = load_model(self.recipe.model)
-        check_targets(lm.model, self.recipe.train)
+        check_targets(lm.skeleton(), self.recipe.train)
         return lm
 
     @cached_property
-    def engine(self) -> Any:
-        """One engine for all arms."""
-        return make_engine(self.seed_lm, self._prompter(self.recipe), self.recipe.batch_rows)
+    def engine(self) -> Engine:
+        """One engine for all arms: the seed LM stays loaded, adapters come and go."""
+        return make_engine(self.recipe.engine, self.seed_lm, self._prompter(self.recipe))
 
     def _prompter(self, recipe: Recipe) -> Prompter:
         settings = recipe.distill
@@ -131,21 +132,24 @@ class Lab:
                 [template.intro, template.turn, template.prefill],
                 recipe.select.check,
                 recipe.seed,
-                recipe.batch_rows,
+                self.engine.describe(),
             ]
         )
         folder = self.out / "distilled" / f"{name}-{template.name}-{identity}"
         if not (folder / "selected.jsonl").is_file():
-            rewrites = distill(
+            rewrites = folder / "rewrites.jsonl"
+            errors = distill(
                 examples,
-                folder / "rewrites.jsonl",
-                self.seed_lm,
+                rewrites,
+                self.seed_lm.digest,
                 self.engine,
+                self._prompter(recipe),
                 recipe.distill,
                 recipe.seed,
-                recipe.batch_rows,
                 self.progress,
             )
+            if errors:
+                raise UserError(f"{rewrites}: the engine failed on {errors} rows. The same command tries them again.")
             write_records(folder / "examples.jsonl", examples)
             check = load_check(recipe.select.check, self.permissions.allow_code)
             select(examples, rewrites, folder / "selected.jsonl", check, self.progress)
@@ -195,18 +199,19 @@ class Lab:
         if possible and arm not in self._folders:
             self._folders[arm] = self._folder(arm)
         # All arms are asked in one form, whatever template their training used (Appendix B).
-        prompter, lm, rows = self._prompter(recipe).for_task("using"), self.seed_lm, recipe.batch_rows
+        prompter, model = self._prompter(recipe).for_task("using"), self.seed_lm.digest
         adapter = str(self._folders[arm] / "adapter") if possible and arm.dataset else None
         digest = adapter_digest(adapter)
         places = {
-            name: self._folders[arm] / f"{name}-{digest_of(evaluation_identity([task], lm, prompter, digest, rows))}"
+            name: self._folders[arm]
+            / f"{name}-{digest_of(evaluation_identity([task], model, self.engine, prompter, digest))}"
             for name, task in possible.items()
         }
         if any(not (place / "result.json").is_file() for place in places.values()):
             with self.engine.adapter(adapter):
                 for name, place in places.items():
                     label = f"{arm.label}: {name}"
-                    evaluate([tasks[name]], place, lm, self.engine, prompter, digest, rows, label, self.progress)
+                    evaluate([tasks[name]], place, model, self.engine, prompter, digest, label, self.progress)
         found = {name: Measured(task_result(task, []), None) for name, task in tasks.items()}
         for name, place in places.items():
             found[name] = Measured(read_results(place)[name], place / "predictions.jsonl")

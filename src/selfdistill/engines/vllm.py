@@ -1,0 +1,221 @@
+"""The vLLM engine: vLLM's own scheduler and kernels, in this process, for CUDA and for CPU builds of vLLM.
+
+vLLM starts with the first request and stops with `close`, so that training can have the device in between. It starts
+anew when an adapter needs more rank than it was started for; without an adapter it runs without LoRA, which is faster.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+from selfdistill.config import VllmSettings
+from selfdistill.engines import Completion, Request, Score, Scoring, completion, rejected
+from selfdistill.errors import UserError
+from selfdistill.models import SeedLM, resolve
+
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""Ranks that vLLM can be started for."""
+SPECULATION = {"method": "ngram", "num_speculative_tokens": 6, "prompt_lookup_max": 4, "prompt_lookup_min": 2}
+"""Where the last 2 to 4 tokens stand in the prompt, too, the 6 tokens that follow there are tried."""
+
+
+class VllmEngine:
+    """Offline vLLM with prefix caching; requests are fed as they are finished."""
+
+    def __init__(self, seed_lm: SeedLM, end_ids: set[int], settings: VllmSettings) -> None:
+        """`end_ids`: tokens that end a response. Raises UserError where vLLM is not installed."""
+        if importlib.util.find_spec("vllm") is None:
+            raise UserError(
+                'engine = "vllm" needs vLLM: pip install \'selfdistill[vllm]\', best in an environment of its own, '
+                "since vLLM brings its own torch."
+            )
+        self.seed_lm, self.end_ids, self.settings = seed_lm, end_ids, settings
+        self.dtype = seed_lm.dtype if settings.dtype == "auto" else settings.dtype
+        self._llm: Any = None
+        self._started: tuple[str, int] = ("", 0)
+        self._folder = resolve(seed_lm.name)
+        self._lora: Any = None
+        self._loras: dict[str, int] = {}
+        self._count = 0
+
+    def describe(self) -> dict[str, Any]:
+        """Name, version, data type and what changes the scheduling of tokens."""
+        return {"name": "vllm", "version": _version(), "dtype": self.dtype, "speculate": self.settings.speculate}
+
+    def close(self) -> None:
+        """Stop vLLM's process and free its memory."""
+        if self._llm is not None:
+            self._llm.llm_engine.engine_core.shutdown()
+            self._llm = None
+            gc.collect()
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """Each request answered once, in any order."""
+        from vllm import SamplingParams
+
+        def params(request: Request) -> Any:
+            s = request.sampling
+            return SamplingParams(
+                temperature=s.temperature,
+                top_p=s.top_p if s.temperature else 1.0,
+                seed=s.number(request.id) if s.temperature else None,
+                max_tokens=s.max_new_tokens,
+                stop=list(s.stop) or None,
+                stop_token_ids=sorted(self.end_ids),
+                logprobs=0 if s.logprobs else None,
+            )
+
+        def fitting() -> Iterator[tuple[Request, Sequence[int], Any]]:
+            for request in requests:
+                bad = rejected(request, self.seed_lm.context)
+                if bad:
+                    refused.append(bad)
+                else:
+                    yield request, request.prompt.ids, params(request)
+
+        refused: list[Completion] = []
+        for request, done in self._run(fitting()):
+            yield from refused
+            refused.clear()
+            out = done.outputs[0]
+            logs = [next(iter(found.values())).logprob for found in out.logprobs or ()]
+            stopped = out.finish_reason == "stop"
+            yield completion(request, list(out.token_ids), self.end_ids, self.seed_lm.tokenizer, stopped, logs)
+        yield from refused
+
+    def score(self, batches: Iterable[Sequence[Scoring]]) -> Iterator[list[Score]]:
+        """Each batch answered once, in order. vLLM must have room for one more token: a prompt and response that fill
+        the whole context have no score here."""
+        from vllm import SamplingParams
+
+        params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0)
+        for batch in batches:
+            fitting = [s for s in batch if len(s.prompt) + len(s.response) < self.seed_lm.context]
+            sums = {}
+            for item, done in self._run((s, s.prompt + s.response, params) for s in fitting):
+                tail = zip(done.prompt_logprobs[len(item.prompt) :], item.response, strict=True)
+                sums[item.id] = -sum(found[token].logprob for found, token in tail)
+            yield [Score(s.id, sums.get(s.id)) for s in batch]
+
+    @contextmanager
+    def adapter(self, path: str | None) -> Iterator[None]:
+        """Within this block the engine answers with the adapter, or the fully tuned model, at `path`. Raises UserError
+        for an adapter that does not fit."""
+        if path is None:
+            yield
+            return
+        before = self._folder, self._lora
+        config = Path(path) / "adapter_config.json"
+        if config.is_file():
+            self._lora = (path, _rank(path, config, self.seed_lm))
+        else:
+            self._folder = str(path)
+        try:
+            yield
+        finally:
+            self._folder, self._lora = before
+
+    def _run(self, asked: Iterator[tuple[Any, Sequence[int], Any]]) -> Iterator[tuple[Any, Any]]:
+        """Feed (item, token ids, parameters) to vLLM, never more than it works on; (item, output) as each is done."""
+        from vllm.lora.request import LoRARequest
+
+        engine, lora = None, None
+        waiting: dict[str, Any] = {}
+        drained = False
+        try:
+            while True:
+                while not drained and len(waiting) < 2 * self.settings.max_num_seqs:
+                    following = next(asked, None)
+                    if following is None:
+                        drained = True
+                        break
+                    if engine is None:
+                        engine = self._start().llm_engine
+                        lora = self._lora and LoRARequest(self._lora[0], self._number(self._lora[0]), self._lora[0])
+                    item, ids, params = following
+                    self._count += 1
+                    waiting[str(self._count)] = item
+                    engine.add_request(str(self._count), {"prompt_token_ids": list(ids)}, params, lora_request=lora)
+                if not waiting:
+                    return
+                assert engine is not None
+                for done in engine.step():
+                    if done.finished:
+                        yield waiting.pop(done.request_id), done
+        finally:
+            if waiting and engine is not None:  # the caller stopped early
+                engine.abort_request(list(waiting))
+
+    def _number(self, path: str) -> int:
+        """vLLM knows an adapter by a number, and would go on with the old weights of a folder that was written anew."""
+        key = f"{path} {(Path(path) / 'adapter_model.safetensors').stat().st_mtime_ns}"
+        return self._loras.setdefault(key, len(self._loras) + 1)
+
+    def _start(self) -> Any:
+        """The running vLLM, started for this model and this adapter's rank."""
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        needed = self._lora[1] if self._lora else 0
+        folder, rank = self._started
+        if self._llm is None or folder != self._folder or rank < needed:
+            self.close()
+            import torch
+            from vllm import LLM
+
+            if not torch.cuda.is_available():  # vLLM's own default is most of the machine's memory
+                os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")
+            settings, lora = self.settings, {"enable_lora": True, "max_lora_rank": needed} if needed else {}
+            self._llm = LLM(
+                self._folder,
+                tokenizer=resolve(self.seed_lm.name),
+                dtype=self.dtype,
+                max_model_len=self.seed_lm.context,
+                max_num_seqs=settings.max_num_seqs,
+                gpu_memory_utilization=settings.gpu_memory_utilization,
+                tensor_parallel_size=settings.tensor_parallel_size,
+                enable_prefix_caching=True,
+                speculative_config=SPECULATION if settings.speculate else None,
+                trust_remote_code=False,
+                load_format="safetensors",
+                generation_config="vllm",  # the model's own sampling defaults would come on top of ours
+                disable_log_stats=True,
+                seed=0,
+                **lora,
+            )
+            self._started = (self._folder, needed)
+            self._loras = {}
+        return self._llm
+
+
+def _version() -> str:
+    """vLLM's version, whatever its build is called."""
+    found = {d.metadata["Name"]: d.version for d in distributions() if (d.metadata["Name"] or "").startswith("vllm")}
+    return next((f"{name} {version}" for name, version in sorted(found.items())), "unknown")
+
+
+def _rank(path: str, config: Path, seed_lm: SeedLM) -> int:
+    """The rank that vLLM must be started for. Raises UserError for an adapter of another model: vLLM's process would
+    die of it."""
+    from safetensors import safe_open
+
+    modules = dict(seed_lm.skeleton().named_modules())
+    with safe_open(Path(path) / "adapter_model.safetensors", "pt") as weights:
+        for key in weights.keys():  # noqa: SIM118: not a mapping
+            name = key.removeprefix("base_model.model.").partition(".lora_")[0]
+            width = getattr(modules.get(name), "in_features", None)
+            if ".lora_A." in key and weights.get_slice(key).get_shape()[1] != width:
+                has = "has no such module" if width is None else f"has {width} inputs there"
+                raise UserError(f"adapter {path}: does not fit this model: {name}: the model {has}.")
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    rank = max([settings["r"], *settings.get("rank_pattern", {}).values()])
+    if rank > RANKS[-1]:
+        raise UserError(f"adapter {path}: rank {rank}; vLLM takes up to {RANKS[-1]}. Take engine = \"transformers\".")
+    return next(r for r in RANKS if r >= rank)
