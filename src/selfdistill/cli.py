@@ -141,21 +141,22 @@ def select(
     """Keep each rewrite that is as good as its reference; export the dataset."""
     from selfdistill.checks import load_check
     from selfdistill.config import DataSettings, SelectSettings, checked
+    from selfdistill.data import stream_examples
     from selfdistill.errors import UserError
     from selfdistill.report import EXPLAINED
-    from selfdistill.select import export as write_export
     from selfdistill.select import select as run_select
 
     wanted = _pairs(export or [], ":", "--export")
     checked(SelectSettings, {"check": check, "export": wanted}, "select")
-    examples = _examples(data, data_format, columns, split, sample, seed, data_dir)
-    for path in (out, *map(Path, wanted.values())):
+    form = {"format": data_format, "columns": _columns(columns)}
+    settings = checked(DataSettings, form | {"path": data, "split": split, "sample": sample}, "data")
+    exports = {name: Path(file) for name, file in wanted.items()}
+    for path in (out, *exports.values()):
         if path.exists():
             raise UserError(f"{path}: exists. Remove it or choose another name.")
-    like = checked(DataSettings, {"path": "", "format": data_format, "columns": _columns(columns)}, "data")
-    reasons = run_select(examples, rewrites, out, load_check(check, allow_code), _progress(), like)
-    for form, name in wanted.items():
-        write_export(examples, out, form, Path(name))
+    examples = stream_examples(settings, seed=seed, data_dir=data_dir)
+    like = checked(DataSettings, form | {"path": ""}, "data")
+    reasons = run_select(examples, rewrites, out, load_check(check, allow_code), _progress(), like, exports)
     for reason, count in reasons.most_common():
         _console().print(f"{count:>8}  {reason:<24} {EXPLAINED[reason]}", highlight=False)
 

@@ -147,6 +147,7 @@ class _Text:
         if error.lineno == 1:
             error.colno += self.columns
         error.lineno += self.lines
+        error.args = (f"{message}: line {error.lineno} column {error.colno}",)
         return error
 
 

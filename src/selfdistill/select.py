@@ -14,12 +14,13 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryFile
-from time import monotonic
 from typing import Any, BinaryIO, Generic, Self, TypeVar
 
-from pydantic_core import to_json
+from pydantic import ValidationError
+from pydantic_core import from_json, to_json
 
 from selfdistill.checks.base import Check
 from selfdistill.checks.leaks import leak
@@ -31,6 +32,10 @@ from selfdistill.records import Candidate, Example, Reason, Record, Rewrite, Sel
 from selfdistill.store import new_files
 
 R = TypeVar("R", bound=Record)
+
+BATCH = 32
+"""Rows that go through each step together, which takes about half the time of one by one: each step's code stays in
+the processor's cache."""
 
 _OUTCOMES = {
     "same": Reason.PASSED,
@@ -66,17 +71,14 @@ def select(
         (progress or Progress()).bar("select", total) as advance,
     ):
         export_files = _Exports(dict(zip(exports.items(), others, strict=True)))
-        done, due = 0, monotonic()
-        for example in examples:
-            row = choose(example, found.take(example), check)
-            reasons[row.reason] += 1
-            file.write(dump(row))
-            export_files.add(example, row)
-            done += 1
-            if monotonic() > due:  # drawing the bar takes longer than a row
-                advance(done)
-                done, due = 0, monotonic() + 0.1
-        advance(done)
+        stream = iter(examples)
+        while batch := list(islice(stream, BATCH)):
+            made = [found.take(example) for example in batch]
+            rows = [choose(example, rewrite, check) for example, rewrite in zip(batch, made, strict=True)]
+            file.write(b"".join(map(dump, rows)))
+            export_files.add(batch, rows)
+            reasons.update(row.reason for row in rows)
+            advance(len(batch))
         found.end()
         export_files.end()
     return reasons
@@ -112,7 +114,14 @@ class _Places(Generic[R]):
             self.file.seek(place)
         line = self.file.readline()
         self._next = place + len(line)
-        return parse(line, self.kind, f"{self.name}, byte {place}")
+        try:
+            return self.kind.model_validate_json(line)
+        except ValidationError:
+            self.file.seek(0)
+            number = 1
+            while self.file.tell() < place:
+                number += bool(self.file.readline())
+            return parse(line, self.kind, f"{self.name}, line {number}")
 
     def __enter__(self) -> Self:
         return self
@@ -142,7 +151,7 @@ class _ById(_Places[R]):
         place = 0
         for number, line in enumerate(self.file, 1):
             if not line.isspace():
-                id = parse(line, self.kind, f"{self.name}, line {number}").id
+                id = _id(line) or parse(line, self.kind, f"{self.name}, line {number}").id
                 if id in self.places:
                     raise UserError(f"{self.name}: id {id!r} occurs twice. Keep one row per id.")
                 self.places[id] = place
@@ -163,6 +172,15 @@ class _ById(_Places[R]):
                 f"{self.name}: id {id!r} belongs to no row of the data. These rewrites were made from other data; ids "
                 "are hashes of prompt and reference."
             )
+
+
+def _id(line: bytes) -> str | None:
+    """A row's id, without looking at the rest; None where there is none."""
+    try:
+        id = from_json(line)["id"]
+    except (ValueError, LookupError, TypeError):
+        return None
+    return id if isinstance(id, str) else None
 
 
 class _ByPrompt(_Places[Example]):
@@ -231,22 +249,24 @@ def _candidates(example: Example, row: Example) -> tuple[Candidate, ...]:
 
 def choose(example: Example, rewrite: Rewrite | None, check: Check | None) -> Selected:
     """The row's training response. Among the candidates that pass, the one with the lowest seed NLL."""
-    if rewrite is None or not rewrite.candidates:
-        reason = Reason.MISSING if rewrite is None or rewrite.failure is None else rewrite.failure
-    else:
-        judged = [(judge(example, c, check), c) for c in rewrite.candidates]
-        good = [(r, c) for r, c in judged if r in (Reason.PASSED, Reason.KEPT)]
-        if good:
-            reason, best = min(good, key=lambda rc: float("inf") if rc[1].seed_nll is None else rc[1].seed_nll)
-            return Selected(
-                id=example.id,
-                response=best.text,
-                turns=best.turns,
-                source="distilled",
-                reason=reason,
-                seed_nll=best.seed_nll,
-            )
-        reason = judged[0][0]
+    reason = Reason.MISSING if rewrite is None or rewrite.failure is None else rewrite.failure
+    best: Candidate | None = None
+    for number, candidate in enumerate(rewrite.candidates if rewrite else ()):
+        judged = judge(example, candidate, check)
+        if judged is Reason.PASSED or judged is Reason.KEPT:
+            if best is None or _nll(candidate) < _nll(best):
+                best, reason = candidate, judged
+        elif number == 0:  # what is said of a row where none is good
+            reason = judged
+    if best is not None:
+        return Selected(
+            id=example.id,
+            response=best.text,
+            turns=best.turns,
+            source="distilled",
+            reason=reason,
+            seed_nll=best.seed_nll,
+        )
     return Selected(
         id=example.id,
         response=example.reference,
@@ -255,6 +275,10 @@ def choose(example: Example, rewrite: Rewrite | None, check: Check | None) -> Se
         reason=reason,
         seed_nll=rewrite.reference_nll if rewrite else None,
     )
+
+
+def _nll(candidate: Candidate) -> float:
+    return float("inf") if candidate.seed_nll is None else candidate.seed_nll
 
 
 def judge(example: Example, candidate: Candidate, check: Check | None) -> Reason:
@@ -269,16 +293,12 @@ def judge(example: Example, candidate: Candidate, check: Check | None) -> Reason
         return Reason.LEAKED
     if check is None:
         return Reason.KEPT
-    last = len(responses) - 1
-    for turn, (response, reference) in enumerate(zip(responses, references, strict=True)):
+    for response, reference in zip(candidate.turns, references, strict=False):
         # What a row's `contains` or `tests` ask for is asked of the last turn.
-        row = example if turn == last else example.model_copy(update={"meta": {}})
-        reason = _OUTCOMES[check(response, reference, row).outcome]
-        if reason is Reason.REFERENCE_UNREADABLE and turn < last:
-            continue  # small talk on the way to the answer has nothing to extract
-        if reason is not Reason.PASSED:
+        reason = _OUTCOMES[check(response, reference, example.model_copy(update={"meta": {}})).outcome]
+        if reason not in (Reason.PASSED, Reason.REFERENCE_UNREADABLE):  # small talk on the way has nothing to extract
             return reason
-    return Reason.PASSED
+    return _OUTCOMES[check(candidate.text, example.reference, example).outcome]
 
 
 def read_selected(examples: Sequence[Example], path: Path) -> dict[str, Selected]:
@@ -318,7 +338,7 @@ def export(examples: Iterable[Example], selected: Path, form: str, out: Path) ->
     with _ById(selected, Selected) as chosen, new_files(out) as (file,):
         export_files = _Exports({(form, out): file})
         for example in examples:
-            export_files.add(example, _fitting(example, chosen.take(example), selected))
+            export_files.add([example], [_fitting(example, chosen.take(example), selected)])
             count += 1
         if len(chosen):
             raise UserError(f"{selected}: {len(chosen)} rows belong to no row of the data.")
@@ -333,10 +353,13 @@ class _Exports:
         self.files = [(form, file, path.suffix == ".json") for (form, path), file in files.items()]
         self.begun = False
 
-    def add(self, example: Example, row: Selected) -> None:
+    def add(self, examples: Sequence[Example], rows: Sequence[Selected]) -> None:
         for form, file, array in self.files:
-            line = to_json(_line(example, row, form))
-            file.write((b",\n" if self.begun else b"[\n") + line if array else line + b"\n")
+            lines = [to_json(_line(example, row, form)) for example, row in zip(examples, rows, strict=True)]
+            if array:
+                file.write((b",\n" if self.begun else b"[\n") + b",\n".join(lines))
+            else:
+                file.write(b"\n".join(lines) + b"\n")
         self.begun = True
 
     def end(self) -> None:

@@ -60,7 +60,7 @@ def said(error: Exception, settings: EndpointSettings) -> str:
     says it."""
     import openai
 
-    if isinstance(error, openai.APITimeoutError):
+    if isinstance(error, openai.APITimeoutError) and not not_there(error):
         return f"no reply within {settings.timeout:g} s"
     if isinstance(error, openai.APIConnectionError):
         why = plain(str(error.__cause__ or "") or type(error.__cause__ or error).__name__, settings, 200)
@@ -88,7 +88,7 @@ def explain(error: Exception, settings: EndpointSettings, who: Who) -> str:
 
     tries, limit = f"{settings.max_retries + 1} tries", _LIMIT[who]
     status = error.status_code if isinstance(error, openai.APIStatusError) else 0
-    if isinstance(error, openai.APITimeoutError):
+    if isinstance(error, openai.APITimeoutError) and not not_there(error):
         todo = f"{tries}. Raise timeout, lower concurrency or {limit}, or look whether the server is alive."
     elif isinstance(error, openai.APIConnectionError):
         todo = f"{tries}. Start the server, or look at its log, and check base_url."

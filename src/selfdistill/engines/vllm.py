@@ -34,7 +34,7 @@ class VllmEngine:
         """`end_ids`: tokens that end a response. Raises UserError where vLLM is not installed."""
         if importlib.util.find_spec("vllm") is None:
             raise UserError(
-                'engine = "vllm" needs vLLM: pip install \'selfdistill[vllm]\', best in an environment of its own, '
+                "engine = \"vllm\" needs vLLM: pip install 'selfdistill[vllm]', best in an environment of its own, "
                 "since vLLM brings its own torch."
             )
         self.seed_lm, self.end_ids, self.settings = seed_lm, end_ids, settings
@@ -217,5 +217,5 @@ def _rank(path: str, config: Path, seed_lm: SeedLM) -> int:
     settings = json.loads(config.read_text(encoding="utf-8"))
     rank = max([settings["r"], *settings.get("rank_pattern", {}).values()])
     if rank > RANKS[-1]:
-        raise UserError(f"adapter {path}: rank {rank}; vLLM takes up to {RANKS[-1]}. Take engine = \"transformers\".")
+        raise UserError(f'adapter {path}: rank {rank}; vLLM takes up to {RANKS[-1]}. Take engine = "transformers".')
     return next(r for r in RANKS if r >= rank)

@@ -1,0 +1,166 @@
+"""The ray engine: Ray Data over workers that each hold a local engine, on one machine or a cluster.
+
+Requests go out in blocks; a block comes back when it is done. Ray starts a lost worker again, here or on another node,
+and gives it its unfinished blocks. Each call has workers of its own, which load the model when they start.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import pickle
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+
+from selfdistill.config import RaySettings
+from selfdistill.engines import Completion, Request, Score, Scoring
+from selfdistill.errors import UserError
+from selfdistill.models import SeedLM, load_model, resolve
+
+BLOCK = 256
+"""Requests that a worker is given at a time, at most: what is lost with it."""
+
+
+class RayEngine:
+    """The same protocol as the engines that its workers hold."""
+
+    def __init__(self, seed_lm: SeedLM, end_ids: set[int], settings: RaySettings) -> None:
+        """`end_ids`: tokens that end a response. Raises UserError where Ray is not installed."""
+        if importlib.util.find_spec("ray") is None:
+            raise UserError("engine = \"ray\" needs Ray: pip install 'selfdistill[ray]', on every node.")
+        self.settings = settings
+        # The head of a cluster often has no accelerator itself.
+        auto = "bfloat16" if settings.gpus else seed_lm.dtype
+        dtype = auto if settings.local.dtype == "auto" else settings.local.dtype
+        self._worker: dict[str, Any] = {
+            "model": resolve(seed_lm.name),
+            "digest": seed_lm.digest,
+            "end_ids": end_ids,
+            "settings": settings.local.model_copy(update={"dtype": dtype}),
+            "adapter": None,
+        }
+        self._own_cluster = False
+
+    def describe(self) -> dict[str, Any]:
+        """The engine behind it and its data type: where they run does not matter."""
+        local = self._worker["settings"]
+        return {"name": f"ray, {local.name}", "dtype": local.dtype}
+
+    def close(self) -> None:
+        """Stop the cluster, where it was started here."""
+        if self._own_cluster:
+            import ray
+
+            ray.shutdown()
+            self._own_cluster = False
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """Each request answered once, in any order. All requests are taken at once: Ray holds them, on disk if need
+        be."""
+        asked = list(requests)
+        size = max(1, min(BLOCK, -(-len(asked) // (4 * self.settings.workers))))
+        blocks = [asked[i : i + size] for i in range(0, len(asked), size)]
+        for done in self._map("generate", blocks):
+            yield from done
+
+    def score(self, batches: Iterable[Sequence[Scoring]]) -> Iterator[list[Score]]:
+        """Each batch answered once, in any order; a batch is one worker's."""
+        yield from self._map("score", [list(batch) for batch in batches])
+
+    @contextmanager
+    def adapter(self, path: str | None) -> Iterator[None]:
+        """Within this block the workers answer with the adapter, or the fully tuned model, at `path`; it must be there
+        on every node. An adapter that does not fit is a UserError of the first call."""
+        before, self._worker = self._worker, self._worker | {"adapter": path}
+        try:
+            yield
+        finally:
+            self._worker = before
+
+    def _map(self, what: Literal["generate", "score"], blocks: Sequence[Any]) -> Iterator[list[Any]]:
+        """What the workers make of each block, in any order. Raises their UserErrors."""
+        if not blocks:
+            return
+        import ray
+        from ray.data import ActorPoolStrategy, DataContext
+
+        self._connect()
+        DataContext.get_current().enable_progress_bars = False
+        rows = [{"block": pickle.dumps(block)} for block in blocks]
+        workers = min(self.settings.workers, len(blocks))
+        done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            Worker,
+            fn_constructor_kwargs=self._worker | {"what": what},
+            batch_size=1,
+            batch_format="numpy",
+            compute=ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
+            num_cpus=self.settings.cpus,
+            num_gpus=self.settings.gpus,
+        )
+        for row in done.iter_rows():
+            answer = pickle.loads(row["block"])
+            if isinstance(answer, UserError):
+                raise answer
+            yield answer
+
+    def _connect(self) -> None:
+        import ray
+
+        if ray.is_initialized():
+            return
+        try:
+            ray.init(
+                address=self.settings.address,
+                include_dashboard=None if self.settings.address else False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"engine.address {self.settings.address}: no Ray cluster there ({str(error).splitlines()[0][:200]}). "
+                "Start one with `ray start --head`, or leave address out."
+            ) from None
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        self._own_cluster = True
+
+
+class Worker:
+    """What runs on the nodes: a local engine that is loaded once."""
+
+    def __init__(
+        self,
+        model: str,
+        digest: str,
+        end_ids: set[int],
+        settings: Any,
+        adapter: str | None,
+        what: Literal["generate", "score"],
+    ) -> None:
+        self.arguments = model, digest, end_ids, settings, adapter
+        self.what = what
+        self.engine: Any = None
+        self.stack = ExitStack()
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """One block, pickled; so is the answer, or the UserError that every other block would meet, too."""
+        block = pickle.loads(batch["block"][0])
+        try:
+            self.engine = self.engine or self._load()
+            made = list(self.engine.generate(block)) if self.what == "generate" else next(self.engine.score([block]))
+        except UserError as error:
+            made = error
+        return {"block": [pickle.dumps(made)]}
+
+    def _load(self) -> Any:
+        from selfdistill.engines.open import open_local
+
+        model, digest, end_ids, settings, adapter = self.arguments
+        seed_lm = load_model(model, settings.dtype)
+        if seed_lm.digest != digest:
+            raise UserError(
+                f"model {model}: a node of the cluster has other files under this name. Copy the same ones."
+            )
+        engine = open_local(settings, seed_lm, end_ids)
+        self.stack.enter_context(engine.adapter(adapter))
+        return engine
