@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -73,3 +77,47 @@ def foreign_folder(tmp_path_factory) -> Path:
     )  # fmt: skip
     GPTNeoXForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def real_server(tmp_path_factory):
+    """`transformers serve FOLDER`; the folder is also the name of the model in requests."""
+    command = Path(sys.executable).with_name("transformers")
+    missing = [name for name in ("fastapi", "uvicorn") if not importlib.util.find_spec(name)]
+    if missing or not command.exists():
+        pytest.skip("`transformers serve` is not installed: pip install 'transformers[serving]'")
+    from selfdistill.models import resolve
+
+    folder, port = resolve("embedded"), free_port()
+    log = tmp_path_factory.mktemp("serve") / "log"
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [command, "serve", folder, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"],
+            stdout=out, stderr=subprocess.STDOUT, env=env,
+        )  # fmt: skip
+    try:
+        no_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        for _ in range(300):
+            assert process.poll() is None, f"the server ended:\n{log.read_text(errors='replace')[-2000:]}"
+            try:
+                no_proxy.open(f"http://127.0.0.1:{port}/health", timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.2)
+        else:
+            pytest.fail(f"the server is not ready:\n{log.read_text(errors='replace')[-2000:]}")
+        yield f"http://127.0.0.1:{port}/v1", folder
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -20,14 +20,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count, islice
 
 import pytest
+from conftest import free_port
 
 from selfdistill.config import OpenAISettings
 from selfdistill.engines import Completion, Prompt, Request, Sampling, Score, Scoring
 from selfdistill.errors import UserError
 
 pytest.importorskip("openai", reason="the engine needs the openai package: pip install 'selfdistill[openai]'")
-
-import test_judge
 
 from selfdistill.engines.openai import HOPELESS, LOOKAHEAD, OpenAIEngine
 
@@ -291,7 +290,7 @@ def test_what_holds_for_every_row_stops_the_run(serve, status, todo):
 
 def test_nobody_listens(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    url = f"http://127.0.0.1:{test_judge.free_port()}/v1"
+    url = f"http://127.0.0.1:{free_port()}/v1"
     engine = OpenAIEngine(OpenAISettings(base_url=url, model="m", max_retries=1))
     found, said = until_raised(engine.generate(ask(f"id{i}") for i in count()))
     assert not found and url in said and "cannot be reached" in said and "Start the server" in said
@@ -542,8 +541,6 @@ def test_without_the_openai_package(monkeypatch):
 
 
 # ---- a real server ------------------------------------------------------------------------------------------------------
-
-real_server = test_judge.real_server  # `transformers serve` with the embedded model
 
 QUESTIONS = ["Which planet is red?", "Name three planets.", "What is 2 + 3?", "Who are you?", "Say hello."]
 

@@ -107,55 +107,59 @@ def test_a_bad_request_is_an_answer_and_stops_no_other(contract):
         assert done[key].finish_reason == "rejected" and done[key].text == ""
     assert str(lm.context) in done["long"].error and "empty" in done["empty"].error
     assert all(done[r.id].error is None and done[r.id].tokens for r in good)
-    assert list(engine.generate([])) == []
+    assert list(engine.generate([])) == list(engine.score([])) == []
 
 
 def test_length_limits_and_the_context_hold(contract):
     lm, engine = contract
-    assert all(c.tokens <= 3 for c in engine.generate(requests_for(lm, Sampling(3))))
     nearly = Request("long", Prompt((requests_for(lm)[0].prompt.ids * 100)[: lm.context - 2]), Sampling(50))
-    (done,) = engine.generate([nearly])
-    assert done.tokens <= 2 and done.finish_reason in ("stop", "length")
+    done = {c.id: c for c in engine.generate([*requests_for(lm, Sampling(3)), nearly])}
+    assert done["long"].tokens <= 2 and done["long"].finish_reason in ("stop", "length")
+    assert all(c.tokens <= 3 for c in done.values())
 
 
 def test_a_stop_string_ends_the_text_before_it(contract):
     lm, engine = contract
-    whole = {c.id: c for c in engine.generate(requests_for(lm))}
-    long = {key: c.text for key, c in whole.items() if len(c.text) > 20}
+    whole = {r.id: one_by_one(lm, r) for r in requests_for(lm, count=1)}
+    long = {key: text for key, (text, _, _) in whole.items() if len(text) > 20}
     assert long
     stops = {key: text[len(text) // 2 :][:3] for key, text in long.items()}
     asked = [
         replace(r, sampling=Sampling(LIMIT, stop=("never there", stops[r.id])))
-        for r in requests_for(lm)
+        for r in requests_for(lm, count=1)
         if r.id in long
     ]
     for c in engine.generate(asked):
         assert c.text == long[c.id].partition(stops[c.id])[0].strip()
-        assert c.finish_reason == "stop" and c.tokens <= whole[c.id].tokens
+        assert c.finish_reason == "stop" and c.tokens <= whole[c.id][1]
 
 
 def test_log_probabilities_are_those_of_the_scores(contract):
     lm, engine = contract
     plain = requests_for(lm)[:6]
-    assert all(c.logprobs is None for c in engine.generate(plain))
-    asked = [replace(r, sampling=Sampling(LIMIT, logprobs=True)) for r in plain]
-    for c in list(engine.generate(asked)):
+    asked = [replace(r, sampling=Sampling(LIMIT, logprobs=r.id != "r0")) for r in plain]
+    done = {c.id: c for c in engine.generate(asked)}
+    assert done.pop("r0").logprobs is None
+    scorings = []
+    for c in done.values():
         prompt = next(r.prompt.ids for r in plain if r.id == c.id)
         made = lm.model.generate(torch.tensor([prompt]), max_new_tokens=c.tokens, do_sample=False)[0, len(prompt) :]
-        ((score,),) = engine.score([[Scoring("s", prompt, tuple(made.tolist()[: c.tokens]))]])
-        assert len(c.logprobs) == c.tokens
-        assert -sum(c.logprobs) == pytest.approx(score.nll, rel=1e-3, abs=5e-3)
+        scorings.append(Scoring(c.id, prompt, tuple(made.tolist()[: c.tokens])))
+    (scores,) = engine.score([scorings])
+    for score in scores:
+        assert len(done[score.id].logprobs) == done[score.id].tokens
+        assert -sum(done[score.id].logprobs) == pytest.approx(score.nll, rel=1e-3, abs=5e-3)
 
 
 def test_a_sampled_text_depends_on_its_id_and_seed_and_not_on_its_neighbours(contract):
     lm, engine = contract
     requests = requests_for(lm, Sampling(20, temperature=1.0, top_p=0.9, seed=5))
-    together = {c.id: c.text for c in engine.generate(requests)}
-    alone = {c.id: c.text for r in requests[:2] for c in engine.generate([r])}
-    assert alone == {key: together[key] for key in alone}
     hot = Sampling(20, temperature=2.0, seed=5)
     twins = [Request(f"twin{i}", requests[0].prompt, hot) for i in range(8)]
-    assert len({c.text for c in engine.generate(twins)}) > 1
+    together = {c.id: c.text for c in engine.generate([*twins, *requests])}
+    alone = {c.id: c.text for c in engine.generate(requests[3:5])}
+    assert alone == {key: together[key] for key in alone}
+    assert len({together[r.id] for r in twins}) > 1
 
 
 def test_scores_are_the_models_own_log_likelihoods(contract):

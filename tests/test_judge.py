@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import re
-import socket
-import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
+from conftest import free_port
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -560,50 +555,6 @@ def test_write_model_outputs_refuses(tmp_path):
 
 
 # ---- a real model behind a real server --------------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@pytest.fixture(scope="module")
-def real_server(tmp_path_factory):
-    """`transformers serve FOLDER`; the folder is also the name of the model in requests."""
-    command = Path(sys.executable).with_name("transformers")
-    missing = [name for name in ("fastapi", "uvicorn") if not importlib.util.find_spec(name)]
-    if missing or not command.exists():
-        pytest.skip("`transformers serve` is not installed: pip install 'transformers[serving]'")
-    from selfdistill.models import resolve
-
-    folder, port = resolve("embedded"), free_port()
-    log = tmp_path_factory.mktemp("serve") / "log"
-    env = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [command, "serve", folder, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"],
-            stdout=out, stderr=subprocess.STDOUT, env=env,
-        )  # fmt: skip
-    try:
-        no_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        for _ in range(300):
-            assert process.poll() is None, f"the server ended:\n{log.read_text(errors='replace')[-2000:]}"
-            try:
-                no_proxy.open(f"http://127.0.0.1:{port}/health", timeout=5).close()
-                break
-            except OSError:
-                time.sleep(0.2)
-        else:
-            pytest.fail(f"the server is not ready:\n{log.read_text(errors='replace')[-2000:]}")
-        yield f"http://127.0.0.1:{port}/v1", folder
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def test_a_real_server_with_a_model_that_cannot_judge(real_server, monkeypatch):

@@ -1,11 +1,6 @@
 from __future__ import annotations
 
 import json
-import random
-import signal
-import subprocess
-import sys
-import time
 from itertools import islice
 from pathlib import Path
 
@@ -99,51 +94,6 @@ def test_a_row_longer_than_the_context_is_listed_and_keeps_its_reference(tmp_pat
     assert rewrite.failure is Reason.REJECTED and "2048" in rewrite.note
     reasons = select(examples, out, tmp_path / "s.jsonl", None)
     assert reasons[Reason.REJECTED] == 1 and sum(reasons.values()) == 2
-
-
-@pytest.mark.parametrize("stage", ["distill", "evaluate"])
-def test_kill_at_any_moment_then_the_same_command_ends_as_the_same_bytes(tmp_path, stage):
-    def command(folder):
-        if stage == "distill":
-            arguments = ["--data", "micro:facts", "--sample", "60", "--out", folder / "out.jsonl"]
-        else:
-            arguments = ["--task", "name=facts,path=micro:facts,limit=60", "--out", folder]
-        return [
-            sys.executable,
-            "-m",
-            "selfdistill",
-            stage,
-            "--model",
-            "embedded",
-            "--engine",
-            "name=transformers,rows=6",
-            *map(str, arguments),
-        ]
-
-    name = "out.jsonl" if stage == "distill" else "predictions.jsonl"
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    for folder in (whole, broken):
-        folder.mkdir()
-    assert subprocess.run(command(whole), capture_output=True).returncode == 0
-    growing = f"{name}.texts.partial" if stage == "distill" else f"{name}.partial"
-    partial, chance, kept = broken / growing, random.Random(), 0
-    for _ in range(3):
-        process = subprocess.Popen(command(broken), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        before = partial.read_bytes() if partial.exists() else b""
-        while process.poll() is None and (not partial.exists() or partial.stat().st_size <= len(before)):
-            time.sleep(0.005)
-        time.sleep(chance.random() * 0.1)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        if partial.exists():  # finished rows stay as they were: they are not made again
-            assert partial.read_bytes().startswith(before)
-            kept = max(kept, len(before))
-    last = subprocess.run(command(broken), capture_output=True, text=True)
-    assert last.returncode == 0, last.stderr
-    assert kept > 0
-    assert sorted(f.name for f in whole.iterdir()) == sorted(f.name for f in broken.iterdir())
-    for file in (name, f"{name}.meta.json"):
-        assert (whole / file).read_bytes() == (broken / file).read_bytes()
 
 
 def test_samples_give_unbiased_pass_at_k_beside_the_greedy_score(tmp_path, embedded, engine):

@@ -148,7 +148,8 @@ def test_a_template_of_the_users_own(tmp_path, tokenizer):
     path.write_text("Say it better.\nQ: {instruction}\nA: {reference}\n")
     prompt = Prompter(tokenizer, "chat", load_template(str(path))).distill(TURNS, REFERENCE)
     assert (
-        text(tokenizer, prompt) == "<|user|>Say it better.\nQ: INST {reference}\nA: REF {instruction}<|end|><|assistant|>"
+        text(tokenizer, prompt)
+        == "<|user|>Say it better.\nQ: INST {reference}\nA: REF {instruction}<|end|><|assistant|>"
     )
     path.write_text("{instruction}")
     with pytest.raises(UserError, match=r"\{reference\}"):

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from selfdistill.config import OpenAISettings, Recipe, TransformersSettings, to_
 from selfdistill.data import read_examples
 from selfdistill.distill import distill, ids_digest
 from selfdistill.engines import Engine, Request, Sampling
-from selfdistill.engines.open import make_engine
+from selfdistill.engines.open import make_engine, open_endpoint
 from selfdistill.errors import UserError
 from selfdistill.evaluate import adapter_digest, evaluate
 from selfdistill.models import SeedLM, load_model
@@ -63,56 +64,69 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
     dtype = recipe.engine.dtype if isinstance(recipe.engine, TransformersSettings) else "auto"
     seed_lm = load_model(recipe.model, dtype)
     check_targets(seed_lm.skeleton(), recipe.train)
+    loaded = _Loaded(check, examples, tasks, seed_lm, *_engines(recipe, seed_lm, progress))
     with locked(out):
         _same_data(out / "examples.jsonl", examples)
         write_atomic(out / "recipe.toml", to_toml(recipe))
         manifest = Manifest(out / "run.json")
         with manifest.status():
-            return _stages(recipe, out, check, examples, tasks, seed_lm, manifest, progress)
+            return _stages(recipe, out, loaded, manifest, progress)
 
 
-def _stages(
-    recipe: Recipe,
-    out: Path,
-    check: Check | None,
-    examples: list[Example],
-    tasks: list[Task],
-    seed_lm: SeedLM,
-    manifest: Manifest,
-    progress: Progress,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Loaded:
+    """What a run works with. `writer` rewrites, asked by `asker`; `engine` measures the arms, asked by `prompter`."""
+
+    check: Check | None
+    examples: list[Example]
+    tasks: list[Task]
+    seed_lm: SeedLM
+    asker: Prompter
+    writer: Engine
+    prompter: Prompter
+    engine: Engine
+
+
+def _engines(recipe: Recipe, seed_lm: SeedLM, progress: Progress) -> tuple[Prompter, Engine, Prompter, Engine]:
+    """Asker, writer, prompter and engine: the same pair twice, but for an endpoint. It knows the model's chat template
+    and takes no adapters, so all arms are measured here."""
+    shape = recipe.distill.format, recipe.distill.template
+    prompter = Prompter.create(seed_lm.tokenizer, *shape, progress.warn)
+    if not isinstance(recipe.engine, OpenAISettings):
+        engine = make_engine(recipe.engine, seed_lm, prompter)
+        return prompter, engine, prompter, engine
+    writer = open_endpoint(recipe.engine)
+    return Prompter.create(None, *shape), writer, prompter, make_engine(TransformersSettings(), seed_lm, prompter)
+
+
+def _stages(recipe: Recipe, out: Path, loaded: _Loaded, manifest: Manifest, progress: Progress) -> dict[str, Any]:
     """All stages, top to bottom."""
-    from selfdistill.engines.transformers import TransformersEngine
-
+    examples, seed_lm, prompter, engine = loaded.examples, loaded.seed_lm, loaded.prompter, loaded.engine
     write_records(out / "examples.jsonl", examples)
     manifest.add(model=seed_lm.digest, data=ids_digest(examples), device=seed_lm.device, dtype=seed_lm.dtype)
     progress.note(
         f"{recipe.model} on {seed_lm.device} in {seed_lm.dtype}, engine {recipe.engine.name}, {len(examples)} rows, "
-        f"{len(tasks)} tasks"
+        f"{len(loaded.tasks)} tasks"
     )
-    shape = recipe.distill.format, recipe.distill.template
-    prompter = Prompter.create(seed_lm.tokenizer, *shape, progress.warn)
-    if isinstance(recipe.engine, OpenAISettings):
-        # The endpoint knows the model's chat template, and no adapters: all arms are measured here.
-        asker = Prompter.create(None, *shape)
-        writer, engine = (
-            make_engine(recipe.engine, seed_lm, asker),
-            make_engine(TransformersSettings(), seed_lm, prompter),
-        )
-    else:
-        asker = prompter
-        writer = engine = make_engine(recipe.engine, seed_lm, prompter)
-
-    with manifest.timed("distill"), closing(writer):
+    with manifest.timed("distill"), closing(loaded.writer):
         rewrites = out / "rewrites.jsonl"
-        errors = distill(examples, rewrites, seed_lm.digest, writer, asker, recipe.distill, recipe.seed, progress)
+        errors = distill(
+            examples,
+            rewrites,
+            seed_lm.digest,
+            loaded.writer,
+            loaded.asker,
+            recipe.distill,
+            recipe.seed,
+            progress,
+        )
     if errors:
         raise UserError(
             f"{rewrites}: the engine failed on {errors} of {len(examples)} rows (their notes say why). Nothing "
             "is lost: the same command tries them again."
         )
     with manifest.timed("select"):
-        reasons = select(examples, rewrites, out / "selected.jsonl", check, progress)
+        reasons = select(examples, rewrites, out / "selected.jsonl", loaded.check, progress)
         for form, name in recipe.select.export.items():
             export(examples, out / "selected.jsonl", form, out / name)
     selected = read_selected(examples, out / "selected.jsonl")
@@ -132,11 +146,11 @@ def _stages(
                 name = f"train {arm}"
                 train(seed_lm, examples, responses, folder, recipe.train, prompter, recipe.seed, name, progress)
                 adapter = str(folder)
-            if not isinstance(engine, TransformersEngine):
+            if recipe.engine.name in ("vllm", "ray"):
                 seed_lm.unload()  # the engine's process needs the device
         with manifest.timed(f"evaluate {arm}"), engine.adapter(adapter), closing(engine):
             digest = adapter_digest(adapter)
-            evaluate(tasks, out / arm, seed_lm.digest, engine, prompter, digest, f"evaluate {arm}", progress)
+            evaluate(loaded.tasks, out / arm, seed_lm.digest, engine, prompter, digest, f"evaluate {arm}", progress)
             _answer_samples(samples, arm, engine, prompter, recipe.distill.max_new_tokens)
     write_atomic(out / "samples.json", json.dumps([s for _, s in samples], indent=1, ensure_ascii=False) + "\n")
     return build(out)

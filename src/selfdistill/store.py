@@ -112,6 +112,8 @@ class Journal(Generic[R]):
 
     def append(self, records: Sequence[R]) -> None:
         """Add a batch in one write, and wait until it is on disk."""
+        if not records:
+            return
         data, start = b"", self.partial.stat().st_size if self.partial.exists() else 0
         for record in records:
             line = dump(record)

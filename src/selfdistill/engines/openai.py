@@ -20,7 +20,6 @@ penalty): docs say how to start each server without that.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -236,7 +235,7 @@ def _body(request: Request, settings: OpenAISettings) -> dict[str, Any]:
     if sampling.stop:
         body["stop"] = list(sampling.stop)
     if sampling.temperature > 0:
-        body["seed"] = _seed(sampling.seed, request.id)
+        body["seed"] = sampling.number(request.id)
     if not prompt.turns:
         # 1, not 0, where log-probabilities are asked for: llama.cpp and older SGLang read 0 as "no".
         return (
@@ -252,11 +251,6 @@ def _body(request: Request, settings: OpenAISettings) -> dict[str, Any]:
         body["messages"].append({"role": "assistant", "content": prompt.text})
         body["extra_body"] = {"continue_final_message": True, "add_generation_prompt": False}
     return body
-
-
-def _seed(seed: int, id: str) -> int:
-    """31 bits, which every server takes."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {id}".encode()).digest()[:4], "big") >> 1
 
 
 def _completion(request: Request, reply: _Reply) -> Completion:

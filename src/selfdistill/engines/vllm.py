@@ -208,7 +208,7 @@ def _rank(path: str, config: Path, seed_lm: SeedLM) -> int:
 
     modules = dict(seed_lm.skeleton().named_modules())
     with safe_open(Path(path) / "adapter_model.safetensors", "pt") as weights:
-        for key in weights.keys():  # noqa: SIM118: not a mapping
+        for key in weights.keys():  # noqa: SIM118
             name = key.removeprefix("base_model.model.").partition(".lora_")[0]
             width = getattr(modules.get(name), "in_features", None)
             if ".lora_A." in key and weights.get_slice(key).get_shape()[1] != width:
