@@ -81,14 +81,12 @@ def floor(lm: SeedLM, requests: Sequence[Request], tokens: int) -> float:
     lengths = sorted(len(r.prompt.ids) for r in requests)
     rows, context = 128, int(sum(lengths) / len(lengths) + tokens / len(requests) / 2)
     with torch.inference_mode():
-        cache = StaticCache(config=lm.model.config, max_cache_len=context)
-        lm.model(torch.ones((rows, context - 1), dtype=torch.long), past_key_values=cache, logits_to_keep=1)
+        cache = StaticCache(config=lm.model.config, max_cache_len=context + 10)
+        lm.model(torch.ones((rows, context), dtype=torch.long), past_key_values=cache, logits_to_keep=1)
         step = torch.ones((rows, 1), dtype=torch.long)
         started = time.perf_counter()
-        for _ in range(10):  # written to the last place again and again
-            lm.model(step, past_key_values=cache, cache_position=torch.tensor([context - 1]))
-            for layer in cache.layers:
-                layer.cumulative_length = context - 1
+        for _ in range(10):
+            lm.model(step, past_key_values=cache)
         decode = (time.perf_counter() - started) / 10 / rows * tokens
         started = time.perf_counter()
         for i in range(0, len(lengths), 64):
@@ -102,7 +100,7 @@ def arm(name: str, data: str, rows: int, batch: int) -> dict[str, Any]:
     lm = load_model("embedded")
     ends = end_ids(lm, Prompter.create(lm.tokenizer, "chat", "using"))
     requests = prompts(lm, data, rows)
-    settings = VllmSettings(dtype="float32", max_num_seqs=batch, speculate=name == "vllm, speculating")
+    settings = VllmSettings(dtype="float32", max_num_seqs=batch or 128, speculate=name == "vllm, speculating")
     engines: dict[str, Callable[[Sequence[Request]], Iterable[Completion]]] = {
         "one by one": lambda asked: plain(lm, ends, asked, 1),
         "prompt lookup": lambda asked: plain(lm, ends, asked, 1, prompt_lookup_num_tokens=6),

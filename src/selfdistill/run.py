@@ -37,7 +37,7 @@ from selfdistill.models import SeedLM, load_model
 from selfdistill.progress import Progress
 from selfdistill.records import Example, Selected, read_records
 from selfdistill.report import ARMS, build
-from selfdistill.select import export, read_selected, select
+from selfdistill.select import read_selected, select
 from selfdistill.store import locked, write_atomic, write_records
 from selfdistill.tasks.load import Permissions, Task, load_tasks
 from selfdistill.templates import Prompter, load_template
@@ -126,9 +126,8 @@ def _stages(recipe: Recipe, out: Path, loaded: _Loaded, manifest: Manifest, prog
             "is lost: the same command tries them again."
         )
     with manifest.timed("select"):
-        reasons = select(examples, rewrites, out / "selected.jsonl", loaded.check, progress)
-        for form, name in recipe.select.export.items():
-            export(examples, out / "selected.jsonl", form, out / name)
+        exports: dict[str, Path] = {form: out / name for form, name in recipe.select.export.items()}
+        reasons = select(examples, rewrites, out / "selected.jsonl", loaded.check, progress, exports=exports)
     selected = read_selected(examples, out / "selected.jsonl")
     kept = sum(row.source == "distilled" for row in selected.values())
     progress.note(f"{kept} of {len(selected)} rows distilled ({', '.join(f'{r} {n}' for r, n in reasons.items())})")

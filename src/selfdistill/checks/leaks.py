@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 _LEAKS = (
+    # the authors' list (github.com/sail-sg/sdft, eval/gen_distilled_data.py)
     "reference answer",
     "your response",
     "my response",
     "your own response",
     "now it's your turn",
-)  # the authors' list (github.com/sail-sg/sdft, eval/gen_distilled_data.py)
+    # the paper's own format
+    "### instruction:",
+    "### response:",
+)
 
 
 def leak(text: str, shown: Sequence[str] = ()) -> str | None:
@@ -21,8 +25,7 @@ def leak(text: str, shown: Sequence[str] = ()) -> str | None:
     low = text.lower()
     if low.lstrip().startswith("your turn"):
         return "your turn"
-    own = " ".join(shown).lower()
-    for phrase in (*_LEAKS, "### instruction:", "### response:"):
-        if phrase in low and phrase not in own:
+    for phrase in _LEAKS:
+        if phrase in low and phrase not in " ".join(shown).lower():
             return phrase
     return None

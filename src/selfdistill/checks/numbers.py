@@ -13,6 +13,7 @@ _NUMBER = re.compile(
     r"(?:/(?P<under>\d+)\b(?!/))?"
 )
 _MARK = re.compile(r"####(?=\s*[-−$€£]?\.?\d)|answer\s+is|answer\s*[:=]", re.IGNORECASE)
+_END = re.compile(r"\n|\.(?=\s|$)")
 
 
 def last_number(text: str) -> Decimal | None:
@@ -21,14 +22,23 @@ def last_number(text: str) -> Decimal | None:
     Thousands separators, decimals, signs, currency signs, fractions, exponents and units are understood: "$1,234.50",
     "-3 degrees", "1/2", "12 cm^2", "18.".
     """
-    marks = list(_MARK.finditer(text))
-    if marks:
-        sentence = re.split(r"\n|\.(?=\s|$)", text[marks[-1].end() :], maxsplit=1)[0]
+    if mark := _last_mark(text):
+        sentence = _END.split(text[mark.end() :], maxsplit=1)[0]
         after = _numbers(sentence)
         if after:  # "The answer is 3 + 4 = 7": an equation's result stands behind its sign
             return after[-1] if "=" in sentence else after[0]
     found = _numbers(text)
     return found[-1] if found else None
+
+
+def _last_mark(text: str) -> re.Match[str] | None:
+    """The last match of `_MARK`. Looked for from the end: most of a text is never looked at, and none of it slowly."""
+    low = text.replace("İ", "I").lower()  # the one letter whose small form is longer
+    at = len(text)
+    while (at := max(low.rfind("answer", 0, at), text.rfind("####", 0, at))) >= 0:
+        if mark := _MARK.match(text, at):
+            return mark
+    return None
 
 
 def _numbers(text: str) -> list[Decimal]:
