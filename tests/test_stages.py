@@ -11,6 +11,7 @@ from selfdistill.checks import load_check
 from selfdistill.config import DataSettings, DistillSettings, TaskSettings, TrainSettings, TransformersSettings, checked
 from selfdistill.data import read_examples
 from selfdistill.distill import distill as run_distill
+from selfdistill.engines import Completion
 from selfdistill.engines.open import make_engine
 from selfdistill.errors import UserError
 from selfdistill.evaluate import adapter_digest, evaluate, regrade
@@ -94,6 +95,96 @@ def test_a_row_longer_than_the_context_is_listed_and_keeps_its_reference(tmp_pat
     assert rewrite.failure is Reason.REJECTED and "2048" in rewrite.note
     reasons = select(examples, out, tmp_path / "s.jsonl", None)
     assert reasons[Reason.REJECTED] == 1 and sum(reasons.values()) == 2
+
+
+class Failing:
+    """The engine, but for requests of which `bad` says how they fail."""
+
+    def __init__(self, engine, bad):
+        self.engine, self.bad, self.asked = engine, bad, []
+
+    def __getattr__(self, name):
+        return getattr(self.engine, name)
+
+    def generate(self, requests):
+        requests = list(requests)
+        self.asked += [r.id for r in requests]
+        failing = [(r, why) for r in requests if (why := self.bad(r.id))]
+        yield from (Completion(r.id, "", why, error=f"{why} for a test") for r, why in failing)
+        yield from self.engine.generate([r for r in requests if not self.bad(r.id)])
+
+
+def test_rows_that_the_engine_failed_on_are_tried_again_and_no_others(tmp_path, embedded, engine):
+    examples = micro(count=10)
+    settings = DistillSettings(max_new_tokens=24, candidates=2, temperature=0.7)
+    prompter = Prompter.create(embedded.tokenizer, "chat", "using")
+    whole = distill(examples, tmp_path / "whole.jsonl", embedded, engine, settings)
+    out = tmp_path / "r.jsonl"
+    wrong, refused = examples[3].id, examples[5].id
+
+    def bad(id):
+        return "rejected" if id.startswith(refused) else "error" if id == f"{wrong}/0/1" else None
+
+    failing = Failing(engine, bad)
+    assert run_distill(examples, out, embedded.digest, failing, prompter, settings) == 1
+    rows = {r.id: r for r in read_records(out, Rewrite)}
+    assert rows[wrong].failure is Reason.ERROR and rows[wrong].note == "error for a test"
+    assert rows[refused].failure is Reason.REJECTED and len(rows) == 10
+    reasons = select(examples, out, tmp_path / "s.jsonl", None)
+    assert reasons[Reason.ERROR] == reasons[Reason.REJECTED] == 1
+    failing.asked.clear()
+    failing.bad = lambda key: None
+    assert run_distill(examples, out, embedded.digest, failing, prompter, settings) == 0
+    assert failing.asked == [f"{wrong}/0/1"]  # what was refused is not asked again
+    assert [f.name for f in tmp_path.glob("r.jsonl*")] in (
+        ["r.jsonl", "r.jsonl.meta.json"],
+        ["r.jsonl.meta.json", "r.jsonl"],
+    )
+    wanted = {r.id: r for r in read_records(whole, Rewrite)}
+    for row in read_records(out, Rewrite):
+        assert row == wanted[row.id] or row.id == refused
+
+
+def test_items_that_the_engine_failed_on_are_asked_again_and_no_others(tmp_path, embedded, engine):
+    tasks = load_tasks([TaskSettings(name="facts", path="micro:facts", limit=8)], 0, Permissions(), Progress())
+    prompter = Prompter.create(embedded.tokenizer, "chat", "using")
+    whole = evaluate(tasks, tmp_path / "a", embedded.digest, engine, prompter)
+    wrong, refused = (e.id for e in tasks[0].items[:2])
+    failing = Failing(engine, lambda key: {f"{wrong}~": "error", f"{refused}~": "rejected"}.get(key))
+    (first,) = evaluate(tasks, tmp_path / "b", embedded.digest, failing, prompter)
+    assert first.errors == 2 and first.n == 8
+    failing.asked.clear()
+    failing.bad = lambda key: None
+    (second,) = evaluate(tasks, tmp_path / "b", embedded.digest, failing, prompter)
+    assert failing.asked == [f"{wrong}~"] and second.errors == 1
+    texts = {p.id: p.text for p in read_records(tmp_path / "b" / "predictions.jsonl", Prediction)}
+    assert texts.pop(refused) == ""
+    assert (
+        texts.items() <= {p.id: p.text for p in read_records(tmp_path / "a" / "predictions.jsonl", Prediction)}.items()
+    )
+    assert whole[0].errors == 0
+
+
+def test_an_engine_that_gives_up_loses_no_text_it_has_answered(tmp_path, embedded, engine):
+    examples = micro(count=8)
+    settings = DistillSettings(max_new_tokens=24)
+    prompter = Prompter.create(embedded.tokenizer, "chat", "using")
+
+    class GivesUp(Failing):
+        def generate(self, requests):
+            for n, completion in enumerate(super().generate(requests)):
+                if n == 3:
+                    raise UserError("the server is gone")
+                yield completion
+
+    failing = GivesUp(engine, lambda key: None)
+    with pytest.raises(UserError, match="gone"):
+        run_distill(examples, tmp_path / "r.jsonl", embedded.digest, failing, prompter, settings)
+    later = Failing(engine, lambda key: None)
+    assert run_distill(examples, tmp_path / "r.jsonl", embedded.digest, later, prompter, settings) == 0
+    assert len(later.asked) == 5
+    whole = distill(examples, tmp_path / "whole.jsonl", embedded, engine, settings)
+    assert whole.read_bytes() == (tmp_path / "r.jsonl").read_bytes()
 
 
 def test_samples_give_unbiased_pass_at_k_beside_the_greedy_score(tmp_path, embedded, engine):
