@@ -282,11 +282,36 @@ def test_a_memory_error_halves_the_rows_and_loses_none(embedded):
     (scores,) = engine.score([[Scoring(r.id, r.prompt.ids, (5, 7)) for r in requests]])
     assert all(s.nll for s in scores)
     engine.rows = 1
-    real_limit = seen.clear
     engine.model = type("None", (), {"config": real.config, "__call__": lambda self, **k: _no_memory()})()
     with pytest.raises(UserError, match="single row"):
         texts(engine, requests)
-    assert real_limit is not None
+
+
+def test_rows_that_begin_anew_share_the_prefix_of_all_that_wait(embedded, monkeypatch):
+    """Two families of prompts, each with a prefix of its own; memory runs out when the second is read."""
+    from selfdistill.engines import transformers
+
+    monkeypatch.setattr(transformers, "READ_AHEAD", 12)
+    base = requests_for(embedded, Sampling(60), count=2)
+    first, second = base[0].prompt.ids[:12], base[5].prompt.ids[:14]
+    requests = [Request(f"a{n}", Prompt(first + r.prompt.ids), r.sampling) for n, r in enumerate(base[:12])]
+    requests += [Request(f"b{n}", Prompt(second + r.prompt.ids), r.sampling) for n, r in enumerate(base[:12])]
+    engine = local(TransformersSettings(rows=8), embedded)
+    real, seen = engine.model, []
+
+    class Tight:
+        config = real.config
+
+        def __call__(self, input_ids, **kwargs):
+            seen.append(input_ids.shape)
+            if len(seen) in (30, 50):
+                raise RuntimeError("MPS backend out of memory (for a test)")
+            return real(input_ids=input_ids, **kwargs)
+
+    engine.model = Tight()
+    done = texts(engine, requests)
+    assert len(seen) > 50 and engine.rows == 2
+    assert done == {r.id: one_by_one(embedded, r)[0] for r in requests}
 
 
 def _no_memory():
@@ -334,10 +359,12 @@ def test_a_model_with_sliding_windows_gives_the_texts_of_one_by_one_generate():
     torch.manual_seed(1)
     config = MistralConfig(
         vocab_size=1024, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
-        intermediate_size=64, sliding_window=8, max_position_embeddings=256,
+        intermediate_size=64, sliding_window=24, max_position_embeddings=256,
     )  # fmt: skip
     lm = SeedLM("embedded", load_model("embedded").tokenizer, config, "cpu", "float32", 256, "")
     lm.model = MistralForCausalLM(config).eval()
     requests = [replace(r, sampling=Sampling(5 + n)) for n, r in enumerate(requests_for(lm, count=1))]
+    shared = tuple(range(20, 40))  # a prefix that is not shared here: padding after it would use up the window
+    requests = [replace(r, prompt=Prompt(shared + r.prompt.ids)) for r in requests]
     engine = TransformersEngine(lm, end_ids(lm, Prompter(lm.tokenizer, "chat", USING)), 4)
     assert texts(engine, requests) == {r.id: one_by_one(lm, r)[0] for r in requests}

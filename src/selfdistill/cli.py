@@ -259,6 +259,9 @@ def evaluate(
             results = stage.evaluate(tasks, out, name, made, prompter, digest, "evaluate", progress)
     for r in results:
         _console().print(f"{r.task:<24} n = {r.n:<6} {score_cell(r.model_dump())}", highlight=False)
+    if failed := stage.engine_errors(out):
+        progress.warn(f"the engine failed on {failed} items (errors above); the same command asks them again")
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -393,10 +396,9 @@ def _examples(
 def _engine(text: str, model: str, prompt_format: str, template: str, progress: Any) -> tuple[str, Any, Any]:
     """--engine as (digest of the seed LM, prompter, engine). Behind an endpoint the model may be anywhere: it is known
     by its name."""
-    from selfdistill.config import ENGINES, OpenAISettings, TransformersSettings, checked
-    from selfdistill.engines.open import make_engine, open_endpoint
+    from selfdistill.config import ENGINES, OpenAISettings, checked
+    from selfdistill.engines.open import load_for, make_engine, open_endpoint
     from selfdistill.errors import UserError
-    from selfdistill.models import load_model
     from selfdistill.templates import Prompter
 
     values = _pairs(_split_task(text), "=", "--engine") if "=" in text else {"name": text}
@@ -408,7 +410,7 @@ def _engine(text: str, model: str, prompt_format: str, template: str, progress: 
         asker = Prompter.create(None, prompt_format, template)  # type: ignore[arg-type]
         return settings.model, asker, open_endpoint(settings)
     chosen = checked(ENGINES[name], values, "--engine")
-    seed_lm = load_model(model, chosen.dtype if isinstance(chosen, TransformersSettings) else "auto")
+    seed_lm = load_for(chosen, model)
     prompter = Prompter.create(seed_lm.tokenizer, prompt_format, template, progress.warn)  # type: ignore[arg-type]
     return seed_lm.digest, prompter, make_engine(chosen, seed_lm, prompter)
 

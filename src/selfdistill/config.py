@@ -186,14 +186,15 @@ class TransformersSettings(Settings):
 
 
 class VllmSettings(Settings):
-    """vLLM in this process, with the settings it calls by the same names. `speculate` turns on its n-gram speculation
-    from the prompt."""
+    """vLLM in this process, with the settings it calls by the same names. `max_model_len` is the model's own context
+    where it is not set; a long one needs much memory. `speculate` turns on n-gram speculation from the prompt."""
 
     name: Literal["vllm"] = "vllm"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
     tensor_parallel_size: Annotated[int, Field(ge=1)] = 1
     max_num_seqs: Annotated[int, Field(ge=1)] = 256
+    max_model_len: Annotated[int, Field(ge=2)] | None = None
     speculate: bool = False
 
 
@@ -255,16 +256,6 @@ class Recipe(Settings):
         if isinstance(engine, str):
             return {"name": engine}
         return {"name": "transformers", **engine} if isinstance(engine, dict) else engine
-
-    @model_validator(mode="after")
-    def _harness_needs_the_model_here(self) -> Recipe:
-        names = [t.name for t in self.tasks if t.path.startswith("lm-eval:")]
-        if names and self.engine.name in ("vllm", "ray"):
-            raise ValueError(
-                f'task {names[0]}: lm-evaluation-harness runs with engine = "transformers" only; take that, or leave '
-                "the task out"
-            )
-        return self
 
     @field_validator("select")
     @classmethod

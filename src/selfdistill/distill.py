@@ -12,7 +12,6 @@ a killed run goes on where it was, whatever the engine, and its final file is th
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -23,11 +22,9 @@ from selfdistill.config import DistillSettings
 from selfdistill.engines import Completion, Engine, Request, Sampling, Scoring
 from selfdistill.progress import Progress
 from selfdistill.records import Candidate, Example, Reason, Record, Rewrite
-from selfdistill.store import Journal, digest_of, discard
+from selfdistill.store import Journal, digest_of, discard, in_time
 from selfdistill.templates import Prompter
 
-COMMIT_SECONDS = 0.5
-"""Completions are written down at least this often."""
 BATCH = 64
 """Rows that are scored together."""
 
@@ -110,17 +107,9 @@ def _generate(
                             prompt = prompter.distill(example.up_to(before), example.references[turn])
                             yield Request(f"{example.id}/{turn}/{c}", prompt, sampling)
 
-            pending: list[Text] = []
-            last = time.monotonic()
-            try:
-                for completion in engine.generate(requests()):
-                    pending.append(_text(completion))
-                    advance(1)
-                    if time.monotonic() - last > COMMIT_SECONDS:
-                        texts.append(pending)
-                        pending, last = [], time.monotonic()
-            finally:  # an engine that gives up has still answered these
-                texts.append(pending)
+            for made in in_time(_text(completion) for completion in engine.generate(requests())):
+                texts.append(made)
+                advance(len(made))
 
 
 def _text(completion: Completion) -> Text:
@@ -228,7 +217,10 @@ def _scorings(example: Example, turns: Sequence[tuple[str, ...]], prompter: Prom
 
 
 def _rewrite(row: _Scored, sums: Mapping[str, float | None], digest: str) -> Rewrite:
+    """The record. A candidate that was rejected is none, and a row without one is rejected. An error of the engine may
+    pass, so the whole row waits for the next time."""
     whole = len(row.example.references)
+    bad = {t.finish_reason: t for chain in row.chains for t in chain if t.finish_reason in ("rejected", "error")}
     candidates = [
         Candidate(
             text=turns[-1] if len(turns) == whole else "",
@@ -238,14 +230,15 @@ def _rewrite(row: _Scored, sums: Mapping[str, float | None], digest: str) -> Rew
             seed_nll=row.nll(index, sums),
         )
         for index, (chain, turns) in enumerate(zip(row.chains, row.turns[1:], strict=True), 1)
+        if not any(t.finish_reason == "rejected" for t in chain)
     ]
-    bad = next((t for chain in row.chains for t in chain if t.finish_reason in ("rejected", "error")), None)
-    failure = None if bad is None else Reason.ERROR if bad.finish_reason == "error" else Reason.REJECTED
+    failure = Reason.ERROR if "error" in bad else None if candidates else Reason.REJECTED
+    why = bad.get("error") or bad.get("rejected")
     return Rewrite(
         id=row.example.id,
         candidates=() if failure else tuple(candidates),
         reference_nll=row.nll(0, sums),
         failure=failure,
-        note=bad.error if bad else None,
+        note=why.error if why else None,
         digest=digest,
     )

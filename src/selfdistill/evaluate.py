@@ -12,10 +12,10 @@ Seed and arms go through this one function on the same items. `regrade` judges s
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,12 +29,9 @@ from selfdistill.microworld.quizzes import QUIZZES, write_quizzes
 from selfdistill.progress import Progress
 from selfdistill.records import Example, Metric, Prediction, Sample, TaskResult, Verdict, read_records
 from selfdistill.stats import mean_interval, pass_at_k, wilson
-from selfdistill.store import Journal, digest_file, digest_of, write_atomic, write_records
+from selfdistill.store import Journal, digest_file, digest_of, in_time, write_atomic, write_records
 from selfdistill.tasks.load import Permissions, Task, template_of
 from selfdistill.templates import Prompter
-
-COMMIT_SECONDS = 0.5
-"""Predictions are written down at least this often."""
 
 PASS_AT = (1, 10, 100)
 """The k of pass@k; those up to the number of samples are reported."""
@@ -64,6 +61,9 @@ def evaluate(
     holds a run with other settings.
     """
     progress = progress or Progress()
+    harness = [t.settings.name for t in tasks if t.harness]
+    if harness and not hasattr(engine, "seed_lm"):
+        raise UserError(f"task {harness[0]}: lm-evaluation-harness needs the model here; it cannot ask an endpoint.")
     identity = evaluation_identity(tasks, model, engine, prompter, adapter)
     meta = out / "predictions.jsonl.meta.json"
     for name_there in ("items.jsonl", "result.json"):
@@ -73,7 +73,7 @@ def evaluate(
         if not journal.finished:
             with progress.bar(name, sum(len(t.items) or _expected(t) for t in tasks)) as advance:
                 advance(sum(e.id in journal.done for t in tasks for e in t.items))
-                for predictions in _in_time(_answers(tasks, journal, engine, prompter)):
+                for predictions in in_time(_answers(tasks, journal, engine, prompter)):
                     journal.append(predictions)
                     advance(len(predictions))
                 for task in (t for t in tasks if t.harness):
@@ -147,21 +147,38 @@ def _measure_once(task: Task, journal: Journal[Prediction], engine: Engine, prom
 
 
 def _measure(task: Task, engine: Engine, prompter: Prompter) -> list[Prediction]:
-    """A task of lm-evaluation-harness, answered by the model that is in memory."""
-    from selfdistill.engines.transformers import TransformersEngine
+    """A task of lm-evaluation-harness, answered by the model in this process."""
     from selfdistill.knowledge import harness_predictions
 
-    if not isinstance(engine, TransformersEngine):
-        raise UserError(f"task {task.settings.name}: lm-evaluation-harness needs the transformers engine.")
     name, limit = task.settings.path.partition(":")[2], task.settings.limit
-    with TemporaryDirectory() as scratch:
+    with TemporaryDirectory() as scratch, _in_memory(engine) as local:
         folder = task.harness if isinstance(task.harness, Path) else None
         chat = name in QUIZZES and bool(prompter.tokenizer.chat_template)  # asked as the seed LM is
         if name in QUIZZES:
             folder = write_quizzes(Path(scratch), max(2, limit or QUIZ_ITEMS), 0)
-        made = harness_predictions(name, engine.seed_lm, engine.model, limit, folder, HARNESS_ROWS, chat=chat)
+        made = harness_predictions(name, local.seed_lm, local.model, limit, folder, HARNESS_ROWS, chat=chat)
     own = task.settings.name
     return [p.model_copy(update={"id": f"{own}/{p.id.partition('/')[2]}", "task": own}) for p in made]
+
+
+@contextmanager
+def _in_memory(engine: Any) -> Iterator[Any]:
+    """The transformers engine for what another engine answers with: the harness wants the model itself."""
+    from selfdistill.engines.transformers import TransformersEngine
+
+    if isinstance(engine, TransformersEngine):
+        yield engine
+        return
+    engine.close()  # it may hold the device
+    local = TransformersEngine(engine.seed_lm, set())
+    with local.adapter(engine.tuned):
+        yield local
+    engine.seed_lm.unload()
+
+
+def engine_errors(out: Path) -> int:
+    """How many items of an evaluation folder the engine failed on; `evaluate` again asks them again."""
+    return sum(p.finish_reason == "error" for p in read_records(out / "predictions.jsonl", Prediction))
 
 
 def regrade(out: Path, permissions: Permissions) -> list[TaskResult]:
@@ -258,36 +275,17 @@ def _answers(
                 yield None
                 yield from (f.result() for f in judging if f.done())
                 judging = [f for f in judging if not f.done()]
-            yield from (f.result() for f in judging)
-        finally:
-            for waiting in judging:
-                waiting.cancel()
-
-
-def _in_time(found: Iterator[Prediction | None]) -> Iterator[list[Prediction]]:
-    """Batches of what is ready, about one a second; also when the source stops with an error."""
-    ready: list[Prediction] = []
-    last = time.monotonic()
-    try:
-        for prediction in found:
-            if prediction is not None:
-                ready.append(prediction)
-            if ready and time.monotonic() - last > COMMIT_SECONDS:
-                yield ready
-                ready, last = [], time.monotonic()
-    except (Exception, KeyboardInterrupt):
-        if ready:
-            yield ready
-        raise
-    if ready:
-        yield ready
+        except UserError:  # the engine or a judge gave up; what was answered before is kept
+            yield from (f.result() for f in judging if not f.done() or not f.exception())
+            raise
+        yield from (f.result() for f in judging)
 
 
 def _predict(item: _Asked) -> Prediction:
     """One item's prediction: answered, and judged."""
     greedy, drawn = item.greedy, [item.drawn[i] for i in sorted(item.drawn)]
     assert greedy is not None
-    bad = next((c for c in (greedy, *drawn) if c.error), None)
+    bad = next((c for kind in ("error", "rejected") for c in (greedy, *drawn) if c.finish_reason == kind), None)
     blank = Prediction(
         id=item.example.id,
         task=item.task.settings.name,

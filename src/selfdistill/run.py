@@ -30,10 +30,10 @@ from selfdistill.config import OpenAISettings, Recipe, TransformersSettings, to_
 from selfdistill.data import read_examples
 from selfdistill.distill import distill, ids_digest
 from selfdistill.engines import Engine, Request, Sampling
-from selfdistill.engines.open import make_engine, open_endpoint
+from selfdistill.engines.open import load_for, make_engine, open_endpoint
 from selfdistill.errors import UserError
-from selfdistill.evaluate import adapter_digest, evaluate
-from selfdistill.models import SeedLM, load_model
+from selfdistill.evaluate import adapter_digest, engine_errors, evaluate
+from selfdistill.models import SeedLM
 from selfdistill.progress import Progress
 from selfdistill.records import Example, Selected, read_records
 from selfdistill.report import ARMS, build
@@ -61,8 +61,7 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
     permissions = Permissions(recipe.allow_code_execution, recipe.judge, recipe.data_dir)
     tasks = load_tasks(recipe.tasks, recipe.seed, permissions, progress)
     load_template(recipe.distill.template)
-    dtype = recipe.engine.dtype if isinstance(recipe.engine, TransformersSettings) else "auto"
-    seed_lm = load_model(recipe.model, dtype)
+    seed_lm = load_for(recipe.engine, recipe.model)
     check_targets(seed_lm.skeleton(), recipe.train)
     loaded = _Loaded(check, examples, tasks, seed_lm, *_engines(recipe, seed_lm, progress))
     with locked(out):
@@ -150,6 +149,8 @@ def _stages(recipe: Recipe, out: Path, loaded: _Loaded, manifest: Manifest, prog
         with manifest.timed(f"evaluate {arm}"), engine.adapter(adapter), closing(engine):
             digest = adapter_digest(adapter)
             evaluate(loaded.tasks, out / arm, seed_lm.digest, engine, prompter, digest, f"evaluate {arm}", progress)
+            if failed := engine_errors(out / arm):
+                raise UserError(f"{out / arm}: the engine failed on {failed} items. The same command asks them again.")
             _answer_samples(samples, arm, engine, prompter, recipe.distill.max_new_tokens)
     write_atomic(out / "samples.json", json.dumps([s for _, s in samples], indent=1, ensure_ascii=False) + "\n")
     return build(out)
@@ -195,7 +196,7 @@ def _claim(out: Path, recipe: Recipe) -> None:
         raise UserError(f"{out}: a file; expected a folder for the run.")
     old = out / "recipe.toml"
     if not old.is_file():
-        if any(out.iterdir()):
+        if any(f.suffix != ".new" for f in out.iterdir()):  # a first file that was never finished is none
             raise UserError(f"{out}: holds other files and no run of ours. Choose another output folder.")
         return
     changed = _changes(old.read_text(encoding="utf-8"), to_toml(recipe))

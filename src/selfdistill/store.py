@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, KeysView, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from selfdistill.errors import UserError
 from selfdistill.records import Record, dump
 
 R = TypeVar("R", bound=Record)
+T = TypeVar("T")
 
 
 class Journal(Generic[R]):
@@ -71,6 +73,8 @@ class Journal(Generic[R]):
                         break
                     record = self.kind.model_validate_json(line)
                 except ValidationError:
+                    if lines.read(1):  # only the last line can be torn
+                        raise UserError(f"{source}: damaged at byte {position}. Repair or remove that line.") from None
                     break
                 if self.again(record):
                     dropped = True
@@ -148,6 +152,26 @@ class Journal(Generic[R]):
 
     def __exit__(self, *error: object) -> None:
         os.close(self._lock)  # the end of the process does so too
+
+
+def in_time(found: Iterator[T | None], seconds: float = 0.5) -> Iterator[list[T]]:
+    """What comes from `found`, gathered over about half a second, so that it can be written down in one go. None is a
+    tick that only looks at the clock. What is there is handed on also when the source stops with an error."""
+    ready: list[T] = []
+    last = time.monotonic()
+    try:
+        for item in found:
+            if item is not None:
+                ready.append(item)
+            if ready and time.monotonic() - last > seconds:
+                yield ready
+                ready, last = [], time.monotonic()
+    except (Exception, KeyboardInterrupt):
+        if ready:
+            yield ready
+        raise
+    if ready:
+        yield ready
 
 
 def discard(path: Path) -> None:

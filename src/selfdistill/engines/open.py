@@ -7,8 +7,14 @@ from typing import get_args
 
 from selfdistill.config import EngineSettings, OpenAISettings, RaySettings, TransformersSettings, VllmSettings
 from selfdistill.engines import Engine
-from selfdistill.models import SeedLM, resolve
+from selfdistill.models import SeedLM, load_model, resolve
 from selfdistill.templates import Format, Prompter
+
+
+def load_for(settings: EngineSettings, name: str) -> SeedLM:
+    """The seed LM in the data type that the engine's settings ask for. Other engines than the default have one of their
+    own, and leave training its."""
+    return load_model(name, settings.dtype if isinstance(settings, TransformersSettings) else "auto")
 
 
 def make_engine(settings: EngineSettings, seed_lm: SeedLM, prompter: Prompter) -> Engine:

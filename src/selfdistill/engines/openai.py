@@ -107,14 +107,16 @@ class OpenAIEngine:
                 failed = failed + 1 if completion.finish_reason == "error" else 0
                 if failed == HOPELESS:
                     self._give_up("{} requests in a row failed, the last", completion)
+        if len(held) > 1 and _same_words(held):
+            self._give_up("all {} requests were refused in the same words, the last", held[-1], len(held))
         yield from held
 
-    def _give_up(self, what: str, last: Completion) -> None:
+    def _give_up(self, what: str, last: Completion, count: int = HOPELESS) -> None:
         hint = (
             f"Check model = {self.settings.model!r}, max_tokens_name, stop and whether it can continue an opened reply"
         )
         todo = "Look at the server's log, and run again" if last.finish_reason == "error" else hint
-        raise UserError(f"{where(self.settings, 'engine')}: {what.format(HOPELESS)} with: {last.error}. {todo}.")
+        raise UserError(f"{where(self.settings, 'engine')}: {what.format(count)} with: {last.error}. {todo}.")
 
     def _arrivals(self, requests: Iterable[Request]) -> Generator[Completion]:
         """Requests are drawn in the caller's thread, one for each completion that it takes, and answered by tasks of

@@ -11,12 +11,13 @@ import logging
 import pickle
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
-from selfdistill.config import RaySettings
+from selfdistill.config import RaySettings, VllmSettings
 from selfdistill.engines import Completion, Request, Score, Scoring
 from selfdistill.errors import UserError
-from selfdistill.models import SeedLM, load_model, resolve
+from selfdistill.models import SeedLM, load_model
 
 BLOCK = 256
 """Requests that a worker is given at a time, at most: what is lost with it."""
@@ -29,12 +30,14 @@ class RayEngine:
         """`end_ids`: tokens that end a response. Raises UserError where Ray is not installed."""
         if importlib.util.find_spec("ray") is None:
             raise UserError("engine = \"ray\" needs Ray: pip install 'selfdistill[ray]', on every node.")
-        self.settings = settings
+        self.settings, self.seed_lm = settings, seed_lm
+        self.tuned: str | None = None  # the adapter or model that answers now
+        folder = Path(seed_lm.name)
         # The head of a cluster often has no accelerator itself.
         auto = "bfloat16" if settings.gpus else seed_lm.dtype
         dtype = auto if settings.local.dtype == "auto" else settings.local.dtype
         self._worker: dict[str, Any] = {
-            "model": resolve(seed_lm.name),
+            "model": str(folder.resolve()) if folder.is_dir() else seed_lm.name,
             "digest": seed_lm.digest,
             "end_ids": end_ids,
             "settings": settings.local.model_copy(update={"dtype": dtype}),
@@ -45,7 +48,8 @@ class RayEngine:
     def describe(self) -> dict[str, Any]:
         """The engine behind it and its data type: where they run does not matter."""
         local = self._worker["settings"]
-        return {"name": f"ray, {local.name}", "dtype": local.dtype}
+        speculates = {"speculate": local.speculate} if isinstance(local, VllmSettings) else {}
+        return {"name": f"ray, {local.name}", "dtype": local.dtype, **speculates}
 
     def close(self) -> None:
         """Stop the cluster, where it was started here."""
@@ -72,11 +76,12 @@ class RayEngine:
     def adapter(self, path: str | None) -> Iterator[None]:
         """Within this block the workers answer with the adapter, or the fully tuned model, at `path`; it must be there
         on every node. An adapter that does not fit is a UserError of the first call."""
-        before, self._worker = self._worker, self._worker | {"adapter": path}
+        before, self.tuned = self._worker, path
+        self._worker = before | {"adapter": path and str(Path(path).resolve())}
         try:
             yield
         finally:
-            self._worker = before
+            self._worker, self.tuned = before, None
 
     def _map(self, what: Literal["generate", "score"], blocks: Sequence[Any]) -> Iterator[list[Any]]:
         """What the workers make of each block, in any order. Raises their UserErrors."""
@@ -97,9 +102,18 @@ class RayEngine:
             compute=ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
             num_cpus=self.settings.cpus,
             num_gpus=self.settings.gpus,
+            max_restarts=10,  # a worker that dies while it loads would be started again for ever
         )
-        for row in done.iter_rows():
-            answer = pickle.loads(row["block"])
+        rows_done = done.iter_rows()
+        while True:
+            try:
+                row = next(rows_done, None)
+            except (ray.exceptions.RayError, ray.data.exceptions.RayDataError) as error:
+                said = [line for line in str(error).splitlines() if line.strip()][-1].strip()[:300]
+                raise UserError(f"engine ray: a worker failed: {said}. Ray's logs on the nodes say more.") from None
+            if row is None:
+                return
+            answer = pickle.loads(row["block"])  # what our own workers pickled
             if isinstance(answer, UserError):
                 raise answer
             yield answer
@@ -107,8 +121,19 @@ class RayEngine:
     def _connect(self) -> None:
         import ray
 
-        if ray.is_initialized():
-            return
+        if not ray.is_initialized():
+            self._start()
+        has = ray.cluster_resources()
+        for name, wanted in (("CPU", self.settings.cpus), ("GPU", self.settings.gpus)):
+            if has.get(name, 0) < wanted:
+                raise UserError(
+                    f"engine.{name.lower()}s = {wanted:g}: the cluster has {has.get(name, 0):g} {name}s in all, so no "
+                    "worker could ever start. Ask for less, or add nodes."
+                )
+
+    def _start(self) -> None:
+        import ray
+
         try:
             ray.init(
                 address=self.settings.address,

@@ -4,8 +4,8 @@ Keys and values of all rows lie right-aligned in one buffer per layer: every ste
 finished row's slot is filled with a new row's columns, and only the window from the first column in use to the last is
 shown to the model. Growing a cache by concatenation would cost more than the model itself on a CPU.
 
-Layers that are not plain attention over all tokens (sliding windows, state-space layers) keep the library's own cache;
-such rows begin together and only leave.
+Layers that are not plain attention over all tokens (sliding windows, linear attention) keep the library's own cache;
+such rows begin together and, where the cache can, leave when they are done.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+REFILL = 0.125
+"""New rows come once this share of the slots is free: a prefill of few rows costs almost as much as one of many."""
 STEP = 128
 """Columns that the buffers grow by."""
 
@@ -32,10 +34,11 @@ class Slots:
     `admit` takes rows from the cache of their prefill, `step_inputs` and `stepped` enclose one forward pass.
     """
 
-    def __init__(self, rows: int, cache: Any, mask: torch.Tensor) -> None:
-        """`cache` and `mask` are those of the first prefill: they tell shapes, data type and device. mask: (rows,
-        columns)."""
-        self.plain = is_plain(cache)
+    def __init__(self, rows: int, longest: int, cache: Any, mask: torch.Tensor) -> None:
+        """`longest`: the most tokens that a row may come to; memory was counted for it. `cache` and `mask` are those of
+        the first prefill: they tell shapes, data type and device. mask: (rows, columns)."""
+        self.plain, self.longest = is_plain(cache), longest
+        self.can_leave = all(hasattr(layer, "batch_select_indices") for layer in cache.layers)
         self.rows = rows if self.plain else mask.shape[0]
         self.first = self.end = mask.shape[1]
         self.mask = mask.new_zeros(self.rows, mask.shape[1] + STEP)
@@ -45,6 +48,10 @@ class Slots:
         else:
             self.cache = cache
             self.first = 0
+
+    def take(self, live: int, longest: int) -> bool:
+        """Whether it is time for new rows, of up to `longest` tokens, beside `live` ones."""
+        return self.plain and longest <= self.longest and self.rows - live >= max(1, REFILL * self.rows)
 
     def admit(self, slots: list[int], cache: Any, mask: torch.Tensor, used: list[int]) -> None:
         """Put prefilled rows into `slots`. `used`: all slots that are in use afterwards."""

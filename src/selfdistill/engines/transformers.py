@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfdistill.engines import Completion, Request, Score, Scoring, completion, rejected
-from selfdistill.engines.slots import Slots
+from selfdistill.engines.slots import Slots, is_plain
 from selfdistill.errors import UserError
 from selfdistill.models import SeedLM, load_model
 
@@ -28,14 +28,14 @@ ROWS = {"cpu": 128}
 MANY = 256
 READ_AHEAD = 1024
 """Requests that are sorted by length together, and searched for a shared prefix."""
-REFILL = 0.125
-"""New rows come once this share of the slots is free: a prefill of few rows costs almost as much as one of many."""
 LEAVE = 0.75
 """With no rows waiting, finished rows leave once at most this share goes on: copying the cache costs, too."""
 PREFILL = 8192
 """Prompt tokens that are computed at a time, at most (but at least one row)."""
 MEMORY = 0.5
 """Share of the free memory that the cache may take; activations need some, too."""
+LOGITS = 1 << 29
+"""Logits that scoring computes at a time, at most: 2 GB in fp32."""
 WORTH_SHARING = 8
 """Tokens that a common prefix must have at least."""
 
@@ -54,6 +54,26 @@ class _Row:
     @property
     def ids(self) -> tuple[int, ...]:
         return self.request.prompt.ids
+
+
+class _Queue:
+    """Rows that wait, the longest prompt first. `prefix` is what all prompts begin with, `longest` the most tokens that
+    one row may come to; `states` keeps the prefix' keys and values by layer once they are computed."""
+
+    def __init__(self, shares: bool) -> None:
+        self.shares = shares
+        self.rows: list[_Row] = []
+        self.prefix: tuple[int, ...] = ()
+        self.longest = 0
+        self.states: list[tuple[torch.Tensor, torch.Tensor]] | None = None
+
+    def put(self, rows: Iterable[_Row]) -> None:
+        """Add rows, new ones or such as must begin anew."""
+        self.rows = sorted([*self.rows, *rows], key=lambda row: (-len(row.ids), row.request.id))
+        self.longest = max((len(row.ids) + row.room for row in self.rows), default=0)
+        prefix = _common_prefix(self.rows) if self.shares else ()
+        if prefix != self.prefix:
+            self.prefix, self.states = prefix, None
 
 
 class TransformersEngine:
@@ -78,80 +98,73 @@ class TransformersEngine:
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Each request answered once, in any order. Raises UserError where memory is too short for a single row."""
         import torch
+        from transformers import DynamicCache
 
         stream = iter(requests)
-        waiting: list[_Row] = []
-        prefix: tuple[int, ...] = ()
+        queue = _Queue(is_plain(DynamicCache(config=self.model.config)))
         drained = False
         live: dict[int, _Row] = {}  # by slot
         slots: Slots | None = None
         while True:
-            if not drained and len(waiting) < self.rows:
+            if not drained and len(queue.rows) < self.rows:
                 more = list(islice(stream, READ_AHEAD))
                 drained = len(more) < READ_AHEAD
-                rows = [self._row(request) for request in more]
-                yield from (row for row in rows if isinstance(row, Completion))
-                waiting += [row for row in rows if isinstance(row, _Row)]
-                waiting.sort(key=lambda row: (-len(row.ids), row.request.id))
-                prefix = _common_prefix(waiting)
-            if not waiting and not live:
+                made = [self._row(request) for request in more]
+                yield from (row for row in made if isinstance(row, Completion))
+                queue.put(row for row in made if isinstance(row, _Row))
+            if not queue.rows and not live:
                 return
+            done: list[_Row] = []
             try:
                 with torch.inference_mode():  # around nothing that yields: the mode would leak to the caller
-                    if waiting and (slots is None or self._refills(slots, live)):
-                        slots = self._admit(waiting, prefix, live, slots)
+                    if queue.rows and (slots is None or slots.take(len(live), queue.longest)):
+                        slots = self._admit(queue, live, slots)
                     elif slots is not None:
                         self._step(slots, live)
-            except (_memory_error(), RuntimeError) as error:
+                    done = [live.pop(slot) for slot in [slot for slot, row in live.items() if row.end]]
+                    if done and live and slots is not None:
+                        live = self._close_ranks(slots, live, bool(queue.rows))
+            except RuntimeError as error:
                 self._halve(error)
                 for row in live.values():
                     row.tokens.clear()
                     row.logprobs.clear()
                     row.generator = _generator(row.request)
-                waiting[:0] = live.values()
-                live, slots = {}, None
-                continue
-            finished = [slot for slot, row in live.items() if row.end]
-            for slot in finished:
-                row = live.pop(slot)
+                queue.put(live.values())
+                live = {}
+            for row in done:
                 yield completion(row.request, row.tokens, self.end_ids, self.tokenizer, row.end == "stop", row.logprobs)
             if not live:
                 slots = None
-            elif slots is not None and finished:
-                with torch.inference_mode():
-                    live = self._close_ranks(slots, live, bool(waiting))
 
     def _row(self, request: Request) -> _Row | Completion:
         """The row of a request, or why it cannot be answered."""
         room = min(request.sampling.max_new_tokens, self.context - len(request.prompt.ids))
         return rejected(request, self.context) or _Row(request, room, _generator(request))
 
-    def _refills(self, slots: Slots, live: dict[int, _Row]) -> bool:
-        return slots.plain and slots.rows - len(live) >= max(1, REFILL * slots.rows)
-
-    def _admit(self, waiting: list[_Row], prefix: tuple[int, ...], live: dict[int, _Row], slots: Slots | None) -> Slots:
+    def _admit(self, queue: _Queue, live: dict[int, _Row], slots: Slots | None) -> Slots:
         """Prefill the longest waiting rows and give them slots and their first token."""
-        rows = slots.rows if slots else min(self._fitting(waiting), len(waiting))
+        rows = slots.rows if slots else min(self._fitting(queue.longest), len(queue.rows))
         free = [slot for slot in range(rows) if slot not in live]
-        width = len(waiting[0].ids) - len(prefix)
-        group = waiting[: min(len(free), max(1, PREFILL // max(1, width)))]
-        cache, mask, logits = self._prefill(group, prefix)
+        width = len(queue.rows[0].ids) - len(queue.prefix)
+        group = queue.rows[: min(len(free), max(1, PREFILL // max(1, width)))]
+        cache, mask, logits = self._prefill(group, queue)
         if slots is None:
-            slots = Slots(rows, cache, mask)
+            slots = Slots(rows, queue.longest, cache, mask)
         taken = free[: len(group)]
         slots.admit(taken, cache, mask, [*live, *taken])
-        del waiting[: len(group)]
+        del queue.rows[: len(group)]
         live.update(zip(taken, group, strict=True))
         self._choose(logits, group)
         return slots
 
-    def _prefill(self, group: list[_Row], prefix: tuple[int, ...]) -> tuple[Any, torch.Tensor, torch.Tensor]:
-        """(cache, mask, logits of the next token) of rows whose prompts begin with `prefix`, with left padding between
-        the prefix and the rest."""
+    def _prefill(self, group: list[_Row], queue: _Queue) -> tuple[Any, torch.Tensor, torch.Tensor]:
+        """(cache, mask, logits of the next token) of rows whose prompts begin with the queue's prefix, with padding
+        between the prefix and the rest."""
         import torch
         from transformers import DynamicCache
 
-        shared = len(prefix)
+        shared = len(queue.prefix)
         n, width = len(group), max(len(row.ids) for row in group) - shared
         ids = torch.full((n, width), self.tokenizer.pad_token_id)
         mask = torch.ones((n, shared + width), dtype=torch.long)
@@ -162,9 +175,13 @@ class TransformersEngine:
         ids, mask = ids.to(self.device), mask.to(self.device)
         cache = DynamicCache(config=self.model.config)
         if shared:
-            first = torch.tensor([prefix], device=self.device)
-            self.model(input_ids=first, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache.batch_repeat_interleave(n)
+            if queue.states is None:
+                first = torch.tensor([queue.prefix], device=self.device)
+                alone = DynamicCache(config=self.model.config)
+                self.model(input_ids=first, past_key_values=alone, use_cache=True, logits_to_keep=1)
+                queue.states = [(layer.keys, layer.values) for layer in alone.layers]
+            for index, (keys, values) in enumerate(queue.states):
+                cache.update(keys.expand(n, -1, -1, -1), values.expand(n, -1, -1, -1), index)
         logits = self.model(
             input_ids=ids,
             attention_mask=mask,
@@ -196,7 +213,7 @@ class TransformersEngine:
 
     def _close_ranks(self, slots: Slots, live: dict[int, _Row], waiting: bool) -> dict[int, _Row]:
         """Copy the rows that go on together, where no new ones will come and it pays."""
-        if not (waiting and slots.plain) and len(live) <= LEAVE * slots.rows:
+        if slots.can_leave and not (waiting and slots.plain) and len(live) <= LEAVE * slots.rows:
             slots.keep(list(live))
             live = dict(enumerate(live.values()))
         slots.narrow(list(live))
@@ -232,9 +249,8 @@ class TransformersEngine:
 
     # --- memory ------------------------------------------------------------------------------------------------------
 
-    def _fitting(self, waiting: Sequence[_Row]) -> int:
-        """How many rows run together: as many as the cache has memory for."""
-        longest = max(len(row.ids) + row.room for row in waiting)
+    def _fitting(self, longest: int) -> int:
+        """How many rows of up to `longest` tokens run together: as many as the cache has memory for."""
         return max(1, min(self.rows, int(MEMORY * _free_bytes(self.device) / (self._bytes_per_token() * longest))))
 
     def _bytes_per_token(self) -> int:
@@ -248,7 +264,7 @@ class TransformersEngine:
         """Fewer rows from now on. Raises what was no memory error, and UserError where a single row was too much."""
         import torch
 
-        if not isinstance(error, _memory_error()) and "can't allocate memory" not in str(error):
+        if not _out_of_memory(error):
             raise error
         if self.rows == 1:
             raise UserError(
@@ -269,14 +285,18 @@ class TransformersEngine:
             yield [Score(s.id, found.get(s.id)) for s in batch]
 
     def _scored(self, ordered: Sequence[Scoring]) -> Iterator[tuple[str, float]]:
-        done, rows = 0, len(ordered)
+        """In parts whose logits stay within LOGITS; the lengths alone decide, so that the bits are the same again."""
+        vocabulary = self.model.config.get_text_config().vocab_size
+        done, most = 0, len(ordered)
         while done < len(ordered):
+            width = len(ordered[done].prompt) + len(ordered[done].response)
+            rows = max(1, min(most, LOGITS // (width * vocabulary)))
             try:
                 yield from self._score(ordered[done : done + rows])
                 done += rows
-            except (_memory_error(), RuntimeError) as error:
-                rows //= 2
-                if not rows or not isinstance(error, _memory_error()):
+            except RuntimeError as error:
+                most = rows // 2
+                if not most or not _out_of_memory(error):
                     raise
 
     def _score(self, batch: Sequence[Scoring]) -> list[tuple[str, float]]:
@@ -376,10 +396,12 @@ def _draw(logits: torch.Tensor, rows: Sequence[_Row]) -> list[int]:
     return [int(token) for token in order.gather(-1, picked).squeeze(-1).tolist()]
 
 
-def _memory_error() -> type[Exception]:
+def _out_of_memory(error: Exception) -> bool:
+    """CUDA has an error of its own for it; MPS and the CPU's allocator have words only."""
     import torch
 
-    return torch.OutOfMemoryError
+    said = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "can't allocate memory" in said
 
 
 def _free_bytes(device: str) -> float:

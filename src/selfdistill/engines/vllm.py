@@ -39,6 +39,8 @@ class VllmEngine:
             )
         self.seed_lm, self.end_ids, self.settings = seed_lm, end_ids, settings
         self.dtype = seed_lm.dtype if settings.dtype == "auto" else settings.dtype
+        self.context = min(seed_lm.context, settings.max_model_len or seed_lm.context)
+        self.tuned: str | None = None  # the adapter or model that answers now
         self._llm: Any = None
         self._started: tuple[str, int] = ("", 0)
         self._folder = resolve(seed_lm.name)
@@ -75,7 +77,7 @@ class VllmEngine:
 
         def fitting() -> Iterator[tuple[Request, Sequence[int], Any]]:
             for request in requests:
-                bad = rejected(request, self.seed_lm.context)
+                bad = rejected(request, self.context)
                 if bad:
                     refused.append(bad)
                 else:
@@ -98,7 +100,7 @@ class VllmEngine:
 
         params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0)
         for batch in batches:
-            fitting = [s for s in batch if len(s.prompt) + len(s.response) < self.seed_lm.context]
+            fitting = [s for s in batch if len(s.prompt) + len(s.response) < self.context]
             sums = {}
             for item, done in self._run((s, s.prompt + s.response, params) for s in fitting):
                 tail = zip(done.prompt_logprobs[len(item.prompt) :], item.response, strict=True)
@@ -113,6 +115,7 @@ class VllmEngine:
             yield
             return
         before = self._folder, self._lora
+        self.tuned = path
         config = Path(path) / "adapter_config.json"
         if config.is_file():
             self._lora = (path, _rank(path, config, self.seed_lm))
@@ -122,6 +125,7 @@ class VllmEngine:
             yield
         finally:
             self._folder, self._lora = before
+            self.tuned = None
 
     def _run(self, asked: Iterator[tuple[Any, Sequence[int], Any]]) -> Iterator[tuple[Any, Any]]:
         """Feed (item, token ids, parameters) to vLLM, never more than it works on; (item, output) as each is done."""
@@ -173,23 +177,30 @@ class VllmEngine:
             if not torch.cuda.is_available():  # vLLM's own default is most of the machine's memory
                 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")
             settings, lora = self.settings, {"enable_lora": True, "max_lora_rank": needed} if needed else {}
-            self._llm = LLM(
-                self._folder,
-                tokenizer=resolve(self.seed_lm.name),
-                dtype=self.dtype,
-                max_model_len=self.seed_lm.context,
-                max_num_seqs=settings.max_num_seqs,
-                gpu_memory_utilization=settings.gpu_memory_utilization,
-                tensor_parallel_size=settings.tensor_parallel_size,
-                enable_prefix_caching=True,
-                speculative_config=SPECULATION if settings.speculate else None,
-                trust_remote_code=False,
-                load_format="safetensors",
-                generation_config="vllm",  # the model's own sampling defaults would come on top of ours
-                disable_log_stats=True,
-                seed=0,
-                **lora,
-            )
+            try:
+                self._llm = LLM(
+                    self._folder,
+                    tokenizer=resolve(self.seed_lm.name),
+                    dtype=self.dtype,
+                    max_model_len=self.context,
+                    max_num_seqs=settings.max_num_seqs,
+                    gpu_memory_utilization=settings.gpu_memory_utilization,
+                    tensor_parallel_size=settings.tensor_parallel_size,
+                    enable_prefix_caching=True,
+                    speculative_config=SPECULATION if settings.speculate else None,
+                    trust_remote_code=False,
+                    load_format="safetensors",
+                    generation_config="vllm",  # the model's own sampling defaults would come on top of ours
+                    disable_log_stats=True,
+                    seed=0,
+                    **lora,
+                )
+            except (RuntimeError, ValueError, OSError) as error:
+                said = " ".join(str(error).split())[:300]
+                raise UserError(
+                    f"vLLM does not start with {self._folder}: {said}. VLLM_LOGGING_LEVEL=INFO says more; "
+                    "often engine.max_model_len or engine.gpu_memory_utilization must be lower."
+                ) from None
             self._started = (self._folder, needed)
             self._loras = {}
         return self._llm

@@ -20,10 +20,10 @@ from selfdistill.config import Recipe, load_recipe
 from selfdistill.data import read_examples
 from selfdistill.distill import distill, ids_digest
 from selfdistill.engines import Engine
-from selfdistill.engines.open import make_engine
+from selfdistill.engines.open import load_for, make_engine
 from selfdistill.errors import UserError
 from selfdistill.evaluate import adapter_digest, evaluate, evaluation_identity, read_results, task_result
-from selfdistill.models import SeedLM, load_model
+from selfdistill.models import SeedLM
 from selfdistill.progress import Progress
 from selfdistill.records import Example, Prediction, Selected, TaskResult, Verdict, read_records
 from selfdistill.select import read_selected, select
@@ -81,6 +81,10 @@ class Lab:
         """All recipes of `world` name one model and one seed. `only` are the datasets that may be trained on."""
         self.world, self.out, self.permissions, self.only, self.progress = world, out, permissions, only, progress
         self.recipe = next(iter(world.values()))
+        if self.recipe.engine.name == "openai":
+            raise UserError(
+                'engine = "openai": studies measure adapters, which an endpoint does not take. Choose another.'
+            )
         self._folders: dict[Arm, Path] = {}
         self._tasks: dict[str, Task] = {}
         self._read: dict[str, list[Example]] = {}
@@ -89,7 +93,7 @@ class Lab:
     @cached_property
     def seed_lm(self) -> SeedLM:
         """The seed LM, loaded at the first need."""
-        lm = load_model(self.recipe.model)
+        lm = load_for(self.recipe.engine, self.recipe.model)
         check_targets(lm.skeleton(), self.recipe.train)
         return lm
 
