@@ -29,7 +29,7 @@ def finished(tmp_path_factory, foreign_folder) -> Path:
     (folder / "recipe.toml").write_text(
         f"""
 model = "{foreign_folder}"
-batch_rows = 8
+engine = {{ name = "transformers", rows = 8 }}
 [data]
 path = "train.jsonl"
 columns = {{ prompt = "q", response = "a" }}
@@ -232,9 +232,9 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, foreign_folder):
 
 def test_control_c_and_a_full_disk_lose_nothing(tmp_path):
     command = [sys.executable, "-m", "selfdistill", "distill", "--model", "embedded", "--data", "micro:facts", "--sample", "400",
-               "--batch-rows", "4", "--out", str(tmp_path / "r.jsonl")]  # fmt: skip
+               "--engine", "name=transformers,rows=4", "--out", str(tmp_path / "r.jsonl")]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    partial = tmp_path / "r.jsonl.partial"
+    partial = tmp_path / "r.jsonl.texts.partial"
     while process.poll() is None and not (partial.exists() and partial.stat().st_size):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)

@@ -315,6 +315,8 @@ def test_settings_that_are_refused_for_every_row_stop_the_run(serve):
     engine, _ = serve(lambda row, number, r: (400, {"error": {"message": "Unsupported parameter: max_tokens"}}))
     found, said = until_raised(engine.generate(ask(f"id{i}") for i in count()))
     assert not found and "Unsupported parameter" in said and "max_tokens_name" in said
+    found, said = until_raised(engine.generate(asks(3)))  # a short run must not count them as done, either
+    assert not found and "all 3 requests" in said
 
 
 def test_rows_that_are_refused_for_their_own_sake_do_not_stop_the_run(serve):
@@ -323,8 +325,8 @@ def test_rows_that_are_refused_for_their_own_sake_do_not_stop_the_run(serve):
         found = by_id(engine.generate(asks(50)))
         assert len(found) == 50 and {c.finish_reason for c in found.values()} == {"rejected"}
     engine, _ = serve(lambda row, number, r: (400, {}) if number == 1 else echo(row, number, r))
-    assert {c.finish_reason for c in engine.generate(asks(5))} == {"rejected"}
-    assert {c.finish_reason for c in engine.generate(asks(5))} == {"stop"}
+    assert {c.finish_reason for c in engine.generate(asks(1))} == {"rejected"}
+    assert {c.finish_reason for c in engine.generate(asks(1))} == {"stop"}
     engine, _ = serve(lambda row, number, r: (400, {}) if row != "id0" else echo(row, number, r))
     assert len(by_id(engine.generate(asks(50)))) == 50
 
