@@ -223,6 +223,24 @@ def test_it_starts_again_after_closing(contract):
     assert engine.describe()["dtype"] == "float32"
 
 
+# --- the ray engine ---
+
+
+@RAY
+def test_what_can_never_run_on_a_cluster_is_one_line(embedded, tmp_path):
+    engine = local(RaySettings(gpus=64), embedded)
+    with pytest.raises(UserError, match=r"engine.gpus = 64: the cluster has 0 GPUs"):
+        list(engine.generate(requests_for(embedded)[:1]))
+    engine = local(RaySettings(), embedded)
+    engine._worker = engine._worker | {"digest": "another"}
+    with pytest.raises(UserError, match="other files under this name"):
+        list(engine.generate(requests_for(embedded)[:1]))
+    engine._worker = engine._worker | {"settings": None}
+    with pytest.raises(UserError, match="a worker failed: .*NoneType"):
+        list(engine.generate(requests_for(embedded)[:1]))
+    engine.close()
+
+
 # --- the transformers engine -------------------------------------------------------------------------------------
 
 

@@ -176,6 +176,11 @@ class _ById(_Places[R]):
 
 def _id(line: bytes) -> str | None:
     """A row's id, without looking at the rest; None where there is none."""
+    end = line.find(b'"', 7)
+    if line.startswith(b'{"id":"') and line.endswith(b"}\n") and end > 7:  # as `dump` writes it
+        short = line[7:end]
+        if short.isalnum():
+            return short.decode()
     try:
         id = from_json(line)["id"]
     except (ValueError, LookupError, TypeError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import pickle
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -89,6 +90,7 @@ class RayEngine:
             return
         import ray
         from ray.data import ActorPoolStrategy, DataContext
+        from ray.data.exceptions import SystemException
 
         self._connect()
         DataContext.get_current().enable_progress_bars = False
@@ -104,13 +106,14 @@ class RayEngine:
             num_gpus=self.settings.gpus,
             max_restarts=10,  # a worker that dies while it loads would be started again for ever
         )
-        rows_done = done.iter_rows()
+        rows_done = iter(done.iter_rows())
         while True:
             try:
                 row = next(rows_done, None)
-            except (ray.exceptions.RayError, ray.data.exceptions.RayDataError) as error:
-                said = [line for line in str(error).splitlines() if line.strip()][-1].strip()[:300]
-                raise UserError(f"engine ray: a worker failed: {said}. Ray's logs on the nodes say more.") from None
+            except (ray.exceptions.RayError, SystemException) as error:
+                raise UserError(
+                    f"engine ray: a worker failed: {_why(error)}. Ray's logs on the nodes say more."
+                ) from None
             if row is None:
                 return
             answer = pickle.loads(row["block"])  # what our own workers pickled
@@ -146,8 +149,15 @@ class RayEngine:
                 f"engine.address {self.settings.address}: no Ray cluster there ({str(error).splitlines()[0][:200]}). "
                 "Start one with `ray start --head`, or leave address out."
             ) from None
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is raised
         self._own_cluster = True
+
+
+def _why(error: Exception) -> str:
+    """The worker's own error in what Ray wraps around it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    own = [line for line in lines if re.match(r"(?!ray\.)[\w.]+(Error|Exception): ", line)]
+    return (own or lines or [type(error).__name__])[0][:300]
 
 
 class Worker:
