@@ -236,7 +236,7 @@ def test_what_can_never_run_on_a_cluster_is_one_line(embedded, tmp_path):
     with pytest.raises(UserError, match="other files under this name"):
         list(engine.generate(requests_for(embedded)[:1]))
     engine._worker = engine._worker | {"settings": None}
-    with pytest.raises(UserError, match="a worker failed: .*NoneType"):
+    with pytest.raises(UserError, match=r"a worker failed: .*NoneType"):
         list(engine.generate(requests_for(embedded)[:1]))
     engine.close()
 
