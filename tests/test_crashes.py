@@ -18,7 +18,7 @@ import psutil
 import pytest
 from conftest import cli
 
-KILLS = int(os.environ.get("KILLS", "3"))
+KILLS = int(os.environ.get("KILLS", "2"))
 ROWS = 60
 
 
@@ -86,7 +86,7 @@ def test_the_openai_engine(tmp_path, real_server):
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs pip install 'selfdistill[ray]'")
 def test_the_ray_engine(tmp_path):
-    survives("distill", "name=ray,workers=2", tmp_path, kills=min(KILLS, 1) if KILLS <= 3 else KILLS)
+    survives("distill", "name=ray,workers=2", tmp_path, kills=1 if KILLS <= 2 else KILLS)
 
 
 @pytest.mark.skipif(
@@ -94,7 +94,7 @@ def test_the_ray_engine(tmp_path):
     reason="needs vllm: benchmarks/vllm_environment.sh makes an environment that has it",
 )
 def test_the_vllm_engine(tmp_path):
-    survives("distill", "name=vllm,max_num_seqs=6", tmp_path, kills=min(KILLS, 1) if KILLS <= 3 else KILLS)
+    survives("distill", "name=vllm,max_num_seqs=6", tmp_path, kills=1 if KILLS <= 2 else KILLS)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs pip install 'selfdistill[ray]'")

@@ -252,7 +252,7 @@ def texts(engine, requests):
 def test_texts_do_not_depend_on_how_many_rows_run_together(embedded, rows):
     """Long and short prompts and answers, so that slots are refilled, the window moves and the buffers grow."""
     long = Prompt(requests_for(embedded)[0].prompt.ids * 12)
-    requests = [*requests_for(embedded, Sampling(160)), Request("long", long, Sampling(200))]
+    requests = [*requests_for(embedded, Sampling(80), count=2), Request("long", long, Sampling(150))]
     requests[4] = replace(requests[4], sampling=Sampling(1))
     done = texts(local(TransformersSettings(rows=rows), embedded), requests)
     assert done == {r.id: one_by_one(embedded, r)[0] for r in requests}

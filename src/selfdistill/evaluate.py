@@ -273,8 +273,9 @@ def _answers(
                 if item.greedy and len(item.drawn) == item.left:
                     judging.append(pool.submit(_predict, asked.pop(key)))
                 yield None
-                yield from (f.result() for f in judging if f.done())
-                judging = [f for f in judging if not f.done()]
+                ready = [f for f in judging if f.done()]  # asked once: more may be done a moment later
+                judging = [f for f in judging if f not in ready]
+                yield from (f.result() for f in ready)
         except UserError:  # the engine or a judge gave up; what was answered before is kept
             yield from (f.result() for f in judging if not f.done() or not f.exception())
             raise
