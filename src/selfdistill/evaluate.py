@@ -277,7 +277,7 @@ def _answers(
                 judging = [f for f in judging if f not in ready]
                 yield from (f.result() for f in ready)
         except UserError:  # the engine or a judge gave up; what was answered before is kept
-            yield from (f.result() for f in judging if not f.done() or not f.exception())
+            yield from (f.result() for f in judging if not f.exception())
             raise
         yield from (f.result() for f in judging)
 
