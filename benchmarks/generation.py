@@ -99,10 +99,9 @@ def arm(name: str, data: str, rows: int, batch: int) -> dict[str, Any]:
     lm = load_model("embedded")
     ends = end_ids(lm, Prompter.create(lm.tokenizer, "chat", "using"))
     requests = prompts(lm, data, rows)
-    settings = VllmSettings(dtype="float32", max_num_seqs=batch or 128, speculate=name == "vllm, speculating")
+    settings = VllmSettings(dtype="float32", max_num_seqs=batch or 128)
     engines: dict[str, Callable[[Sequence[Request]], Iterable[Completion]]] = {
         "one by one": lambda asked: plain(lm, ends, asked, 1),
-        "prompt lookup": lambda asked: plain(lm, ends, asked, 1, prompt_lookup_num_tokens=6),
         "plain batches": lambda asked: plain(lm, ends, asked, batch),
     }
     engine = None
@@ -176,20 +175,47 @@ def engines_table(vllm: str | None, rows: int) -> str:
     return "\n".join(lines)
 
 
+BATCHES = (1, 8, 64)
+
+
+def speculation(name: str, rows: int) -> dict[str, Any]:
+    """One way of speculating, or not, here: by family and batch size, tokens a second and texts. Every batch is waited
+    for before the next; batches of one are a quarter of the rows."""
+    lm = load_model("embedded")
+    ends = end_ids(lm, Prompter.create(lm.tokenizer, "chat", "using"))
+    engine = None
+    if name.startswith("vllm"):
+        settings = VllmSettings(dtype="float32", max_num_seqs=max(BATCHES), speculate=name.endswith("on"))
+        engine = open_local(settings, lm, ends)
+    extra = {"prompt_lookup_num_tokens": 6} if name == "generate, on" else {}
+    found: dict[str, Any] = {}
+    for family, data in FAMILIES.items():
+        requests = prompts(lm, data, rows)
+        for batch in BATCHES if engine else (1,):
+            asked = requests[: rows // 4] if batch == 1 else requests
+            list(engine.generate(asked[:2]) if engine else plain(lm, ends, asked[:2], 1, **extra))
+            started = time.perf_counter()
+            done: list[Completion] = []
+            for i in range(0, len(asked), batch):
+                part = asked[i : i + batch]
+                done += engine.generate(part) if engine else plain(lm, ends, part, 1, **extra)
+            seconds = time.perf_counter() - started
+            tokens = sum(c.tokens or 0 for c in done)
+            found[f"{family} | {batch}"] = {"rate": tokens / seconds, "texts": {c.id: c.text for c in done}}
+    if engine:
+        engine.close()
+    return found
+
+
 def speculation_table(vllm: str, rows: int) -> str:
     """Speed with n-gram speculation by its speed without, by family of prompts and batch size."""
-    lines = ["| prompts | engine | batch | off, tokens a second | on / off |", "| --- | --- | ---: | ---: | ---: |"]
-    for family, data in FAMILIES.items():
-        pairs = [("transformers' prompt lookup", sys.executable, "one by one", "prompt lookup", 1)]
-        pairs += [("vLLM", vllm, "vllm", "vllm, speculating", batch) for batch in (1, 8, 64)]
-        for label, python, off, on, batch in pairs:
-            count = rows if batch > 1 else max(8, rows // 4)
-            without, within = child(python, off, data, count, batch), child(python, on, data, count, batch)
-            if without["texts"] != within["texts"]:
-                raise SystemExit(f"{family}, {label}: speculation changed greedy texts")
-            rates = [x["tokens"] / x["seconds"] for x in (without, within)]
-            lines.append(f"| {family} | {label} | {batch} | {rates[0]:.0f} | {rates[1] / rates[0]:.2f} |")
-            print(lines[-1], file=sys.stderr, flush=True)
+    lines = ["| engine | prompts | batch | off, tokens a second | on / off |", "| --- | --- | ---: | ---: | ---: |"]
+    for engine, python in (("generate", sys.executable), ("vllm", vllm)):
+        off, on = (child(python, f"{engine}, {state}", MIXED, rows, 1) for state in ("off", "on"))
+        for key, without in off.items():
+            if without["texts"] != on[key]["texts"]:
+                raise SystemExit(f"{engine}, {key}: speculation changed greedy texts")
+            lines.append(f"| {engine} | {key} | {without['rate']:.0f} | {on[key]['rate'] / without['rate']:.2f} |")
     return "\n".join(lines)
 
 
@@ -304,7 +330,9 @@ def main() -> None:
     parser.add_argument("--json", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.arm:
-        Path(given.json).write_text(json.dumps(arm(given.arm, given.data, given.rows, given.batch)))
+        speculates = given.arm.endswith((", on", ", off"))
+        made = speculation(given.arm, given.rows) if speculates else arm(given.arm, given.data, given.rows, given.batch)
+        Path(given.json).write_text(json.dumps(made))
     elif given.speculation:
         print(speculation_table(given.vllm or sys.executable, given.rows))
     elif given.study:
