@@ -42,6 +42,22 @@ def embedded():
     return load_model("embedded")
 
 
+def random_adapter(folder: Path, std: float) -> str:
+    """A LoRA adapter of the embedded model in `folder`; the more `std`, the more it changes what the model says."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from selfdistill.models import load_model
+
+    torch.manual_seed(0)
+    tuned = get_peft_model(load_model("embedded").model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
+    for name, weights in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weights, std=std)
+    tuned.save_pretrained(folder)
+    return str(folder)
+
+
 @pytest.fixture(scope="session")
 def engine(embedded):
     from selfdistill.config import TransformersSettings

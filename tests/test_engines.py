@@ -8,6 +8,7 @@ from itertools import islice
 
 import pytest
 import torch
+from conftest import random_adapter
 
 from selfdistill.config import RaySettings, TransformersSettings, VllmSettings
 from selfdistill.engines import Prompt, Request, Sampling, Scoring
@@ -182,16 +183,7 @@ def test_scores_are_the_models_own_log_likelihoods(contract):
 @pytest.fixture(scope="module")
 def strong_adapter(embedded, tmp_path_factory):
     """A LoRA adapter that changes what the embedded model says."""
-    from peft import LoraConfig, get_peft_model
-
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("adapter")
-    tuned = get_peft_model(load_model("embedded").model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
-    for name, weights in tuned.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weights, std=0.4)
-    tuned.save_pretrained(folder)
-    return str(folder)
+    return random_adapter(tmp_path_factory.mktemp("adapter"), std=0.4)
 
 
 def test_an_adapter_is_on_within_its_block_only(contract, strong_adapter, tmp_path, foreign_folder):

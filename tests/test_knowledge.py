@@ -7,7 +7,7 @@ import random
 from itertools import islice
 
 import pytest
-from conftest import write_jsonl
+from conftest import random_adapter, write_jsonl
 
 from selfdistill.engines import Scoring
 from selfdistill.errors import UserError
@@ -57,17 +57,7 @@ def quizzes(tmp_path_factory):
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory) -> str:
     """An adapter that moves every likelihood."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-
-    folder = tmp_path_factory.mktemp("adapter")
-    torch.manual_seed(0)
-    tuned = get_peft_model(load_model("embedded").model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
-    for name, weights in tuned.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weights, std=0.05)
-    tuned.save_pretrained(folder)
-    return str(folder)
+    return random_adapter(tmp_path_factory.mktemp("adapter"), std=0.05)
 
 
 @pytest.fixture

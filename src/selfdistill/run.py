@@ -30,7 +30,7 @@ from selfdistill.config import OpenAISettings, Recipe, TransformersSettings, to_
 from selfdistill.data import read_examples
 from selfdistill.distill import distill, ids_digest
 from selfdistill.engines import Engine, Request, Sampling
-from selfdistill.engines.open import load_for, make_engine, open_endpoint
+from selfdistill.engines.open import load_for, make_engine
 from selfdistill.errors import UserError
 from selfdistill.evaluate import adapter_digest, engine_errors, evaluate
 from selfdistill.models import SeedLM
@@ -91,10 +91,9 @@ def _engines(recipe: Recipe, seed_lm: SeedLM, progress: Progress) -> tuple[Promp
     and takes no adapters, so all arms are measured here."""
     shape = recipe.distill.format, recipe.distill.template
     prompter = Prompter.create(seed_lm.tokenizer, *shape, progress.warn)
+    writer = make_engine(recipe.engine, seed_lm, prompter)
     if not isinstance(recipe.engine, OpenAISettings):
-        engine = make_engine(recipe.engine, seed_lm, prompter)
-        return prompter, engine, prompter, engine
-    writer = open_endpoint(recipe.engine)
+        return prompter, writer, prompter, writer
     return Prompter.create(None, *shape), writer, prompter, make_engine(TransformersSettings(), seed_lm, prompter)
 
 

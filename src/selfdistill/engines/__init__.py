@@ -102,9 +102,7 @@ def completion(
     """What became of a request, from its generated tokens."""
     sampling = request.sampling
     shown = tokens[:-1] if tokens and tokens[-1] in end_ids else tokens
-    text = tokenizer.decode(shown, skip_special_tokens=True)
-    for stop in sampling.stop:
-        text = text.partition(stop)[0]
+    text = before_stop(tokenizer.decode(shown, skip_special_tokens=True), sampling.stop)
     return Completion(
         request.id,
         text.strip(),
@@ -113,6 +111,11 @@ def completion(
         len(request.prompt.ids),
         tuple(logprobs) if sampling.logprobs else None,
     )
+
+
+def before_stop(text: str, stops: Sequence[str]) -> str:
+    """The text up to the first stop string in it."""
+    return text[: min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))]
 
 
 def rejected(request: Request, context: int) -> Completion | None:

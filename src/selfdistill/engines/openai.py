@@ -32,7 +32,7 @@ from weakref import WeakSet
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from selfdistill.config import OpenAISettings
-from selfdistill.engines import Completion, Request, Score, Scoring
+from selfdistill.engines import Completion, Request, Score, Scoring, before_stop
 from selfdistill.engines.endpoint import connection, explain, not_there, plain, said, where
 from selfdistill.errors import UserError
 
@@ -258,10 +258,10 @@ def _body(request: Request, settings: OpenAISettings) -> dict[str, Any]:
 def _completion(request: Request, reply: _Reply) -> Completion:
     choice, usage = reply.choices[0], reply.usage or _Usage()
     reason: str = choice.finish_reason
-    text = (choice.message.content if choice.message else choice.text) or ""
-    ends = [at for stop in request.sampling.stop if (at := text.find(stop)) >= 0]
-    if ends:  # not every server leaves the stop string out, and some do not know it
-        text, reason = text[: min(ends)], "stop"
+    whole = (choice.message.content if choice.message else choice.text) or ""
+    text = before_stop(whole, request.sampling.stop)
+    if text != whole:  # not every server leaves the stop string out, and some do not know it
+        reason = "stop"
     if reason not in ("stop", "length"):
         return _without_text(request, "rejected", f"the server ended the reply with finish_reason {reason!r}")
     return Completion(

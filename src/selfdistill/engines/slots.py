@@ -22,7 +22,7 @@ STEP = 128
 
 
 def is_plain(cache: Any) -> bool:
-    """Whether all layers of a filled cache are attention over all tokens."""
+    """Whether all layers of a cache are attention over all tokens."""
     from transformers.cache_utils import DynamicLayer
 
     return all(type(layer) is DynamicLayer for layer in cache.layers)
