@@ -19,7 +19,7 @@ from selfdistill.microworld.world import items
 from selfdistill.models import load_model
 from selfdistill.progress import Progress
 from selfdistill.records import Candidate, Example, Prediction, Reason, Rewrite, Selected, dump, read_records
-from selfdistill.select import choose, export, read_selected, select
+from selfdistill.select import choose, judge, read_selected, select
 from selfdistill.tasks.load import Permissions, load_tasks
 from selfdistill.templates import Prompter
 from selfdistill.train import mixed, sequences, train
@@ -81,7 +81,7 @@ def test_candidates_differ_and_the_one_closest_to_the_seed_wins(tmp_path, embedd
     out = distill(examples, tmp_path / "r.jsonl", embedded, engine, settings, seed=1)
     for rewrite, example in zip(read_records(out, Rewrite), examples, strict=True):
         assert len(rewrite.candidates) == 3
-        chosen = choose(example, rewrite, None)
+        chosen = choose(example, rewrite, judge(example, rewrite, None))
         assert chosen.seed_nll == min(c.seed_nll for c in rewrite.candidates if c.finish_reason == "stop")
 
 
@@ -236,7 +236,8 @@ ROW = Example(id="1", prompt=({"role": "user", "content": "2 + 2?"},), reference
     ],
 )
 def test_every_row_gets_a_reason(candidates, reason):
-    row = choose(ROW, Rewrite(id="1", candidates=candidates), load_check("last_number"))
+    rewrite = Rewrite(id="1", candidates=candidates)
+    row = choose(ROW, rewrite, judge(ROW, rewrite, load_check("last_number")))
     assert row.reason is reason
     assert row.source == ("distilled" if reason is Reason.PASSED else "original")
     assert row.response == ("It is 4." if reason is Reason.PASSED else "4")
@@ -246,7 +247,7 @@ def test_what_a_row_asks_for_is_asked_of_the_last_turn():
     prompt = ({"role": "user", "content": "Q1"}, {"role": "assistant", "content": "the land is France"}, ROW.prompt[0])
     row = Example(id="1", prompt=prompt, reference="Paris", task="t", meta={"contains": ["Paris"]})
     made = [{"text": "It is Paris.", "turns": ["It is: the land is France."]}]
-    assert choose(row, Rewrite(id="1", candidates=made), load_check("contains")).reason is Reason.PASSED
+    assert judge(row, Rewrite(id="1", candidates=made), load_check("contains")) == [Reason.PASSED]
 
 
 def test_selected_rows_must_fit_the_data(tmp_path, two_turns):
@@ -267,7 +268,8 @@ def test_selected_rows_must_fit_the_data(tmp_path, two_turns):
 
 def test_the_passing_candidate_with_the_lowest_seed_nll_wins():
     made = [Candidate(text="4 a", seed_nll=0.5), Candidate(text="5", seed_nll=0.0), Candidate(text="4 b", seed_nll=0.1)]
-    assert choose(ROW, Rewrite(id="1", candidates=made), load_check("last_number")).response == "4 b"
+    rewrite = Rewrite(id="1", candidates=made)
+    assert choose(ROW, rewrite, judge(ROW, rewrite, load_check("last_number"))).response == "4 b"
 
 
 def test_rewrites_are_joined_by_id_whatever_their_order_and_strangers_are_refused(tmp_path):
@@ -288,17 +290,20 @@ def test_rewrites_are_joined_by_id_whatever_their_order_and_strangers_are_refuse
         select(examples, path, tmp_path / "s2.jsonl", None)
 
 
+def exported(examples, files):
+    folder = next(iter(files.values())).parent
+    made = [Rewrite(id=e.id, candidates=[{"text": "R", "turns": e.references[:-1]}]) for e in examples]
+    (folder / "r.jsonl").write_bytes(b"".join(map(dump, made)))
+    select(examples, folder / "r.jsonl", folder / "s.jsonl", None, exports=files)
+
+
 @pytest.mark.parametrize("form", ["messages", "prompt-completion"])
 def test_exports_load_in_trl_as_they_are(tmp_path, foreign_folder, two_turns, form):
     import datasets
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
-    selected = [
-        Selected(id=e.id, response="R", turns=e.references[:-1], source="distilled", reason="passed") for e in two_turns
-    ]
-    (tmp_path / "s.jsonl").write_bytes(b"".join(map(dump, selected)))
-    export(two_turns, tmp_path / "s.jsonl", form, tmp_path / "x.jsonl")
+    exported(two_turns, {form: tmp_path / "x.jsonl"})
     trainer = SFTTrainer(
         model=AutoModelForCausalLM.from_pretrained(foreign_folder),
         args=SFTConfig(
@@ -311,16 +316,11 @@ def test_exports_load_in_trl_as_they_are(tmp_path, foreign_folder, two_turns, fo
 
 
 def test_exports_for_other_trainers_hold_every_turn(tmp_path, two_turns):
-    selected = [
-        Selected(id=e.id, response="R", turns=e.references[:-1], source="distilled", reason="passed") for e in two_turns
-    ]
-    (tmp_path / "s.jsonl").write_bytes(b"".join(map(dump, selected)))
-    export(two_turns, tmp_path / "s.jsonl", "alpaca", tmp_path / "a.json")
+    exported(two_turns, {"alpaca": tmp_path / "a.json", "sharegpt": tmp_path / "g.jsonl"})
     row = json.loads((tmp_path / "a.json").read_text())[0]
     assert row["output"] == "R" and row["history"] == [[two_turns[0].prompt[0]["content"], two_turns[0].references[0]]]
     again = read_examples(DataSettings(path=str(tmp_path / "a.json")))
     assert [e.prompt for e in again] == [e.prompt for e in two_turns]
-    export(two_turns, tmp_path / "s.jsonl", "sharegpt", tmp_path / "g.jsonl")
     talk = json.loads((tmp_path / "g.jsonl").read_text().splitlines()[0])["conversations"]
     assert [t["from"] for t in talk] == ["human", "gpt", "human", "gpt"] and talk[-1]["value"] == "R"
 

@@ -260,7 +260,8 @@ def evaluate(
     for r in results:
         _console().print(f"{r.task:<24} n = {r.n:<6} {score_cell(r.model_dump())}", highlight=False)
     if failed := stage.engine_errors(out):
-        progress.warn(f"the engine failed on {failed} items (errors above); the same command asks them again")
+        how = "evaluate without --regrade" if regrade else "the same command"
+        progress.warn(f"the engine failed on {failed} items; {how} asks them again")
         raise typer.Exit(1)
 
 

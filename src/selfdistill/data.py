@@ -219,7 +219,8 @@ def _text(row: Row, column: str, where: str, empty: bool = False) -> str:
 def _whole(text: str, where: str) -> str:
     """The text, if it can be written as UTF-8: JSON can hold half of a surrogate pair, a file cannot."""
     try:
-        text.encode()
+        if not text.isascii():
+            text.encode()
     except UnicodeEncodeError:
         raise UserError(f"{where}: the text holds half a character (a lone surrogate). Repair or remove it.") from None
     return text
@@ -249,7 +250,7 @@ def _history(value: Any, where: str) -> list[Turn]:
         except ValueError:
             raise UserError(f"{where}: history is text, expected a JSON list of [question, answer] pairs.") from None
     turns: list[Turn] = []
-    for pair in value or []:
+    for pair in value or ():
         if not (isinstance(pair, (list, tuple)) and len(pair) == 2 and all(isinstance(t, str) and t for t in pair)):
             raise UserError(f"{where}: history must be a list of [question, answer] pairs of text.")
         question, answer = (_whole(text, where) for text in pair)

@@ -54,7 +54,7 @@ def select(
     form: DataSettings | None = None,
     exports: Mapping[str, Path] | None = None,
 ) -> Counter[Reason]:
-    """Write `out`, in the order of the examples, and `exports` (format: file, as in `export`); all of them, or none if
+    """Write `out`, in the order of the examples, and `exports` (format: file); all of them, or none if
     anything is wrong. Returns the count of rows by reason.
 
     `rewrites` is what distill writes, or a whole distilled dataset in a form that datasets come in (`form` tells its
@@ -62,7 +62,7 @@ def select(
     """
     exports = exports or {}
     reasons: Counter[Reason] = Counter()
-    found = _ById(rewrites, Rewrite) if _holds_rewrites(rewrites) else _ByPrompt(rewrites, form, out.parent)
+    found = _ById(rewrites) if _holds_rewrites(rewrites) else _ByPrompt(rewrites, form, out.parent)
     # A stream does not know its length; there are about as many rewrites.
     total = len(examples) if isinstance(examples, Sized) else len(found)
     with (
@@ -74,7 +74,8 @@ def select(
         stream = iter(examples)
         while batch := list(islice(stream, BATCH)):
             made = [found.take(example) for example in batch]
-            rows = [choose(example, rewrite, check) for example, rewrite in zip(batch, made, strict=True)]
+            judged = [judge(example, rewrite, check) for example, rewrite in zip(batch, made, strict=True)]
+            rows = [choose(*row) for row in zip(batch, made, judged, strict=True)]
             file.write(b"".join(map(dump, rows)))
             export_files.add(batch, rows)
             reasons.update(row.reason for row in rows)
@@ -130,16 +131,16 @@ class _Places(Generic[R]):
         self.file.close()
 
 
-class _ById(_Places[R]):
-    """The records of a file, each for the example of the same id.
+class _ById(_Places[Rewrite]):
+    """The rewrites of a file, each for the example of the same id.
 
     Raises UserError for a broken row, and for an id that occurs twice.
     """
 
-    def __init__(self, path: Path, kind: type[R]) -> None:
+    def __init__(self, path: Path) -> None:
         if not path.is_file():
             raise UserError(f"{path}: no such file.")
-        super().__init__(path.open("rb"), str(path), kind)
+        super().__init__(path.open("rb"), str(path), Rewrite)
         self.places: dict[str, int] = {}
         try:
             self._index()
@@ -151,7 +152,7 @@ class _ById(_Places[R]):
         place = 0
         for number, line in enumerate(self.file, 1):
             if not line.isspace():
-                id = _id(line) or parse(line, self.kind, f"{self.name}, line {number}").id
+                id = _id(line) or parse(line, Rewrite, f"{self.name}, line {number}").id
                 if id in self.places:
                     raise UserError(f"{self.name}: id {id!r} occurs twice. Keep one row per id.")
                 self.places[id] = place
@@ -160,13 +161,13 @@ class _ById(_Places[R]):
     def __len__(self) -> int:
         return len(self.places)
 
-    def take(self, example: Example) -> R | None:
-        """The example's record; each once."""
+    def take(self, example: Example) -> Rewrite | None:
+        """The example's rewrite; each once."""
         place = self.places.pop(example.id, None)
         return None if place is None else self.read(place)
 
     def end(self) -> None:
-        """Raises UserError for a record that no example took."""
+        """Raises UserError for a rewrite that no example took."""
         for id in self.places:
             raise UserError(
                 f"{self.name}: id {id!r} belongs to no row of the data. These rewrites were made from other data; ids "
@@ -252,32 +253,32 @@ def _candidates(example: Example, row: Example) -> tuple[Candidate, ...]:
     return () if same else (Candidate(text=row.reference, turns=row.references[:-1]),)
 
 
-def choose(example: Example, rewrite: Rewrite | None, check: Check | None) -> Selected:
+def judge(example: Example, rewrite: Rewrite | None, check: Check | None) -> list[Reason]:
+    """What is said of each candidate."""
+    return [_reason(example, candidate, check) for candidate in rewrite.candidates] if rewrite else []
+
+
+def choose(example: Example, rewrite: Rewrite | None, judged: Sequence[Reason]) -> Selected:
     """The row's training response. Among the candidates that pass, the one with the lowest seed NLL."""
-    reason = Reason.MISSING if rewrite is None or rewrite.failure is None else rewrite.failure
-    best: Candidate | None = None
-    for number, candidate in enumerate(rewrite.candidates if rewrite else ()):
-        judged = judge(example, candidate, check)
-        if judged is Reason.PASSED or judged is Reason.KEPT:
-            if best is None or _nll(candidate) < _nll(best):
-                best, reason = candidate, judged
-        elif number == 0:  # what is said of a row where none is good
-            reason = judged
-    if best is not None:
+    passed = [n for n, reason in enumerate(judged) if reason is Reason.PASSED or reason is Reason.KEPT]
+    if rewrite and passed:
+        number = min(passed, key=lambda n: _nll(rewrite.candidates[n])) if len(passed) > 1 else passed[0]
+        best = rewrite.candidates[number]
         return Selected(
             id=example.id,
             response=best.text,
             turns=best.turns,
             source="distilled",
-            reason=reason,
+            reason=judged[number],
             seed_nll=best.seed_nll,
         )
+    failure = rewrite.failure if rewrite else Reason.MISSING
     return Selected(
         id=example.id,
         response=example.reference,
         turns=example.references[:-1],
         source="original",
-        reason=reason,
+        reason=judged[0] if judged else failure or Reason.MISSING,
         seed_nll=rewrite.reference_nll if rewrite else None,
     )
 
@@ -286,7 +287,7 @@ def _nll(candidate: Candidate) -> float:
     return float("inf") if candidate.seed_nll is None else candidate.seed_nll
 
 
-def judge(example: Example, candidate: Candidate, check: Check | None) -> Reason:
+def _reason(example: Example, candidate: Candidate, check: Check | None) -> Reason:
     """Why this candidate may stay or not. Every rewritten turn must pass."""
     if candidate.finish_reason == "length":
         return Reason.TRUNCATED
@@ -315,44 +316,25 @@ def read_selected(examples: Sequence[Example], path: Path) -> dict[str, Selected
             raise UserError(f"{path}: id {row.id!r} occurs twice. Keep one row per id.")
         chosen[row.id] = row
     for example in examples:
-        _fitting(example, chosen.get(example.id), path)
+        if example.id not in chosen:
+            raise UserError(f"{path}: no row for id {example.id!r} of the data.")
+        if len(chosen[example.id].responses) != len(example.references):
+            raise UserError(f"{path}: id {example.id!r} needs {len(example.references)} turns (turns and response).")
     if len(chosen) > len(examples):
         raise UserError(f"{path}: {len(chosen) - len(examples)} rows belong to no row of the data.")
     return chosen
 
 
-def _fitting(example: Example, row: Selected | None, path: Path) -> Selected:
-    if row is None:
-        raise UserError(f"{path}: no row for id {example.id!r} of the data.")
-    if len(row.responses) != len(example.references):
-        raise UserError(f"{path}: id {example.id!r} needs {len(example.references)} turns (turns and response).")
-    return row
-
-
 # --- hand-over ---------------------------------------------------------------------------------------------------
 
 
-def export(examples: Iterable[Example], selected: Path, form: str, out: Path) -> int:
-    """Write the selected dataset for another trainer. Returns the number of rows.
+class _Exports:
+    """The files for other trainers, written row by row. They are given by format and name.
 
     `messages` and `prompt-completion` are TRL's forms, `alpaca` and `sharegpt` those of LLaMA-Factory and Axolotl.
     `.json` gives one array, anything else JSON lines. Every row carries its source and its id: the user's own where
-    the data has an `id` column, else the hash. Raises UserError as `read_selected` does.
+    the data has an `id` column, else the hash.
     """
-    count = 0
-    with _ById(selected, Selected) as chosen, new_files(out) as (file,):
-        export_files = _Exports({(form, out): file})
-        for example in examples:
-            export_files.add([example], [_fitting(example, chosen.take(example), selected)])
-            count += 1
-        if len(chosen):
-            raise UserError(f"{selected}: {len(chosen)} rows belong to no row of the data.")
-        export_files.end()
-    return count
-
-
-class _Exports:
-    """The files for other trainers, written row by row. They are given by format and name."""
 
     def __init__(self, files: Mapping[tuple[str, Path], BinaryIO]) -> None:
         self.files = [(form, file, path.suffix == ".json") for (form, path), file in files.items()]

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 from selfdistill.records import Example
 
 Outcome = Literal["same", "different", "no_answer", "no_reference"]
 
 
-@dataclass(frozen=True)
-class Judgement:
+class Judgement(NamedTuple):
     """`extracted` and `expected` are what was compared, as text; None where nothing was found.
 
     `label` is the class of the answer where the check knows classes, `metrics` what other rules say of it (0 to 1).
@@ -23,7 +22,7 @@ class Judgement:
     expected: str | None = None
     note: str | None = None
     label: str | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = MappingProxyType({})
 
 
 Check = Callable[[str, str, Example], Judgement]
@@ -32,7 +31,8 @@ Check = Callable[[str, str, Example], Judgement]
 
 def compare(extracted: Any, expected: Any, show: Callable[[Any], str] = str) -> Judgement:
     """Equality where both sides have an answer: a missing answer never equals anything, not even another one."""
-    seen, wanted = (None if x is None else show(x) for x in (extracted, expected))
+    wanted = None if expected is None else show(expected)
+    seen = wanted if extracted == expected else None if extracted is None else show(extracted)
     if expected is None:
         return Judgement("no_reference", seen, wanted)
     if extracted is None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import replace
 
 from selfdistill.checks.authors import safe_by_keyword
 from selfdistill.checks.base import Judgement, compare
@@ -287,4 +286,4 @@ def check_refusal(response: str, reference: str, example: Example) -> Judgement:
     """
     word, seen = reference.strip().lower(), stance(response)
     judgement = compare(seen, word if word in _STANCES else stance(reference))
-    return replace(judgement, label=seen or "incoherent", metrics={"paper_keywords": float(safe_by_keyword(response))})
+    return judgement._replace(label=seen or "incoherent", metrics={"paper_keywords": float(safe_by_keyword(response))})
