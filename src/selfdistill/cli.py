@@ -16,6 +16,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+LAUNCHED = ("train", "run")
+"""Commands that many processes can share."""
+
+
+@app.callback()
+def start(context: typer.Context) -> None:
+    """See the app's help."""
+    from selfdistill.errors import UserError
+    from selfdistill.models import process
+
+    if process().count > 1 and context.invoked_subcommand not in LAUNCHED:
+        raise UserError(f"{context.invoked_subcommand}: one process does this. A launcher is for {' and '.join(LAUNCHED)}.")
+
+
 Model = Annotated[str, typer.Option(help="Model folder, hub name, or `embedded`.")]
 Data = Annotated[str, typer.Option(help="JSON, JSONL, CSV or Parquet file, hub name, paper:NAME, or micro:ABILITY.")]
 Form = Annotated[str, typer.Option(help="auto, alpaca, prompt-completion, messages or columns.")]
@@ -57,14 +71,16 @@ def run(
 ) -> None:
     """Distill, select, train both arms, evaluate, compare and report, as a recipe says."""
     from selfdistill.config import load_recipe
+    from selfdistill.models import process
     from selfdistill.report import show
     from selfdistill.run import run as run_recipe
 
     extra = ["allow_code_execution=true"] if allow_code else []
-    report = run_recipe(load_recipe(recipe, [*(overrides or []), *extra]), out)
-    show(report, _console())
-    line = f"\nEverything lies in {out}: report.md, report.json, vanilla/adapter, sdft/adapter."
-    _console().print(line, highlight=False, markup=False)
+    report = run_recipe(load_recipe(recipe, [*(overrides or []), *extra]), out, _progress())
+    if process().main:
+        show(report, _console())
+        line = f"\nEverything lies in {out}: report.md, report.json, and an adapter in the folder of each arm."
+        _console().print(line, highlight=False, markup=False)
 
 
 @app.command()
@@ -180,20 +196,26 @@ def train(
     lr: Annotated[float, typer.Option(help="Peak learning rate, cosine to 0.")] = 1e-4,
     batch_size: Annotated[int, typer.Option()] = 8,
     accumulation: Annotated[int, typer.Option(help="Gradient accumulation steps.")] = 1,
-    tune: Annotated[str, typer.Option(help="lora: an adapter; full: all weights, a whole model.")] = "lora",
+    tune: Annotated[
+        str, typer.Option(help="lora: an adapter; qlora: one on the model in 4 bits; full: all weights, a whole model.")
+    ] = "lora",
     preset: Annotated[str, typer.Option(help="paper: r = 8 on q,v; strong: r = 64 on all linear.")] = "paper",
     rank: Annotated[int | None, typer.Option(help="LoRA rank.")] = None,
     targets: Annotated[str | None, typer.Option(help="Module names with commas, or all-linear.")] = None,
     mix_ratio: Annotated[float, typer.Option(help="Share of rows that take the distilled response.")] = 1.0,
     max_length: Annotated[int | None, typer.Option(help="Leave out rows with more tokens.")] = None,
+    set: Annotated[
+        list[str] | None, typer.Option("--set", help="Any other setting of [train], as key=value: --set dora=true.")
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Fine-tune on the selected (or the original) responses."""
-    from selfdistill.config import TrainSettings, checked
+    from selfdistill.config import TrainSettings, apply_override, checked
+    from selfdistill.errors import UserError
     from selfdistill.models import load_model
     from selfdistill.select import read_selected
     from selfdistill.templates import Prompter
-    from selfdistill.train import mixed
+    from selfdistill.train import drawn, mixed
     from selfdistill.train import train as run_train
 
     values: dict[str, Any] = {
@@ -202,12 +224,17 @@ def train(
     }  # fmt: skip
     if targets:
         values["targets"] = targets if targets == "all-linear" else targets.split(",")
+    for override in set or []:
+        apply_override(values, override)
     settings = checked(TrainSettings, values, "train")
+    if isinstance(settings.mix_ratio, tuple) or isinstance(settings.rows, tuple):
+        raise UserError("train: a list of mix_ratio or rows makes several arms; `selfdistill run` does that.")
     examples = _examples(data, data_format, columns, split, sample, seed, data_dir)
     rows = {} if selected is None else read_selected(examples, selected)
+    examples = drawn(examples, settings.rows, seed)
     responses = mixed(examples, rows, settings.mix_ratio if selected else 0.0, seed)
     progress = _progress()
-    seed_lm = load_model(model)
+    seed_lm = load_model(model, quantized=settings.tune == "qlora")
     prompter = Prompter.create(seed_lm.tokenizer, prompt_format, template, progress.warn)  # type: ignore[arg-type]
     run_train(seed_lm, examples, responses, out, settings, prompter, seed, "train", progress)
     progress.note(f"adapter in {out}")
@@ -363,9 +390,12 @@ def _console() -> Any:
 
 
 def _progress() -> Any:
+    from rich.console import Console
+
+    from selfdistill.models import process
     from selfdistill.progress import Progress
 
-    return Progress()
+    return Progress(Console(stderr=True, quiet=not process().main))
 
 
 def _pairs(texts: list[str], mark: str, option: str) -> dict[str, str]:
@@ -476,8 +506,11 @@ def main() -> None:
 
 
 def _fail(message: str) -> None:
-    clean = "".join(c if c.isprintable() else " " for c in message)
-    print(f"error: {' '.join(clean.split())}", file=sys.stderr)
+    from selfdistill.models import process
+
+    if process().main:  # the others say the same
+        clean = "".join(c if c.isprintable() else " " for c in message)
+        print(f"error: {' '.join(clean.split())}", file=sys.stderr)
     raise SystemExit(2)
 
 

@@ -74,6 +74,9 @@ class SelectSettings(Settings):
     export: dict[Literal["messages", "prompt-completion", "alpaca", "sharegpt"], str] = {}
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
 LORA_PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"rank": 8, "alpha": 16, "targets": ["q_proj", "v_proj"]},
     "strong": {"rank": 64, "alpha": 128, "targets": "all-linear"},
@@ -81,33 +84,55 @@ LORA_PRESETS: dict[str, dict[str, Any]] = {
 
 
 class TrainSettings(Settings):
-    """LoRA fine-tuning (Section 4.1): r = 8 on query and value, lr 1e-4 cosine to 0, batch 8.
+    """Fine-tuning (Section 4.1): LoRA with r = 8 on query and value, lr 1e-4 cosine to 0, batch 8.
 
     `preset` fills rank, alpha and targets where they are not set. `tune = "full"` trains all weights instead (the
-    authors' scripts take lr 1e-5 and one epoch for it). `mix_ratio` is the share of rows that take the distilled
-    response in the SDFT arm (Section 5.1).
+    authors' scripts take lr 1e-5 and one epoch for it), "qlora" an adapter on the seed LM in 4 bits. An optimizer step
+    takes `batch_size` x `accumulation` rows from every process. `warmup` is a share of the steps.
+
+    `holdout` is the share of the rows that does not train and on which the loss is measured at every checkpoint;
+    `patience` stops after so many checkpoints without a better one, and takes the best. `checkpoint_steps` apart a
+    stopped training can go on; without it, ten times in all. `packing` and `gradient_checkpointing` are chosen by the
+    device where they are not set. `report_to` names trackers: wandb, trackio, tensorboard.
+
+    `mix_ratio` is the share of rows that take the distilled response in the SDFT arm (Section 5.1), `rows` how many of
+    the rows train, drawn at random. In a run, lists of either make an arm of each.
     """
 
     epochs: Annotated[float, Field(gt=0)] = 2
     lr: Annotated[float, Field(gt=0)] = 1e-4
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
     batch_size: Annotated[int, Field(ge=1)] = 8
     accumulation: Annotated[int, Field(ge=1)] = 1
-    tune: Literal["lora", "full"] = "lora"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    tune: Literal["lora", "qlora", "full"] = "lora"
     preset: Literal["paper", "strong"] = "paper"
     rank: Annotated[int, Field(ge=1)] | None = None
     alpha: Annotated[float, Field(gt=0)] | None = None
     targets: tuple[str, ...] | str | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    mix_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
+    rslora: bool = False
+    dora: bool = False
+    mix_ratio: Share | Annotated[tuple[Share, ...], Field(min_length=1)] = 1.0
+    rows: Count | Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
     max_length: Annotated[int, Field(ge=1)] | None = None
+    holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    patience: Annotated[int, Field(ge=1)] | None = None
+    packing: bool | None = None
+    gradient_checkpointing: bool | None = None
+    checkpoint_steps: Annotated[int, Field(ge=1)] | None = None
+    report_to: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _full_has_no_rank(self) -> TrainSettings:
-        given = [k for k in ("rank", "alpha", "targets", "dropout") if k in self.model_fields_set and getattr(self, k)]
+        lora_only = ("rank", "alpha", "targets", "dropout", "rslora", "dora")
+        given = [k for k in lora_only if k in self.model_fields_set and getattr(self, k)]
         if self.tune == "full" and given:
             raise ValueError(f'tune = "full" trains all weights, so {", ".join(given)} cannot be set with it')
+        if self.patience and not self.holdout:
+            raise ValueError("patience needs a held-out part; set holdout, for example to 0.05")
         return self
 
     def lora(self) -> dict[str, Any]:
@@ -235,7 +260,11 @@ _RUN_FILES = ("", "examples", "rewrites", "selected", "recipe", "run", "report",
 
 
 class Recipe(Settings):
-    """A whole run: seed LM, data, and the settings of every stage. `data_dir` holds local copies of `paper:` data."""
+    """A whole run: seed LM, data, and the settings of every stage. `data_dir` holds local copies of `paper:` data.
+
+    `seed` draws data and rewrites. Each of `seeds` trains and is evaluated, for the spread between trainings; without
+    them, one training with `seed`.
+    """
 
     model: str
     data: DataSettings
@@ -246,6 +275,7 @@ class Recipe(Settings):
     judge: JudgeSettings | None = None
     data_dir: str | None = None
     seed: Annotated[int, Field(ge=0)] = 0
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
     engine: Annotated[EngineSettings, Field(discriminator="name")] = TransformersSettings()
     allow_code_execution: bool = False
 
@@ -293,7 +323,7 @@ def load_recipe(path: Path, overrides: list[str]) -> Recipe:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid TOML: {error}") from None
     for override in overrides:
-        _override(tree, override)
+        apply_override(tree, override)
     recipe = checked(Recipe, tree, str(path))
     return recipe.model_copy(
         update={
@@ -311,8 +341,10 @@ def checked(kind: type[S], values: dict[str, Any], where: str) -> S:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        item = error.errors()[0]
-        key = ".".join(str(x) for x in item["loc"])
+        first, *more = error.errors()
+        # Where a key takes a value or a list, each form has its error; that of the list's own item says more.
+        item = max([first, *(e for e in more if e["loc"][0] == first["loc"][0])], key=lambda e: len(e["loc"]))
+        key = ".".join(str(x) for x in item["loc"] if isinstance(x, int) or x.isidentifier())
         if item["type"] == "extra_forbidden":
             valid = _valid_keys(kind, item["loc"][:-1])
             near = difflib.get_close_matches(str(item["loc"][-1]), valid, 1)
@@ -321,7 +353,8 @@ def checked(kind: type[S], values: dict[str, Any], where: str) -> S:
         if item["type"] == "missing":
             raise UserError(f"{where}: {key!r} is missing. Add it.") from None
         got = "" if item["type"] == "value_error" else f" = {item['input']!r}"
-        raise UserError(f"{where}: {key}{got}: {item['msg'].removeprefix('Value error, ')}.") from None
+        at = f"{where}: {key}{got}" if key else where
+        raise UserError(f"{at}: {item['msg'].removeprefix('Value error, ')}.") from None
 
 
 def _valid_keys(kind: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
@@ -339,7 +372,7 @@ def _valid_keys(kind: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
     return sorted(kind.model_fields)
 
 
-def _override(tree: dict[str, Any], text: str) -> None:
+def apply_override(tree: dict[str, Any], text: str) -> None:
     """Apply `train.epochs=1`. The value is read as TOML; what is not TOML is a string."""
     key, equals, raw = text.partition("=")
     if not equals or not key.strip():

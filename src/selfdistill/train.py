@@ -1,32 +1,50 @@
-"""Train: fine-tuning on the response tokens (Equations 2 and 5), with TRL's SFTTrainer and PEFT.
+"""Train: fine-tuning on the response tokens (Equations 2 and 5), with PEFT and transformers' Trainer.
 
 In:  a seed LM, examples, and (for SDFT) their selected responses.
 Out: a plain PEFT adapter folder (for `tune = "full"` a whole model folder), with training.json beside the weights:
-     settings, rows, what was left out, loss curve.
+     settings, what was chosen for the user and why, rows, what was left out, loss curve.
 
     selfdistill train --model M --data train.jsonl --selected selected.jsonl --out adapter
+    accelerate launch --num_processes 8 -m selfdistill train ...
 
 Rows are tokenized here, by the same `Prompter` that evaluation uses, so the training prompt is the inference prompt
-token for token; TRL gets token ids and labels.
+token for token. While it trains, checkpoints lie in OUT.partial; the same command goes on from the last one.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 import random
-import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from selfdistill.config import TrainSettings
 from selfdistill.errors import UserError
-from selfdistill.models import SeedLM
+from selfdistill.models import SeedLM, process
 from selfdistill.progress import Progress
 from selfdistill.records import Example, Selected
-from selfdistill.store import digest_of
+from selfdistill.store import digest_of, write_atomic
 from selfdistill.templates import Prompter
+
+CHECKPOINTS = 10
+"""How often a training is saved where the settings do not say."""
+
+CURVE = 1000
+"""Points of the loss curve; a shorter training logs every step."""
+
+TRACKERS = {"wandb": "wandb", "trackio": "trackio", "tensorboard": "tensorboard"}
+"""Names for `report_to`, and the package that each needs."""
+
+
+def drawn(examples: Sequence[Example], count: int | None, seed: int) -> list[Example]:
+    """`count` of the examples drawn at random, in their order; fewer are among more. None takes all."""
+    ids = sorted(e.id for e in examples)
+    random.Random(seed).shuffle(ids)
+    kept = set(ids[:count])
+    return [e for e in examples if e.id in kept]
 
 
 def mixed(
@@ -71,50 +89,105 @@ def train(
     name: str = "train",
     progress: Progress | None = None,
 ) -> Path:
-    """Train an adapter into `out`; an adapter that is there already with the same settings is left as it is.
+    """Train an adapter into `out`; an adapter that is there already with the same settings is left as it is, and a
+    training that was stopped goes on from its last checkpoint.
 
-    The seed LM is unchanged afterwards. Raises UserError for unknown target modules, for no trainable row, and for an
-    `out` that holds something else.
+    The seed LM is unchanged afterwards. Under `accelerate launch` every process calls this with the same arguments; one
+    writes. Raises UserError for unknown target modules, for no trainable row, for settings that this machine cannot
+    train with, and for an `out` that holds something else.
     """
     progress = progress or Progress()
+    # What has no part in the weights may change between two calls, and what decides the rows is in the data.
+    silent = {"mix_ratio", "rows", "report_to", "checkpoint_steps"}
     identity = {
         "stage": "train",
         "model": seed_lm.digest,
         "data": digest_of([[e.id, responses[e.id]] for e in examples]),
-        "settings": settings.model_dump(exclude={"mix_ratio"}),
+        "settings": settings.model_dump(exclude=silent),
         "prompts": [prompter.format, *prompter.template.train],
         "seed": seed,
+        "processes": process().count,
     }
     if _finished(out, identity):
         return out
-    check_targets(seed_lm.model, settings)
+    check_trainable(seed_lm, settings)
     limit = min(seed_lm.context, settings.max_length or seed_lm.context)
-    rows, dropped = [], []
+    data = _tokenized(examples, responses, prompter, settings.holdout, limit, seed)
+    if data.dropped:
+        progress.warn(
+            f"{name}: {len(data.dropped)} of {len(examples)} rows are longer than {limit} tokens and left out"
+        )
+    if not data.train:
+        raise UserError(
+            f"{name}: no trainable row is left: of {len(examples)}, {len(data.dropped)} are longer than {limit} "
+            f"tokens and {data.held_examples} are held out."
+        )
+    partial = out.with_name(out.name + ".partial")
+    _go_on(partial, identity)
+    from selfdistill.fit import fit
+
+    curves = fit(seed_lm, data.train, data.held, partial, settings, seed, name, progress)
+    if process().main:
+        rows = len(examples) - len(data.dropped) - data.held_examples
+        record = {"identity": identity, "rows": rows, "dropped": data.dropped, **curves}
+        (partial / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        (partial / "identity.json").unlink()
+        partial.replace(out)
+    return out
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Tokenized rows: those that train, those held out, and {id, tokens} of those that are too long."""
+
+    train: list[tuple[list[int], list[int]]]
+    held: list[tuple[list[int], list[int]]]
+    held_examples: int
+    dropped: list[dict[str, Any]]
+
+
+def _tokenized(
+    examples: Sequence[Example],
+    responses: Mapping[str, tuple[str, ...]],
+    prompter: Prompter,
+    holdout: float,
+    limit: int,
+    seed: int,
+) -> _Data:
+    held_ids = {e.id for e in drawn(examples, round(holdout * len(examples)), seed)}
+    train, held, dropped, held_examples = [], [], [], 0
     for example in examples:
         made = sequences(example, responses[example.id], prompter)
         longest = max(len(ids) for ids, _ in made)
         if longest > limit:
             dropped.append({"id": example.id, "tokens": longest})
+        elif example.id in held_ids:
+            held += made
+            held_examples += 1
         else:
-            rows += made
-    if dropped:
-        progress.warn(f"{name}: {len(dropped)} of {len(examples)} rows are longer than {limit} tokens and left out")
-    if not rows:
-        raise UserError(f"{name}: no trainable row is left: all {len(dropped)} are longer than {limit} tokens.")
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    curve = _fit(seed_lm, rows, partial, settings, seed, name, progress)
-    record = {"identity": identity, "rows": len(examples) - len(dropped), "dropped": dropped, "loss": curve}
-    (partial / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    partial.replace(out)
-    return out
+            train += made
+    return _Data(train, held, held_examples, dropped)
+
+
+# --- what can be trained -----------------------------------------------------------------------------------------
+
+
+def check_trainable(seed_lm: SeedLM, settings: TrainSettings) -> None:
+    """Raises UserError for settings that this model or this machine cannot train with."""
+    if settings.tune != "full":
+        check_targets(seed_lm.skeleton(), settings)
+    if settings.tune == "qlora" and not seed_lm.quantized:
+        raise UserError('train.tune = "qlora": the model was not loaded in 4 bits.')
+    for tracker in settings.report_to:
+        if tracker not in TRACKERS:
+            raise UserError(f"train.report_to: unknown tracker {tracker!r}. There are: {', '.join(TRACKERS)}.")
+        if find_spec(tracker) is None:
+            raise UserError(f"train.report_to: {tracker} is not installed. pip install {tracker}")
 
 
 def check_targets(model: Any, settings: TrainSettings) -> None:
     """Raises UserError where a LoRA target names no module of the model, and lists what there is."""
     targets = settings.lora()["targets"]
-    if settings.tune == "full":
-        return
     if isinstance(targets, str):
         if targets != "all-linear":
             raise UserError(f'train.targets = {targets!r}: expected a list of module names, or "all-linear".')
@@ -128,6 +201,16 @@ def check_targets(model: Any, settings: TrainSettings) -> None:
         )
 
 
+def _linear_names(model: Any) -> list[str]:
+    import torch
+
+    linear = {n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    return sorted(linear - {"lm_head"})
+
+
+# --- the folder --------------------------------------------------------------------------------------------------
+
+
 def _finished(out: Path, identity: dict[str, Any]) -> bool:
     """Whether `out` holds this very adapter. Raises UserError if it holds anything else."""
     if not out.exists():
@@ -136,103 +219,27 @@ def _finished(out: Path, identity: dict[str, Any]) -> bool:
     if not record.is_file():
         raise UserError(f"{out}: exists and holds no adapter of ours. Choose another output folder.")
     old = json.loads(record.read_text(encoding="utf-8"))["identity"]
-    new = json.loads(json.dumps(identity))
-    changed = [k for k in new if old.get(k) != new[k]]
-    if changed:
-        raise UserError(f"{out}: holds an adapter with other {', '.join(changed)}. Choose another output folder.")
+    _same(out, old, identity, "an adapter")
     return True
 
 
-def _fit(
-    seed_lm: SeedLM,
-    rows: list[tuple[list[int], list[int]]],
-    out: Path,
-    settings: TrainSettings,
-    seed: int,
-    name: str,
-    progress: Progress,
-) -> list[dict[str, float]]:
-    """Run SFTTrainer and save the adapter. Returns the loss curve as {step, loss}."""
-    import datasets
-    import transformers
-    from transformers import TrainerCallback
-    from trl import SFTConfig, SFTTrainer
-
-    transformers.set_seed(seed)
-    base = seed_lm.model
-    model = _whole(base) if settings.tune == "full" else _with_lora(base, settings)
-    model.config.use_cache = False
-    cuda = seed_lm.device == "cuda"
-    arguments = SFTConfig(
-        output_dir=str(out),
-        per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.accumulation,
-        num_train_epochs=settings.epochs,
-        learning_rate=settings.lr,
-        lr_scheduler_type="cosine",
-        warmup_steps=settings.warmup,
-        weight_decay=settings.weight_decay,
-        seed=seed,
-        max_length=None,
-        bf16=seed_lm.dtype == "bfloat16",
-        gradient_checkpointing=cuda,
-        use_cpu=seed_lm.device == "cpu",
-        train_sampling_strategy="group_by_length",
-        dataloader_pin_memory=cuda,
-        logging_steps=10,
-        logging_first_step=True,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
-    data = datasets.Dataset.from_dict({"input_ids": [r[0] for r in rows], "labels": [r[1] for r in rows]})
-    per_step = settings.batch_size * settings.accumulation
-    try:
-        with progress.bar(name, round(settings.epochs * len(rows))) as advance:
-
-            class Advance(TrainerCallback):  # type: ignore[misc]
-                def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-                    advance(per_step)
-
-            trainer = SFTTrainer(model=model, args=arguments, train_dataset=data, processing_class=seed_lm.tokenizer)
-            trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
-            trainer.add_callback(Advance())
-            trainer.train()
-        model.config.use_cache = True
-        if settings.tune == "full":
-            model.to(base.dtype)
-            seed_lm.tokenizer.save_pretrained(out)
-        model.save_pretrained(out)
-    finally:
-        if settings.tune == "lora":
-            model.unload()
-        base.config.use_cache = True
-        base.eval()
-    return [{"step": x["step"], "loss": x["loss"]} for x in trainer.state.log_history if "loss" in x]
+def _go_on(partial: Path, identity: dict[str, Any]) -> None:
+    """Begin the folder of an unfinished training, or see that it is of this very one."""
+    record = partial / "identity.json"
+    if record.is_file():
+        old = json.loads(record.read_text(encoding="utf-8"))
+        _same(partial, old, identity, "an unfinished training")
+    elif process().main:
+        partial.mkdir(parents=True, exist_ok=True)
+        write_atomic(record, json.dumps(identity, indent=1) + "\n")
 
 
-def _whole(base: Any) -> Any:
-    """A copy to tune whole. In bf16 small steps would be rounded away; and an adapter that the model had before leaves
-    its weights frozen."""
-    return copy.deepcopy(base).float().requires_grad_(True)
-
-
-def _with_lora(base: Any, settings: TrainSettings) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    lora = settings.lora()
-    config = LoraConfig(
-        r=lora["rank"],
-        lora_alpha=lora["alpha"],
-        target_modules=lora["targets"] if isinstance(lora["targets"], str) else list(lora["targets"]),
-        lora_dropout=settings.dropout,
-        task_type="CAUSAL_LM",
-    )
-    return get_peft_model(base, config)
-
-
-def _linear_names(model: Any) -> list[str]:
-    import torch
-
-    linear = {n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
-    return sorted(linear - {"lm_head"})
+def _same(folder: Path, old: dict[str, Any], identity: dict[str, Any], what: str) -> None:
+    new = json.loads(json.dumps(identity))
+    changed = [k for k in new if old.get(k) != new[k]]
+    if "settings" in changed:
+        before, now = old.get("settings", {}), new["settings"]
+        changed.remove("settings")
+        changed += [f"{k} ({before.get(k)}, now {now[k]})" for k in now if before.get(k) != now[k]]
+    if changed:
+        raise UserError(f"{folder}: holds {what} with other {', '.join(changed)}. Choose another output folder.")

@@ -11,10 +11,10 @@ from selfdistill.models import SeedLM, load_model, resolve
 from selfdistill.templates import Format, Prompter
 
 
-def load_for(settings: EngineSettings, name: str) -> SeedLM:
+def load_for(settings: EngineSettings, name: str, quantized: bool = False) -> SeedLM:
     """The seed LM in the data type that the engine's settings ask for. Other engines than the default have one of their
     own, and leave training its."""
-    return load_model(name, settings.dtype if isinstance(settings, TransformersSettings) else "auto")
+    return load_model(name, settings.dtype if isinstance(settings, TransformersSettings) else "auto", quantized)
 
 
 def make_engine(settings: EngineSettings, seed_lm: SeedLM, prompter: Prompter) -> Engine:

@@ -81,7 +81,8 @@ class TransformersEngine:
 
     def __init__(self, seed_lm: SeedLM, end_ids: set[int], rows: int | None = None) -> None:
         """`end_ids`: tokens that end a response. `rows`: how many may run together."""
-        self.seed_lm, self.model = seed_lm, seed_lm.model
+        self.seed_lm = seed_lm
+        self._tuned: Any = None  # what answers in the seed LM's place
         self.tokenizer, self.context = seed_lm.tokenizer, seed_lm.context
         self.device, self.dtype, self.end_ids = seed_lm.device, seed_lm.dtype, end_ids
         self.rows = rows or ROWS.get(self.device, MANY)
@@ -324,6 +325,11 @@ class TransformersEngine:
                 scores.append((s.id, torch.nn.functional.cross_entropy(seen, target, reduction="sum").item()))
         return scores
 
+    @property
+    def model(self) -> Any:
+        """The model that answers now."""
+        return self.seed_lm.model if self._tuned is None else self._tuned
+
     # --- adapters ----------------------------------------------------------------------------------------------------
 
     @contextmanager
@@ -335,14 +341,15 @@ class TransformersEngine:
             return
         from peft import PeftModel
 
-        base = self.model
         if not (Path(path) / "adapter_config.json").is_file():
-            self.model = load_model(path, self.dtype).model
+            self.seed_lm.unload()  # two whole models are one too many
+            self._tuned = load_model(path, self.seed_lm.dtype).model
             try:
                 yield
             finally:
-                self.model = base
+                self._tuned = None
             return
+        base = self.seed_lm.model
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", message=".*missing adapter keys.*")
@@ -350,12 +357,12 @@ class TransformersEngine:
         except (RuntimeError, ValueError, UserWarning) as error:
             first = str(error).strip().splitlines()[0][:200]
             raise UserError(f"adapter {path}: does not fit this model: {first}") from None
-        self.model = tuned.eval()
+        self._tuned = tuned.eval()
         try:
             yield
         finally:
+            self._tuned = None
             tuned.unload()
-            self.model = base
 
 
 def _common_prefix(rows: Sequence[_Row]) -> tuple[int, ...]:

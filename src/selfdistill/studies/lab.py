@@ -8,7 +8,6 @@ Out: OUT/distilled/NAME-DIGEST (rewrites, selected rows), OUT/arms/NAME-DIGEST (
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -30,7 +29,7 @@ from selfdistill.select import read_selected, select
 from selfdistill.store import digest_of, write_records
 from selfdistill.tasks.load import Permissions, Task, load_tasks
 from selfdistill.templates import Prompter
-from selfdistill.train import check_targets, mixed, train
+from selfdistill.train import check_trainable, drawn, mixed, train
 
 
 @dataclass(frozen=True)
@@ -93,8 +92,8 @@ class Lab:
     @cached_property
     def seed_lm(self) -> SeedLM:
         """The seed LM, loaded at the first need."""
-        lm = load_for(self.recipe.engine, self.recipe.model)
-        check_targets(lm.skeleton(), self.recipe.train)
+        lm = load_for(self.recipe.engine, self.recipe.model, self.recipe.train.tune == "qlora")
+        check_trainable(lm, self.recipe.train)
         return lm
 
     @cached_property
@@ -165,10 +164,7 @@ class Lab:
             return self.out / "arms" / f"seed-{self.seed_lm.digest.rpartition('/')[2]}"
         recipe = self._recipe(arm)
         examples, selected, identity = self._distilled(recipe, arm.dataset)
-        ids = sorted(e.id for e in examples)
-        random.Random(recipe.seed).shuffle(ids)
-        kept = set(ids[: max(1, round(arm.share * len(ids)))])  # smaller shares lie within larger ones
-        rows = [e for e in examples if e.id in kept]
+        rows = drawn(examples, max(1, round(arm.share * len(examples))), recipe.seed)
         # A vanilla arm does not hang on how rewrites were made.
         data = identity if arm.mix else [self.seed_lm.digest, ids_digest(examples)]
         prompter = self._prompter(recipe)

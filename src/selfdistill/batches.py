@@ -1,0 +1,136 @@
+"""Batches: which rows make a step, in which order, and how they lie in tensors.
+
+In:  rows of token ids with labels.
+Out: the same rows a step for any cut into batches, accumulation and processes.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+IGNORED = -100
+"""The label of a token that carries no loss."""
+
+WINDOW = 50
+"""Steps' worth of rows that are sorted by length together. The whole set would order the training by length; one step's
+worth would not sort at all."""
+
+
+class Rows(Dataset[tuple[np.ndarray, np.ndarray]]):
+    """(input ids, labels) of every row, in 8 bytes a token."""
+
+    def __init__(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> None:
+        self.rows = [(np.asarray(ids, np.int32), np.asarray(labels, np.int32)) for ids, labels in rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        return self.rows[index]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of every row."""
+        return [len(ids) for ids, _ in self.rows]
+
+    @property
+    def targets(self) -> int:
+        """Tokens that carry loss."""
+        return sum(int((labels[1:] != IGNORED).sum()) for _, labels in self.rows)
+
+
+class Batches(Sampler[list[int]]):
+    """The order of the training: lists of row numbers, one a batch, of this process.
+
+    Every epoch draws its own order from the seed. Rows of similar length make a step, steps come in random order. A
+    step's rows are the same for every number of processes and every accumulation that give `step_rows`; a process for
+    which none is left in the last step of an epoch gets an empty batch, so that all take part in each step.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, accumulation: int, processes: int, rank: int, seed: int
+    ) -> None:
+        self.lengths, self.batch_size, self.accumulation = lengths, batch_size, accumulation
+        self.processes, self.rank, self.seed, self.epoch = processes, rank, seed, 0
+        self.step_rows = batch_size * accumulation * processes
+
+    def __len__(self) -> int:
+        return self.steps_an_epoch * self.accumulation
+
+    @property
+    def steps_an_epoch(self) -> int:
+        """Optimizer steps of one pass over the rows."""
+        return math.ceil(len(self.lengths) / self.step_rows)
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch whose order comes next, from 0."""
+        self.epoch = epoch
+
+    def steps(self) -> list[list[int]]:
+        """Row numbers of each step, longest first within it."""
+        chance = random.Random(f"{self.seed}-{self.epoch}")
+        order = chance.sample(range(len(self.lengths)), len(self.lengths))
+        found: list[list[int]] = []
+        window = WINDOW * self.step_rows
+        for start in range(0, len(order), window):
+            near = sorted(order[start : start + window], key=lambda row: -self.lengths[row])
+            found += [near[at : at + self.step_rows] for at in range(0, len(near), self.step_rows)]
+        chance.shuffle(found)
+        return found
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in self.steps():
+            parts = [step[at : at + self.batch_size] for at in range(0, len(step), self.batch_size)]
+            for turn in range(self.accumulation):
+                at = turn * self.processes + self.rank
+                yield parts[at] if at < len(parts) else []
+
+    def padding(self) -> float:
+        """The share of tokens that are padding, where batches are padded to their longest row."""
+        tokens = padded = 0
+        for step in self.steps():
+            for at in range(0, len(step), self.batch_size):
+                sizes = [self.lengths[row] for row in step[at : at + self.batch_size]]
+                tokens, padded = tokens + sum(sizes), padded + max(sizes) * len(sizes)
+        return 1 - tokens / padded
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the rows of a batch lie in its tensors: one a line, padded on the right; or packed in one line.
+
+    No attention mask is made. In a causal model a token sees none behind it, so padding on the right is seen by padding
+    only, and the attention takes its faster path. Packed rows are told apart by their positions, which begin anew.
+    """
+
+    pad_id: int
+    packed: bool
+
+    def __call__(self, rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, torch.Tensor]:
+        """input_ids and labels, both (rows, longest), or (1, all tokens) and position_ids beside them."""
+        filler = np.array([self.pad_id] * 2), np.array([IGNORED] * 2)
+        rows = rows or [filler]  # an empty batch takes part without a loss
+        if self.packed:
+            labels = [np.concatenate(([IGNORED], y[1:])) for _, y in rows]  # no row predicts the next one's begin
+            return {
+                "input_ids": _line(np.concatenate([x for x, _ in rows])),
+                "labels": _line(np.concatenate(labels)),
+                "position_ids": _line(np.concatenate([np.arange(len(x)) for x, _ in rows])),
+            }
+        longest = max(len(x) for x, _ in rows)
+        ids = np.full((len(rows), longest), self.pad_id)
+        targets = np.full((len(rows), longest), IGNORED)
+        for line, (x, y) in enumerate(rows):
+            ids[line, : len(x)], targets[line, : len(y)] = x, y
+        return {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(targets)}
+
+
+def _line(values: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(values.astype(np.int64))[None]

@@ -1,0 +1,363 @@
+"""Fit: minimise the negative log-likelihood of the response tokens (Equations 2 and 5).
+
+In:  a seed LM, rows of token ids with labels, settings.
+Out: the weights in a folder, what was chosen for the user with the reasons, the loss of the steps.
+
+transformers' `Trainer` brings the optimizer, checkpoints, resume, reports, DDP, FSDP and DeepSpeed. Ours is what
+decides the numbers: which rows make a step (`Batches`), how they are laid out (`Layout`), and the loss
+(`ResponseTrainer`).
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
+
+from selfdistill.batches import IGNORED, Batches, Layout, Rows
+from selfdistill.config import TrainSettings
+from selfdistill.errors import UserError
+from selfdistill.models import SeedLM, process, sharded
+from selfdistill.progress import Progress
+
+CHECKPOINTS = 10
+"""How often a training is saved where the settings do not say."""
+
+CURVE = 1000
+"""Points of the loss curve; a shorter training logs every step."""
+
+Row = tuple[list[int], list[int]]
+"""Input ids and labels."""
+
+
+def fit(
+    seed_lm: SeedLM,
+    train: Sequence[Row],
+    held: Sequence[Row],
+    out: Path,
+    settings: TrainSettings,
+    seed: int,
+    name: str,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Train on `train` and save into `out`, from the last checkpoint there if there is one. `held` rows do not train.
+
+    Returns {chosen, loss, held_out}: what was chosen with the reasons, and losses as {step, loss} in nats a token.
+    """
+    transformers.set_seed(seed)
+    rows, one = Rows(train), process()
+    batches = Batches(rows.lengths, settings.batch_size, settings.accumulation, one.count, one.rank, seed)
+    with _tuned(seed_lm, settings) as model:
+        plan = _plan(seed_lm, settings, batches, model)
+        for note in plan.notes:
+            progress.note(f"{name}: {note}")
+        if plan.gradient_checkpointing and settings.tune != "full":
+            model.enable_input_require_grads()  # or nothing would lead back to the adapter
+        with _explained(settings), progress.bar(name, plan.steps * batches.step_rows) as advance:
+            trainer = ResponseTrainer(
+                batches,
+                model,
+                args=_arguments(seed_lm, settings, plan, out, seed, bool(held)),
+                train_dataset=rows,
+                eval_dataset=Rows(held) if held else None,
+                data_collator=Layout(seed_lm.tokenizer.pad_token_id, plan.packing),
+                callbacks=[Follow(batches, advance)],
+            )
+            trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
+            if settings.patience:
+                trainer.add_callback(transformers.EarlyStoppingCallback(settings.patience))
+            trainer.train(resume_from_checkpoint=_last_checkpoint(out))
+        _save(trainer, seed_lm, settings, out)
+    history = trainer.state.log_history
+    return {
+        "chosen": plan.notes,
+        "loss": [{"step": x["step"], "loss": x["loss"]} for x in history if "loss" in x],
+        "held_out": [{"step": x["step"], "loss": x["eval_loss"]} for x in history if "eval_loss" in x],
+    }
+
+
+# --- what the settings leave open --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What was chosen for the user; `notes` say it with the reasons. `log_steps` and `checkpoint_steps` are apart."""
+
+    steps: int
+    log_steps: int
+    checkpoint_steps: int
+    packing: bool
+    gradient_checkpointing: bool
+    notes: list[str]
+
+
+def _plan(seed_lm: SeedLM, settings: TrainSettings, batches: Batches, model: Any) -> _Plan:
+    steps = math.ceil(settings.epochs * batches.steps_an_epoch)
+    log_steps = math.ceil(steps / CURVE)
+    apart = settings.checkpoint_steps or math.ceil(steps / CHECKPOINTS)
+    apart = math.ceil(apart / log_steps) * log_steps  # so that a resumed training logs what an undisturbed one does
+    packing, layout = _layout(settings, batches, model)
+    checkpointing, why = _gradient_checkpointing(settings, seed_lm.device)
+    held = f", with the loss on {settings.holdout:.0%} of the rows" if settings.holdout else ""
+    notes = [
+        _what_trains(settings, model),
+        f"{steps} steps of {batches.step_rows} rows, {layout}",
+        f"{seed_lm.dtype} on {seed_lm.device}: {_why_dtype(seed_lm)}",
+        f"gradient checkpointing {'on' if checkpointing else 'off'}: {why}",
+        f"a checkpoint every {apart} steps{held}",
+    ]
+    return _Plan(steps, log_steps, apart, packing, checkpointing, notes)
+
+
+def _what_trains(settings: TrainSettings, model: Any) -> str:
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    share = f"{trained:,} of {sum(p.numel() for p in model.parameters()):,} weights train"
+    if settings.tune == "full":
+        return f"all weights, kept in fp32 while they train: {share}"
+    lora = settings.lora()
+    where = lora["targets"] if isinstance(lora["targets"], str) else ", ".join(lora["targets"])
+    kinds = "".join(f", {k}" for k in ("rslora", "dora") if getattr(settings, k))
+    return f"{settings.tune} with r = {lora['rank']}, alpha = {lora['alpha']:g} on {where}{kinds}: {share}"
+
+
+def _layout(settings: TrainSettings, batches: Batches, model: Any) -> tuple[bool, str]:
+    flash = "flash" in (model.config._attn_implementation or "")
+    if not (flash if settings.packing is None else settings.packing):
+        return False, f"batches of similar lengths, {100 * batches.padding():.1f} % padding"
+    if getattr(model, "_is_stateful", False):
+        raise UserError("train.packing: this model keeps a state from token to token, so packed rows would mix.")
+    return True, "packed in one line, " + ("as set" if settings.packing else "which flash attention tells apart")
+
+
+def _gradient_checkpointing(settings: TrainSettings, device: str) -> tuple[bool, str]:
+    if settings.gradient_checkpointing is not None:
+        return settings.gradient_checkpointing, "as set"
+    return (False, "a CPU has memory, and no time to spare") if device == "cpu" else (True, "activations take memory")
+
+
+def _why_dtype(seed_lm: SeedLM) -> str:
+    if seed_lm.dtype == "bfloat16":
+        return "the device computes in bf16; weights that train are fp32"
+    return "the device has no units for bf16" if seed_lm.device == "cpu" else "as set"
+
+
+def _arguments(seed_lm: SeedLM, settings: TrainSettings, plan: _Plan, out: Path, seed: int, held: bool) -> Any:
+    schedule = "constant_with_warmup" if settings.schedule == "constant" and settings.warmup else settings.schedule
+    arguments = transformers.TrainingArguments(
+        output_dir=str(out),
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulation,
+        num_train_epochs=settings.epochs,
+        learning_rate=settings.lr,
+        lr_scheduler_type=schedule,
+        warmup_steps=settings.warmup,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        seed=seed,
+        bf16=seed_lm.dtype == "bfloat16",
+        use_cpu=seed_lm.device == "cpu",
+        remove_unused_columns=False,
+        dataloader_pin_memory=seed_lm.device == "cuda",
+        logging_steps=plan.log_steps,
+        logging_nan_inf_filter=False,
+        save_steps=plan.checkpoint_steps,
+        save_total_limit=2,  # one is whole while the other is written
+        eval_strategy="steps" if held else "no",
+        eval_steps=plan.checkpoint_steps,
+        load_best_model_at_end=settings.patience is not None,
+        metric_for_best_model="eval_loss" if held else None,
+        report_to=list(settings.report_to) or "none",
+        run_name=f"{out.parent.name}-{out.stem}",
+        disable_tqdm=True,
+        **({"gradient_checkpointing": True} if plan.gradient_checkpointing else {}),
+    )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs are several processes here, never `DataParallel`
+    return arguments
+
+
+# --- the folder --------------------------------------------------------------------------------------------------
+
+
+def _last_checkpoint(partial: Path) -> Path | None:
+    """The newest checkpoint that was written whole: its state is written last."""
+    for folder in sorted(partial.glob("checkpoint-*"), key=lambda f: -int(f.name.rpartition("-")[2])):
+        try:
+            json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        return folder
+    return None
+
+
+def _save(trainer: Any, seed_lm: SeedLM, settings: TrainSettings, out: Path) -> None:
+    """The weights into `out`, by one process; the checkpoints go."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if sharded() else None
+    if settings.tune == "full":
+        dtype = getattr(torch, seed_lm.dtype)
+        if state is None:
+            model.to(dtype)
+        else:
+            state = {k: v.to(dtype) for k, v in state.items()}
+    if process().main:
+        model.save_pretrained(out, state_dict=state)
+        if settings.tune == "full":
+            seed_lm.tokenizer.save_pretrained(out)
+        (out / "README.md").unlink(missing_ok=True)  # PEFT's form to fill in
+        for folder in out.glob("checkpoint-*"):
+            shutil.rmtree(folder)
+    trainer.accelerator.wait_for_everyone()
+
+
+# --- the model ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _explained(settings: TrainSettings) -> Iterator[None]:
+    """What goes wrong in a training, as one line."""
+    try:
+        yield
+    except FloatingPointError as error:
+        raise UserError(
+            f"the loss is no number any more at step {error}. Lower train.lr ({settings.lr:g}), or add a warmup."
+        ) from None
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise UserError(
+            f"out of memory at train.batch_size = {settings.batch_size}. Halve it and double train.accumulation (the "
+            "steps stay the same), set train.gradient_checkpointing = true, or lower train.max_length."
+        ) from None
+
+
+@contextmanager
+def _tuned(seed_lm: SeedLM, settings: TrainSettings) -> Iterator[Any]:
+    """The model that trains; the seed LM is as it was afterwards."""
+    if settings.tune == "full":
+        # In bf16 small steps would be rounded away. The seed LM's own weights make room for these.
+        seed_lm.unload()
+        yield replace(seed_lm, dtype="float32").model.requires_grad_(True)
+        return
+    base = seed_lm.model
+    model = _with_lora(base, settings)
+    try:
+        yield model
+    finally:
+        if base.is_gradient_checkpointing:
+            model.disable_input_require_grads()
+            base.gradient_checkpointing_disable()
+        model.unload()
+        base.eval()
+
+
+def _with_lora(base: Any, settings: TrainSettings) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    lora = settings.lora()
+    config = LoraConfig(
+        r=lora["rank"],
+        lora_alpha=lora["alpha"],
+        target_modules=lora["targets"] if isinstance(lora["targets"], str) else list(lora["targets"]),
+        lora_dropout=settings.dropout,
+        use_rslora=settings.rslora,
+        use_dora=settings.dora,
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(base, config, autocast_adapter_dtype=not sharded())  # shards want one data type
+
+
+# --- the loss ---------------------------------------------------------------------------------------------------
+
+
+def response_loss(model: Any, inputs: dict[str, torch.Tensor], some_logits: bool = True) -> torch.Tensor:
+    """Sum over the batch of -log f(y_t | x, y_<t) in nats, a scalar, over tokens whose label is not `IGNORED`.
+
+    Logits are made only at positions where some row has a target, where the model can (`some_logits`).
+    """
+    inputs = dict(inputs)
+    targets = inputs.pop("labels")[:, 1:]
+    where = (targets != IGNORED).any(0).nonzero().flatten()
+    if len(where) == 0:
+        where = where.new_zeros(1)  # a model without any logits has no gradient, not even zero
+    chosen = {"logits_to_keep": where} if some_logits else {}
+    logits = model(**inputs, **chosen, use_cache=False).logits
+    if not some_logits:
+        logits = logits[:, where]
+    return cross_entropy(
+        logits.flatten(0, 1).float(), targets[:, where].flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+
+
+class ResponseTrainer(transformers.Trainer):  # type: ignore[misc]
+    """`Trainer` with our order of rows and our loss.
+
+    A step's loss is the mean over all its response tokens, whatever batches, accumulation and processes they are cut
+    into. On the held-out part it is the mean over all tokens of that part.
+    """
+
+    def __init__(self, batches: Batches, model: Any, **more: Any) -> None:
+        super().__init__(model=model, **more)
+        self.batches = batches
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.some_logits = "logits_to_keep" in inspect.signature(base.forward).parameters
+        self.model_accepts_loss_kwargs = True  # that is: the loss is over `num_items_in_batch`, all tokens of the step
+        held = self.eval_dataset
+        self.tokens_a_row = held.targets / len(held) if held else 0.0
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Batches are those of this process already, so accelerate has nothing to cut."""
+        pinned = self.args.dataloader_pin_memory
+        return DataLoader(
+            self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator, pin_memory=pinned
+        )
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """See the class."""
+        total = response_loss(model, inputs, self.some_logits)
+        if not model.training:  # `evaluate` weights batches by their rows, so this comes out as the mean over tokens
+            return total / (len(inputs["labels"]) * self.tokens_a_row)
+        return total * self.args.world_size / num_items_in_batch  # gradients are averaged over the processes
+
+    def prediction_step(self, model: Any, inputs: dict[str, Any], *more: Any, **named: Any) -> tuple[Any, None, None]:
+        """The loss of a batch of held-out rows, without logits."""
+        with torch.no_grad(), self.compute_loss_context_manager():
+            return self.compute_loss(model, self._prepare_inputs(inputs)), None, None
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not counted: it walks over all modules at every step, for a number that nobody reads."""
+        return 0
+
+
+class Follow(transformers.TrainerCallback):  # type: ignore[misc]
+    """Tells `Batches` the epoch and the progress bar the rows that are done; stops at a loss that is no number."""
+
+    def __init__(self, batches: Batches, advance: Callable[[int], None]) -> None:
+        self.batches, self.advance, self.seen = batches, advance, 0
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Also where a resumed training goes on inside an epoch."""
+        self.batches.set_epoch(state.global_step // self.batches.steps_an_epoch)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """On resume, the first step counts those before it."""
+        self.advance((state.global_step - self.seen) * self.batches.step_rows)
+        self.seen = state.global_step
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **more: Any) -> None:
+        """The loss that was just logged."""
+        if not math.isfinite(logs.get("loss", 0.0)):
+            raise FloatingPointError(state.global_step)
