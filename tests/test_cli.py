@@ -16,7 +16,8 @@ from conftest import cli, write_jsonl
 from selfdistill.microworld.world import items
 from selfdistill.models import resolve
 from selfdistill.records import Prediction, Selected, read_records
-from selfdistill.report import ARMS
+
+ARMS = ("seed", "vanilla", "sdft")
 
 
 @pytest.fixture(scope="module")

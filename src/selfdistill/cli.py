@@ -27,7 +27,9 @@ def start(context: typer.Context) -> None:
     from selfdistill.models import process
 
     if process().count > 1 and context.invoked_subcommand not in LAUNCHED:
-        raise UserError(f"{context.invoked_subcommand}: one process does this. A launcher is for {' and '.join(LAUNCHED)}.")
+        raise UserError(
+            f"{context.invoked_subcommand}: one process does this. A launcher is for {' and '.join(LAUNCHED)}."
+        )
 
 
 Model = Annotated[str, typer.Option(help="Model folder, hub name, or `embedded`.")]

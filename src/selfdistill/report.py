@@ -19,7 +19,6 @@ from selfdistill.errors import UserError
 from selfdistill.records import Example, Prediction, Rewrite, Selected, Verdict, read_records
 from selfdistill.store import write_atomic
 
-ARMS = ("seed", "vanilla", "sdft")
 EXPLAINED = {
     "passed": "rewrite kept: same answer as the reference",
     "kept_unchecked": "rewrite kept: no check for open-ended data",
@@ -42,24 +41,48 @@ def build(run: Path) -> dict[str, Any]:
     selected = list(read_records(run / "selected.jsonl", Selected))
     rewrites = {r.id: r for r in read_records(run / "rewrites.jsonl", Rewrite)}
     reasons = Counter(row.reason.value for row in selected)
-    training = {}
-    for arm in ARMS[1:]:
-        path = run / arm / "adapter" / "training.json"
-        if path.is_file():
-            record = json.loads(path.read_text(encoding="utf-8"))
-            training[arm] = {k: record[k] for k in ("rows", "dropped", "loss")}
+    trained = arms(run)
+    measured = {
+        arm["name"]: [run / folder for folder in arm["folders"]]
+        for arm in [{"name": "seed", "folders": ["seed"]}, *trained]
+        if all((run / folder / "result.json").is_file() for folder in arm["folders"])
+    }
     report: dict[str, Any] = {
         "rows": len(selected),
         "distilled": sum(row.source == "distilled" for row in selected),
         "yield": dict(reasons.most_common()),
         "gap": gap(selected, rewrites),
-        "training": training,
-        "tasks": compare({arm: run / arm for arm in ARMS if (run / arm / "result.json").is_file()}),
+        "arms": trained,
+        "training": {folder: _training(run / folder) for arm in trained for folder in arm["folders"]},
+        "tasks": compare(measured),
     }
     report["summary"] = sentence(report)
     write_atomic(run / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     write_atomic(run / "report.md", markdown(report))
     return report
+
+
+def arms(run: Path) -> list[dict[str, Any]]:
+    """The trained arms of a run, those that differ in the seed of their training only as one:
+    {name, method, mix_ratio, rows, folders}."""
+    manifest = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    found: dict[str, dict[str, Any]] = {}
+    for arm in manifest["arms"]:
+        name = arm["name"].removesuffix(f"-seed{arm['seed']}")
+        kept = {k: arm[k] for k in ("method", "mix_ratio", "rows")}
+        found.setdefault(name, {"name": name, **kept, "folders": []})["folders"].append(arm["name"])
+    return list(found.values())
+
+
+def pairs(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """(vanilla, sdft) arms that were trained on the same rows."""
+    vanilla = {arm["rows"]: arm["name"] for arm in report["arms"] if arm["method"] == "vanilla"}
+    return [(vanilla[arm["rows"]], arm["name"]) for arm in report["arms"] if arm["method"] == "sdft"]
+
+
+def _training(arm: Path) -> dict[str, Any]:
+    record = json.loads((arm / "adapter" / "training.json").read_text(encoding="utf-8"))
+    return {k: record[k] for k in ("rows", "dropped", "loss", "held_out", "chosen")}
 
 
 def gap(selected: list[Selected], rewrites: dict[str, Rewrite]) -> dict[str, Any]:
@@ -84,28 +107,33 @@ def _difference(task: dict[str, Any], a: str, b: str) -> dict[str, Any] | None:
 def sentence(report: dict[str, Any]) -> str:
     """What the run shows, in plain words made from its numbers. A difference is called one only where its interval
     excludes zero."""
-    targets = [t for t in report["tasks"] if t["role"] == "target"]
-    retained = [t for t in report["tasks"] if t["role"] != "target"]
-    parts = []
-    for task in targets:
-        vanilla, sdft = _difference(task, "seed", "vanilla"), _difference(task, "seed", "sdft")
-        if vanilla and sdft:
-            parts.append(
-                f"On the target {task['task']}, vanilla fine-tuning moved the model by {_points(vanilla)} points and "
-                f"SDFT by {_points(sdft)}."
-            )
-    both = [(t["task"], _difference(t, "seed", "vanilla"), _difference(t, "seed", "sdft")) for t in retained]
-    moved = [(name, {"vanilla": v, "sdft": s}) for name, v, s in both if v and s]
-    if moved:
-        fell = {arm: [name for name, d in moved if d[arm]["high"] < 0] for arm in ARMS[1:]}
-        mean = {arm: 100 * sum(d[arm]["value"] for _, d in moved) / len(moved) for arm in ARMS[1:]}
+    several = len(pairs(report)) > 1
+    parts = [
+        (f"{sdft} against {vanilla}: " if several else "") + said
+        for vanilla, sdft in pairs(report)
+        if (said := _said(report["tasks"], vanilla, sdft))
+    ]
+    return " ".join(parts) or "Nothing to compare: the run has no task with both arms."
+
+
+def _said(tasks: list[dict[str, Any]], vanilla: str, sdft: str) -> str:
+    moved = [(t, _difference(t, "seed", vanilla), _difference(t, "seed", sdft)) for t in tasks]
+    both = [(t, {"vanilla": v, "sdft": s}) for t, v, s in moved if v and s]
+    parts = [
+        f"On the target {t['task']}, vanilla fine-tuning moved the model by {_points(d['vanilla'])} points and SDFT by "
+        f"{_points(d['sdft'])}."
+        for t, d in both
+        if t["role"] == "target"
+    ]
+    others = [(t["task"], d) for t, d in both if t["role"] != "target"]
+    if others:
+        fell = {arm: [name for name, d in others if d[arm]["high"] < 0] for arm in ("vanilla", "sdft")}
+        mean = {arm: 100 * sum(d[arm]["value"] for _, d in others) / len(others) for arm in ("vanilla", "sdft")}
         parts.append(
-            f"Of {len(moved)} other abilities, {len(fell['vanilla'])} fell under vanilla fine-tuning"
+            f"Of {len(others)} other abilities, {len(fell['vanilla'])} fell under vanilla fine-tuning"
             f"{_names(fell['vanilla'])} and {len(fell['sdft'])} under SDFT{_names(fell['sdft'])}; "
             f"their mean changed by {mean['vanilla']:+.1f} and {mean['sdft']:+.1f} points."
         )
-    if not parts:
-        return "Nothing to compare: the run has no task with both arms."
     return " ".join(parts)
 
 
@@ -133,19 +161,41 @@ def difference_cell(d: dict[str, Any] | None) -> str:
     return "not measured" if not d else f"{100 * d['value']:+.1f} [{100 * d['low']:+.1f}, {100 * d['high']:+.1f}]"
 
 
+def _measured(report: dict[str, Any]) -> list[str]:
+    """Arms that any task measured, in the run's order."""
+    names = ["seed", *(arm["name"] for arm in report["arms"])]
+    return [name for name in names if any(name in t["arms"] for t in report["tasks"])]
+
+
 def score_rows(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the main table."""
-    arms = [a for a in ARMS if any(a in t["arms"] for t in report["tasks"])]
-    header = ["task", "n", *arms] + (["sdft - vanilla"] if {"vanilla", "sdft"} <= set(arms) else [])
+    """Header and rows of the main table; with more than two trained arms, an arm a row."""
+    names, compared = _measured(report), {s: v for v, s in pairs(report)}
+    wide = len(report["arms"]) <= 2
     rows = []
     for task in report["tasks"]:
-        n = max(r["n"] for r in task["arms"].values())
-        row = [task["task"] + (" (target)" if task["role"] == "target" else ""), str(n) if n else "-"]
-        row += [score_cell(task["arms"].get(arm)) for arm in arms]
-        if len(header) > len(row):
-            row.append(difference_cell(_difference(task, "vanilla", "sdft")))
-        rows.append(row)
-    return header, rows
+        n = task["arms"]["seed"]["n"]
+        first = [task["task"] + (" (target)" if task["role"] == "target" else ""), str(n) if n else "-"]
+        scores = {name: score_cell(task["arms"].get(name)) for name in names}
+        against = {s: difference_cell(_difference(task, v, s)) for s, v in compared.items() if s in names}
+        if wide:
+            rows.append([*first, *scores.values(), *against.values()])
+        else:
+            rows += [[*first, name, score, against.get(name, "")] for name, score in scores.items()]
+            rows[1 - len(scores) :] = [["", "", *row[2:]] for row in rows[1 - len(scores) :]]
+    if wide:
+        return ["task", "n", *names, *(f"{s} - {v}" for s, v in compared.items() if s in names)], rows
+    return ["task", "n", "arm", "score", "sdft - vanilla"], rows
+
+
+def spread_rows(table: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of how far trainings with other seeds lie apart, beside the error of the items."""
+    rows = []
+    for task in table:
+        for name, r in task["arms"].items():
+            if r.get("seeds"):
+                cells = [f"{100 * r['score']:.1f}", f"{100 * r['spread']:.1f}", f"{50 * (r['high'] - r['low']):.1f}"]
+                rows.append([task["task"], name, *cells, ", ".join(f"{100 * s:.1f}" for s in r["seeds"])])
+    return ["task", "arm", "mean", "sd between seeds", "95 % error of the items, +/-", "each seed"], rows
 
 
 def difference_rows(table: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
@@ -160,7 +210,7 @@ def difference_rows(table: list[dict[str, Any]]) -> tuple[list[str], list[list[s
 
 def metric_rows(table: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the metrics beside the scores: the paper's rules, win rates, pass@k."""
-    arms = [a for a in ARMS if any(a in t["arms"] for t in table)]
+    arms = list(dict.fromkeys(a for t in table for a in t["arms"]))
     rows = []
     for task in table:
         names = list(dict.fromkeys(name for r in task["arms"].values() for name in r["metrics"]))
@@ -184,6 +234,11 @@ def markdown(report: dict[str, Any]) -> str:
     lines += _table(*score_rows(report))
     lines += ["", "## Paired differences", ""]
     lines += _table(*difference_rows(report["tasks"]))
+    seeds = spread_rows(report["tasks"])
+    if seeds[1]:
+        lines += ["", "## Trainings with other seeds", ""]
+        lines += ["Scores above are means over the seeds; their intervals are the error of the items alone.", ""]
+        lines += _table(*seeds)
     other = metric_rows(report["tasks"])
     if other[1]:
         lines += ["", "## What other rules say of the same answers", ""]
@@ -230,7 +285,7 @@ def _print_table(header: list[str], rows: list[list[str]], title: str, console: 
 
     table = Table(title=title, title_justify="left")
     for i, name in enumerate(header):
-        table.add_column(name, justify="left" if i == 0 else "right", no_wrap=i == 0)
+        table.add_column(name, justify="left" if i == 0 else "right", no_wrap=i == 0, overflow="fold")
     for row in rows:
         table.add_row(*map(escape, row))
     console.print(table)
@@ -239,6 +294,9 @@ def _print_table(header: list[str], rows: list[list[str]], title: str, console: 
 def show(report: dict[str, Any], console: Any) -> None:
     """Print the report on a rich console."""
     _print_table(*score_rows(report), "percent correct [95 % interval]", console)
+    seeds = spread_rows(report["tasks"])
+    if seeds[1]:
+        _print_table(*seeds, "trainings with other seeds, points", console)
     share = 100 * report["distilled"] / report["rows"] if report["rows"] else 0.0
     reasons = ", ".join(f"{reason} {count}" for reason, count in report["yield"].items())
     line = f"yield: {report['distilled']} of {report['rows']} rows distilled ({share:.1f} %): {reasons}"
@@ -278,13 +336,15 @@ def plain(text: str) -> str:
 
 def broken_and_kept(run: Path, count: int) -> list[dict[str, Any]]:
     """Items, each from another task, that the seed LM and SDFT get right and vanilla fine-tuning gets wrong."""
+    trained = arms(run)
+    names = ["seed", *(next(a["folders"][0] for a in trained if a["method"] == m) for m in ("vanilla", "sdft"))]
     items = {e.id: e for e in read_records(run / "seed" / "items.jsonl", Example)}
-    arms = {a: {p.id: p for p in read_records(run / a / "predictions.jsonl", Prediction)} for a in ARMS}
+    answers = {a: {p.id: p for p in read_records(run / a / "predictions.jsonl", Prediction)} for a in names}
     found: dict[str, dict[str, Any]] = {}
     for key, item in items.items():
-        right = [arms[a][key].verdict is Verdict.CORRECT for a in ARMS]
+        right = [answers[a][key].verdict is Verdict.CORRECT for a in names]
         if right == [True, False, True] and item.task not in found and len(found) < count:
             texts = {"prompt": item.prompt[-1]["content"], "expected": item.reference}
-            texts |= {f"{a} answers": arms[a][key].text for a in ARMS}
+            texts |= {f"{a} answers": answers[a][key].text for a in names}
             found[item.task] = {"title": f"{item.task}: broken by vanilla, kept by SDFT", "texts": texts}
     return list(found.values())

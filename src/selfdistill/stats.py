@@ -92,8 +92,8 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 class Difference:
     """Score of b minus score of a on the same n items.
 
-    `gained` items only b got right, `lost` items only a did. [low, high] is the 95 % interval, `p` the two-sided exact
-    McNemar test.
+    `gained` items only b got right (or oftener, with several seeds), `lost` items only a did. [low, high] is the 95 %
+    interval, `p` the two-sided test that nothing changed: exact McNemar, with several seeds Student's t.
     """
 
     n: int
@@ -129,3 +129,21 @@ def paired(a: list[bool], b: list[bool]) -> Difference:
     p = binomtest(gained, gained + lost, 0.5).pvalue if gained + lost else 1.0
     value = pb - pa
     return Difference(n, value, value - math.sqrt(max(0, down)), value + math.sqrt(max(0, up)), gained, lost, float(p))
+
+
+def repeated(a: Sequence[float], b: Sequence[float]) -> Difference:
+    """Difference of two scores where every item has its mean over several seeds on at least one side, 0 to 1.
+
+    The items are what is drawn, so each counts once: Student's t on the n differences of its means. The error is that
+    of the items; how far trainings with other seeds lie apart is not in it.
+    """
+    from scipy.stats import binomtest, ttest_rel
+
+    changes = [y - x for x, y in zip(a, b, strict=True)]
+    value, low, high = student(changes, -1.0)
+    gained, lost = sum(c > 1e-9 for c in changes), sum(c < -1e-9 for c in changes)
+    if max(changes) - min(changes) > 1e-9:
+        p = ttest_rel(b, a).pvalue
+    else:  # without a spread there is no t; the signs still speak
+        p = binomtest(gained, gained + lost, 0.5).pvalue if gained + lost else 1.0
+    return Difference(len(changes), value, low, high, gained, lost, float(p))
