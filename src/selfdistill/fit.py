@@ -13,17 +13,21 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 import transformers
+from accelerate import DistributedType
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
+from transformers.trainer_utils import EvalLoopOutput
 
 from selfdistill.batches import IGNORED, Batches, Layout, Rows
 from selfdistill.config import TrainSettings
@@ -77,6 +81,8 @@ def fit(
             trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
             if settings.patience:
                 trainer.add_callback(transformers.EarlyStoppingCallback(settings.patience))
+            if sharded() and trainer.accelerator.distributed_type == DistributedType.MULTI_CPU:
+                raise UserError("the launcher asks for FSDP or DeepSpeed, and accelerate has neither on a CPU.")
             trainer.train(resume_from_checkpoint=_last_checkpoint(out))
         _save(trainer, seed_lm, settings, out)
     history = trainer.state.log_history
@@ -112,12 +118,16 @@ def _plan(seed_lm: SeedLM, settings: TrainSettings, batches: Batches, model: Any
     held = f", with the loss on {settings.holdout:.0%} of the rows" if settings.holdout else ""
     notes = [
         _what_trains(settings, model),
-        f"{steps} steps of {batches.step_rows} rows, {layout}",
+        f"{steps} steps of {batches.step_rows} rows{_shared(batches)}, {layout}",
         f"{seed_lm.dtype} on {seed_lm.device}: {_why_dtype(seed_lm)}",
         f"gradient checkpointing {'on' if checkpointing else 'off'}: {why}",
         f"a checkpoint every {apart} steps{held}",
     ]
     return _Plan(steps, log_steps, apart, packing, checkpointing, notes)
+
+
+def _shared(batches: Batches) -> str:
+    return f" over {batches.processes} processes" if batches.processes > 1 else ""
 
 
 def _what_trains(settings: TrainSettings, model: Any) -> str:
@@ -141,6 +151,8 @@ def _layout(settings: TrainSettings, batches: Batches, model: Any) -> tuple[bool
 
 
 def _gradient_checkpointing(settings: TrainSettings, device: str) -> tuple[bool, str]:
+    if os.environ.get("FSDP_ACTIVATION_CHECKPOINTING") == "true":
+        return False, "the launcher's FSDP does it"
     if settings.gradient_checkpointing is not None:
         return settings.gradient_checkpointing, "as set"
     return (False, "a CPU has memory, and no time to spare") if device == "cpu" else (True, "activations take memory")
@@ -178,6 +190,7 @@ def _arguments(seed_lm: SeedLM, settings: TrainSettings, plan: _Plan, out: Path,
         eval_steps=plan.checkpoint_steps,
         load_best_model_at_end=settings.patience is not None,
         metric_for_best_model="eval_loss" if held else None,
+        ddp_find_unused_parameters=True,  # an adapter on a part that texts do not touch, as a vision tower
         report_to=list(settings.report_to) or "none",
         run_name=f"{out.parent.name}-{out.stem}",
         disable_tqdm=True,
@@ -191,13 +204,17 @@ def _arguments(seed_lm: SeedLM, settings: TrainSettings, plan: _Plan, out: Path,
 
 
 def _last_checkpoint(partial: Path) -> Path | None:
-    """The newest checkpoint that was written whole: its state is written last."""
+    """The newest checkpoint that was written whole: its state is written last by the first process, the state of its
+    random numbers by the others."""
+    ranks = range(process().count)
+    last = [f"rng_state_{rank}.pth" for rank in ranks] if len(ranks) > 1 else ["rng_state.pth"]
     for folder in sorted(partial.glob("checkpoint-*"), key=lambda f: -int(f.name.rpartition("-")[2])):
         try:
             json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        return folder
+        if all(is_zipfile(folder / name) for name in last):
+            return folder
     return None
 
 
@@ -205,6 +222,8 @@ def _save(trainer: Any, seed_lm: SeedLM, settings: TrainSettings, out: Path) -> 
     """The weights into `out`, by one process; the checkpoints go."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if sharded() else None
+    if state is not None:  # of weights that are one, each is gathered
+        state = {k: v for k, v in state.items() if k not in getattr(model, "all_tied_weights_keys", ())}
     if settings.tune == "full":
         dtype = getattr(torch, seed_lm.dtype)
         if state is None:
@@ -215,7 +234,6 @@ def _save(trainer: Any, seed_lm: SeedLM, settings: TrainSettings, out: Path) -> 
         model.save_pretrained(out, state_dict=state)
         if settings.tune == "full":
             seed_lm.tokenizer.save_pretrained(out)
-        (out / "README.md").unlink(missing_ok=True)  # PEFT's form to fill in
         for folder in out.glob("checkpoint-*"):
             shutil.rmtree(folder)
     trainer.accelerator.wait_for_everyone()
@@ -245,10 +263,13 @@ def _explained(settings: TrainSettings) -> Iterator[None]:
 @contextmanager
 def _tuned(seed_lm: SeedLM, settings: TrainSettings) -> Iterator[Any]:
     """The model that trains; the seed LM is as it was afterwards."""
-    if settings.tune == "full":
-        # In bf16 small steps would be rounded away. The seed LM's own weights make room for these.
-        seed_lm.unload()
-        yield replace(seed_lm, dtype="float32").model.requires_grad_(True)
+    if settings.tune == "full" or sharded():
+        seed_lm.unload()  # makes room for weights that are not as they were afterwards
+        if settings.tune != "full":
+            yield _with_lora(seed_lm.fresh(), settings)
+            return
+        own = replace(seed_lm, dtype="float32")  # in bf16 small steps would be rounded away
+        yield (own.fresh() if sharded() else own.model).requires_grad_(True)
         return
     base = seed_lm.model
     model = _with_lora(base, settings)
@@ -275,7 +296,10 @@ def _with_lora(base: Any, settings: TrainSettings) -> Any:
         use_dora=settings.dora,
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(base, config, autocast_adapter_dtype=not sharded())  # shards want one data type
+    model = get_peft_model(base, config, autocast_adapter_dtype=not sharded())  # shards want one data type
+    # PEFT writes a form for a model card with every checkpoint, which takes longer than the weights.
+    model.create_or_update_model_card = lambda folder: None
+    return model
 
 
 # --- the loss ---------------------------------------------------------------------------------------------------
@@ -313,29 +337,36 @@ class ResponseTrainer(transformers.Trainer):  # type: ignore[misc]
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.some_logits = "logits_to_keep" in inspect.signature(base.forward).parameters
         self.model_accepts_loss_kwargs = True  # that is: the loss is over `num_items_in_batch`, all tokens of the step
-        held = self.eval_dataset
-        self.tokens_a_row = held.targets / len(held) if held else 0.0
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches are those of this process already, so accelerate has nothing to cut."""
+        return self._loader(self.train_dataset, self.batches)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """The held-out rows, each in one process."""
+        one, size = process(), self.args.per_device_eval_batch_size
+        return self._loader(self.eval_dataset, Batches(self.eval_dataset.lengths, size, 1, one.count, one.rank, 0))
+
+    def _loader(self, rows: Rows, batches: Batches) -> DataLoader[Any]:
         pinned = self.args.dataloader_pin_memory
-        return DataLoader(
-            self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator, pin_memory=pinned
-        )
+        return DataLoader(rows, batch_sampler=batches, collate_fn=self.data_collator, pin_memory=pinned)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """See the class."""
         total = response_loss(model, inputs, self.some_logits)
-        if not model.training:  # `evaluate` weights batches by their rows, so this comes out as the mean over tokens
-            return total / (len(inputs["labels"]) * self.tokens_a_row)
         return total * self.args.world_size / num_items_in_batch  # gradients are averaged over the processes
 
-    def prediction_step(self, model: Any, inputs: dict[str, Any], *more: Any, **named: Any) -> tuple[Any, None, None]:
-        """The loss of a batch of held-out rows, without logits."""
-        with torch.no_grad(), self.compute_loss_context_manager():
-            return self.compute_loss(model, self._prepare_inputs(inputs)), None, None
+    def evaluation_loop(self, dataloader: DataLoader[Any], *more: Any, **named: Any) -> EvalLoopOutput:
+        """The loss of the held-out rows. `Trainer`'s own weighs batches by their rows, and pads them with others."""
+        self.model.eval()
+        total = torch.zeros((), device=self.args.device)
+        for inputs in dataloader:
+            with torch.no_grad(), self.compute_loss_context_manager():
+                total += response_loss(self.model, self._prepare_inputs(inputs), self.some_logits)
+        loss = self.accelerator.reduce(total, "sum").item() / self.eval_dataset.targets
+        return EvalLoopOutput(None, None, {"eval_loss": loss}, len(self.eval_dataset))
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: it walks over all modules at every step, for a number that nobody reads."""
