@@ -37,9 +37,13 @@ class SeedLM:
 
     @cached_property
     def model(self) -> Any:
-        """The model with its weights, on its device; where a launcher cuts it into shards, it brings them there."""
-        model = _with_weights(self).eval()
-        return model if sharded() or self.quantized else model.to(self.device)
+        """The model with its weights, on its device."""
+        model = self.fresh()
+        return model if self.quantized else model.to(self.device)
+
+    def fresh(self) -> Any:
+        """A model of its own with the weights, in the memory of the host, but for 4 bits."""
+        return _with_weights(self).eval()
 
     def skeleton(self) -> Any:
         """The model's modules without memory for weights."""
@@ -79,7 +83,11 @@ def process() -> Process:
 
 def sharded() -> bool:
     """Whether the launcher was asked to cut the model into shards (FSDP, DeepSpeed)."""
-    return any(os.environ.get(f"ACCELERATE_USE_{kind}") == "true" for kind in ("FSDP", "DEEPSPEED"))
+    return _launched_with("USE_FSDP") or _launched_with("USE_DEEPSPEED")
+
+
+def _launched_with(option: str) -> bool:
+    return os.environ.get(f"ACCELERATE_{option}", "").lower() in ("true", "1", "yes", "on")
 
 
 def resolve(name: str) -> str:
@@ -120,7 +128,7 @@ def pick_device() -> str:
     """cuda, mps or cpu: the first that is there. Each process of a launcher takes its own CUDA device."""
     import torch
 
-    if os.environ.get("ACCELERATE_USE_CPU") == "true":
+    if _launched_with("USE_CPU"):
         return "cpu"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))

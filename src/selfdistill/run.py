@@ -262,8 +262,9 @@ def _claim(out: Path, recipe: Recipe) -> None:
     if not out.is_dir():
         raise UserError(f"{out}: a file; expected a folder for the run.")
     old = out / "recipe.toml"
-    if not old.is_file():
-        if any(f.suffix != ".new" for f in out.iterdir()):  # a first file that was never finished is none
+    files = list(out.iterdir())  # in one look, while the first process of a launcher may begin to write
+    if old not in files:
+        if any(f.suffix != ".new" for f in files):  # a first file that was never finished is none
             raise UserError(f"{out}: holds other files and no run of ours. Choose another output folder.")
         return
     changed = _changes(old.read_text(encoding="utf-8"), to_toml(recipe))
