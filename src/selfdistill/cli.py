@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +21,10 @@ app = typer.Typer(
 LAUNCHED = ("train", "run")
 """Commands that many processes can share."""
 
+ALONE = 30
+"""Seconds after which a process that failed speaks up. What ends all of them is said by the first, and the launcher then
+stops the others."""
+
 
 @app.callback()
 def start(context: typer.Context) -> None:
@@ -26,7 +32,10 @@ def start(context: typer.Context) -> None:
     from selfdistill.errors import UserError
     from selfdistill.models import process
 
-    if process().count > 1 and context.invoked_subcommand not in LAUNCHED:
+    if process().count == 1:
+        return
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # each process would print the same warnings
+    if context.invoked_subcommand not in LAUNCHED:
         raise UserError(
             f"{context.invoked_subcommand}: one process does this. A launcher is for {' and '.join(LAUNCHED)}."
         )
@@ -510,9 +519,10 @@ def main() -> None:
 def _fail(message: str) -> None:
     from selfdistill.models import process
 
-    if process().main:  # the others say the same
-        clean = "".join(c if c.isprintable() else " " for c in message)
-        print(f"error: {' '.join(clean.split())}", file=sys.stderr)
+    if not process().main:
+        time.sleep(ALONE)
+    clean = "".join(c if c.isprintable() else " " for c in message)
+    print(f"error: {' '.join(clean.split())}", file=sys.stderr)
     raise SystemExit(2)
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,7 +27,7 @@ from selfdistill.errors import UserError
 from selfdistill.models import SeedLM, process
 from selfdistill.progress import Progress
 from selfdistill.records import Example, Selected
-from selfdistill.store import digest_of, write_atomic
+from selfdistill.store import digest_of, locked, write_atomic
 from selfdistill.templates import Prompter
 
 CHECKPOINTS = 10
@@ -123,16 +124,17 @@ def train(
             f"tokens and {data.held_examples} are held out."
         )
     partial = out.with_name(out.name + ".partial")
-    _go_on(partial, identity)
-    from selfdistill.fit import fit
+    with locked(partial) if process().main else nullcontext():
+        _go_on(partial, identity)
+        from selfdistill.fit import fit
 
-    curves = fit(seed_lm, data.train, data.held, partial, settings, seed, name, progress)
-    if process().main:
-        rows = len(examples) - len(data.dropped) - data.held_examples
-        record = {"identity": identity, "rows": rows, "dropped": data.dropped, **curves}
-        (partial / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        (partial / "identity.json").unlink()
-        partial.replace(out)
+        curves = fit(seed_lm, data.train, data.held, partial, settings, seed, name, progress)
+        if process().main:
+            rows = len(examples) - len(data.dropped) - data.held_examples
+            record = {"identity": identity, "rows": rows, "dropped": data.dropped, **curves}
+            (partial / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            (partial / "identity.json").unlink()
+            partial.replace(out)
     return out
 
 
