@@ -221,9 +221,10 @@ def train(
     seed: Seed = 0,
 ) -> None:
     """Fine-tune on the selected (or the original) responses."""
+    from selfdistill.card import write_card
     from selfdistill.config import TrainSettings, apply_override, checked
     from selfdistill.errors import UserError
-    from selfdistill.models import load_model
+    from selfdistill.models import load_model, process
     from selfdistill.select import read_selected
     from selfdistill.templates import Prompter
     from selfdistill.train import drawn, mixed
@@ -248,6 +249,8 @@ def train(
     seed_lm = load_model(model, quantized=settings.tune == "qlora")
     prompter = Prompter.create(seed_lm.tokenizer, prompt_format, template, progress.warn)  # type: ignore[arg-type]
     run_train(seed_lm, examples, responses, out, settings, prompter, seed, "train", progress)
+    if process().main:
+        write_card(out, model, data, settings.mix_ratio if selected else 0.0)
     progress.note(f"adapter in {out}")
 
 
@@ -389,6 +392,49 @@ def report(folder: Annotated[Path, typer.Argument(help="Folder of a finished run
     from selfdistill.report import build, show
 
     show(build(folder), _console())
+
+
+@app.command()
+def scale(
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    strengths: Annotated[
+        str, typer.Option(help="Shares of the weight change, with commas; above 1 goes beyond the training.")
+    ] = "0.25,0.5,0.75",
+    arm: Annotated[
+        list[str] | None, typer.Option(help="An arm of the run, as often as needed; without it, all.")
+    ] = None,
+) -> None:
+    """Evaluate a run's arms at several strengths of their training, without training again."""
+    from selfdistill.strength import scale as run_scale
+    from selfdistill.strength import show, strengths_of
+
+    show(run_scale(folder, strengths_of(strengths), arm or (), _progress()), _console())
+
+
+@app.command()
+def merge(
+    model: Model,
+    adapter: Annotated[str, typer.Option(help="PEFT adapter folder.")],
+    out: Annotated[Path, typer.Option(help="Model folder to write.")],
+) -> None:
+    """Merge an adapter into its base model: a plain transformers folder."""
+    from selfdistill.handover import merge as run_merge
+
+    progress = _progress()
+    progress.note(f"merged model in {run_merge(model, adapter, out, progress)}")
+
+
+@app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(help="Adapter or model folder.")],
+    to: Annotated[str, typer.Option(help="user/name on the hub.")],
+    private: Annotated[bool, typer.Option("--private", help="Where the repository is new, make it private.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch, made where there is none.")] = None,
+) -> None:
+    """Upload an adapter or a model to the Hugging Face hub. The token comes from HF_TOKEN or the hub's own login."""
+    from selfdistill.handover import push as run_push
+
+    _progress().note(f"uploaded to {run_push(folder, to, private, revision)}")
 
 
 # --- help for the commands ---------------------------------------------------------------------------------------

@@ -256,7 +256,9 @@ ENGINES: dict[str, type[EngineSettings]] = {
 }
 
 
-_RUN_FILES = ("", "examples", "rewrites", "selected", "recipe", "run", "report", "samples", "seed", "vanilla", "sdft")
+_RUN_FILES = (
+    "", "examples", "rewrites", "selected", "recipe", "run", "report", "samples", "seed", "vanilla", "sdft", "scale",
+)  # fmt: skip
 
 
 class Recipe(Settings):

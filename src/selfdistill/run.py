@@ -27,6 +27,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from selfdistill.card import write_cards
 from selfdistill.checks import load_check
 from selfdistill.checks.base import Check
 from selfdistill.config import OpenAISettings, Recipe, TransformersSettings, to_toml
@@ -195,6 +196,7 @@ def _stages(recipe: Recipe, out: Path, loaded: _Loaded, manifest: Manifest, prog
                     )
                 _answer_samples(samples, name, engine, prompter, recipe.distill.max_new_tokens)
     write_atomic(out / "samples.json", json.dumps([s for _, s in samples], indent=1, ensure_ascii=False) + "\n")
+    write_cards(out)
     return build(out)
 
 
