@@ -307,6 +307,50 @@ def evaluate(
 
 
 @app.command()
+def shift(
+    folders: Annotated[list[Path], typer.Argument(help="A run; or two evaluation folders or files with id and text.")],
+    model: Annotated[str | None, typer.Option(help="The model that gave the first answers.")] = None,
+    tuned: Annotated[str | None, typer.Option(help="The adapter or model that gave the second ones.")] = None,
+    prompts: Annotated[int, typer.Option(help="Items of each group on which distributions are compared.", min=2)] = 64,
+    out: Annotated[Path | None, typer.Option(help="Also write all measures as JSON.")] = None,
+    template: Template = "using",
+    prompt_format: PromptFormat = "chat",
+    seed: Seed = 0,
+) -> None:
+    """How far a model has moved: its texts, its distribution, its weights."""
+    import json
+
+    from selfdistill import drift
+    from selfdistill.errors import UserError
+    from selfdistill.models import load_model
+    from selfdistill.report import print_table
+    from selfdistill.store import write_atomic
+    from selfdistill.templates import Prompter
+
+    progress = _progress()
+    if out and out.exists():
+        raise UserError(f"{out}: exists. Remove it or choose another name.")
+    if len(folders) == 1:
+        found = drift.drift_run(folders[0], prompts, progress)
+    elif len(folders) == 2:
+        a, b = folders
+        pair = {"a": a.name, "b": b.name, "texts": drift.compare_texts(a, b)}
+        if model and tuned:
+            seed_lm = load_model(model)
+            prompter = Prompter.create(seed_lm.tokenizer, prompt_format, template, progress.warn)  # type: ignore[arg-type]
+            items = drift.grouped(a)
+            pair |= drift.compare_models(seed_lm, tuned, items, prompter, prompts, 512, seed, "shift", progress)
+        elif model or tuned:
+            raise UserError("--model and --tuned belong together.")
+        found = {"pairs": [pair]}
+    else:
+        raise UserError("shift: expected a run, or two evaluation folders or files.")
+    if out:
+        write_atomic(out, json.dumps(found, indent=1) + "\n")
+    print_table(*drift.table(found["pairs"]), "shift from a to b [95 % interval]", _console())
+
+
+@app.command()
 def validate(
     task: Annotated[list[str], typer.Option(help="As for evaluate: paper:NAME, micro:ABILITY, name=...,path=...")],
     data_dir: DataDir = None,

@@ -279,7 +279,8 @@ def _table(header: list[str], rows: list[list[str]]) -> list[str]:
     return ["| " + " | ".join(r) + " |" for r in [header, ["---"] * len(header), *cells]]
 
 
-def _print_table(header: list[str], rows: list[list[str]], title: str, console: Any) -> None:
+def print_table(header: list[str], rows: list[list[str]], title: str, console: Any) -> None:
+    """Print a table on a rich console."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -293,10 +294,10 @@ def _print_table(header: list[str], rows: list[list[str]], title: str, console: 
 
 def show(report: dict[str, Any], console: Any) -> None:
     """Print the report on a rich console."""
-    _print_table(*score_rows(report), "percent correct [95 % interval]", console)
+    print_table(*score_rows(report), "percent correct [95 % interval]", console)
     seeds = spread_rows(report["tasks"])
     if seeds[1]:
-        _print_table(*seeds, "trainings with other seeds, points", console)
+        print_table(*seeds, "trainings with other seeds, points", console)
     share = 100 * report["distilled"] / report["rows"] if report["rows"] else 0.0
     reasons = ", ".join(f"{reason} {count}" for reason, count in report["yield"].items())
     line = f"yield: {report['distilled']} of {report['rows']} rows distilled ({share:.1f} %): {reasons}"
@@ -309,8 +310,8 @@ def show_comparison(table: list[dict[str, Any]], console: Any) -> None:
     """Print what `compare` made: scores per folder, and the paired differences."""
     names = list(dict.fromkeys(a for t in table for a in t["arms"]))
     rows = [[t["task"], *(score_cell(t["arms"].get(a)) for a in names)] for t in table]
-    _print_table(["task", *names], rows, "percent correct [95 % interval]", console)
-    _print_table(*difference_rows(table), "paired differences in points [95 % interval]", console)
+    print_table(["task", *names], rows, "percent correct [95 % interval]", console)
+    print_table(*difference_rows(table), "paired differences in points [95 % interval]", console)
 
 
 def side_by_side(run: Path, console: Any, count: int = 3) -> None:

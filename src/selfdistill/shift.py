@@ -229,7 +229,12 @@ def _need(module: str) -> Any:
 
 def parameter_shift(folder: Path, seed_folder: Path | None = None) -> float:
     """The Frobenius norm of all weights' change by tuning: the distance ||tuned - seed|| over all parameters as one
-    vector (Section 5), in the units of the weights, computed in fp64.
+    vector (Section 5), in the units of the weights, computed in fp64. See `module_shifts`."""
+    return math.sqrt(math.fsum(norm * norm for norm in module_shifts(folder, seed_folder).values()))
+
+
+def module_shifts(folder: Path, seed_folder: Path | None = None) -> dict[str, float]:
+    """The Frobenius norm of the change of every module that an adapter holds, or of every tensor of a model.
 
     `folder` is a LoRA adapter in PEFT format, for which the seed LM is not needed: the change of a module is
     s B A with s = alpha / r (alpha / sqrt(r) for rsLoRA), and its norm follows from the factors. Or it is a model with
@@ -239,7 +244,7 @@ def parameter_shift(folder: Path, seed_folder: Path | None = None) -> float:
     of two factors (DoRA, trained biases or embeddings), and for two models whose tensors differ in name or shape.
     """
     if (folder / "adapter_config.json").is_file():
-        squares = list(_adapter_squares(folder))
+        squares = dict(_adapter_squares(folder))
     elif not any(folder.glob("model*.safetensors")):
         raise UserError(
             f"{folder}: holds no tuned weights. Expected adapter_config.json with adapter_model.safetensors, or a "
@@ -248,14 +253,13 @@ def parameter_shift(folder: Path, seed_folder: Path | None = None) -> float:
     elif seed_folder is None:
         raise UserError(f"{folder}: holds a whole model, not an adapter. Give the seed LM's folder too.")
     else:
-        squares = list(_model_squares(folder, seed_folder))
-    norm = math.sqrt(math.fsum(squares))
-    if not math.isfinite(norm):
+        squares = dict(_model_squares(folder, seed_folder))
+    if not all(map(math.isfinite, squares.values())):
         raise UserError(f"{folder}: holds weights that are not finite. The training has diverged; train again.")
-    return norm
+    return {module: math.sqrt(square) for module, square in squares.items()}
 
 
-def _adapter_squares(folder: Path) -> Iterator[float]:
+def _adapter_squares(folder: Path) -> Iterator[tuple[str, float]]:
     """The squared norm of the change of each module of an adapter."""
     config = _adapter_config(folder)
     first, second = ".lora_A.weight", ".lora_B.weight"
@@ -271,7 +275,8 @@ def _adapter_squares(folder: Path) -> Iterator[float]:
             if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
                 shapes = f"{tuple(b.shape)} times {tuple(a.shape)}"
                 raise UserError(f"{folder}: not supported: {module} with factors {shapes}. {_MERGE}")
-            yield _scale(module.removeprefix("base_model.model."), a.shape[0], config) ** 2 * _square_of_product(b, a)
+            own = module.removeprefix("base_model.model.")
+            yield own, _scale(own, a.shape[0], config) ** 2 * _square_of_product(b, a)
 
 
 _MERGE = "Merge the adapter into its base, and give the merged folder and the seed LM's."
@@ -310,7 +315,7 @@ def _square_of_product(b: Any, a: Any) -> float:
     return 0.0 if square < 0 else square  # rounding may go below 0; not max(), which would hide a NaN
 
 
-def _model_squares(folder: Path, seed_folder: Path) -> Iterator[float]:
+def _model_squares(folder: Path, seed_folder: Path) -> Iterator[tuple[str, float]]:
     """The squared norm of the change of each tensor of a whole model."""
     with _weights(folder, "model*.safetensors") as new, _weights(seed_folder, "model*.safetensors") as old:
         if lonely := sorted(new.keys() ^ old.keys()):
@@ -323,8 +328,8 @@ def _model_squares(folder: Path, seed_folder: Path) -> Iterator[float]:
             if not (x.is_floating_point() and y.is_floating_point()):
                 raise UserError(f"{folder}: not supported: {name} in {x.dtype}. Give weights that are not quantized.")
             # In pieces of 128 MiB, so that fp64 does not need several times a large embedding's memory.
-            for p, q in zip(x.flatten().split(1 << 24), y.flatten().split(1 << 24), strict=True):
-                yield float((p.double() - q.double()).square().sum())
+            pieces = zip(x.flatten().split(1 << 24), y.flatten().split(1 << 24), strict=True)
+            yield name, math.fsum(float((p.double() - q.double()).square().sum()) for p, q in pieces)
 
 
 @contextmanager
