@@ -37,6 +37,8 @@ def divergences(
     At every position of the response the sum runs over the whole vocabulary, so the only chance is in the response.
     `tuned` is an adapter or a whole model. Raises UserError for a tuned model with another vocabulary.
     """
+    if not _is_adapter(tuned) and load_model(tuned).tokenizer.get_vocab() != seed_lm.tokenizer.get_vocab():
+        raise UserError(f"{tuned}: has another vocabulary than {seed_lm.name}; their tokens cannot be compared.")
     sampling = Sampling(max_new_tokens, temperature=1.0, seed=seed)
     requests = [Request(e.id, prompter.evaluate(e.prompt), sampling) for e in items]
     engine = TransformersEngine(seed_lm, {prompter.end_id, seed_lm.tokenizer.eos_token_id})
@@ -60,6 +62,10 @@ def _sampled(engine: TransformersEngine, requests: Sequence[Request]) -> dict[st
     return made
 
 
+def _is_adapter(tuned: str) -> bool:
+    return (Path(tuned) / "adapter_config.json").is_file()
+
+
 @contextmanager
 def _both(seed_lm: SeedLM, tuned: str) -> Iterator[tuple[Logits, Logits]]:
     """The seed LM and the tuned model side by side; with an adapter, one model with it off and on."""
@@ -74,11 +80,8 @@ def _both(seed_lm: SeedLM, tuned: str) -> Iterator[tuple[Logits, Logits]]:
 
         return answer
 
-    if not (Path(tuned) / "adapter_config.json").is_file():
-        other = load_model(tuned, seed_lm.dtype).model
-        if other.config.get_text_config().vocab_size != seed_lm.config.get_text_config().vocab_size:
-            raise UserError(f"{tuned}: has another vocabulary than {seed_lm.name}; their tokens cannot be compared.")
-        yield logits(seed_lm.model), logits(other)
+    if not _is_adapter(tuned):
+        yield logits(seed_lm.model), logits(load_model(tuned, seed_lm.dtype).model)
         return
     model = PeftModel.from_pretrained(seed_lm.model, tuned).eval()
 
