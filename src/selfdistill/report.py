@@ -16,6 +16,7 @@ from typing import Any
 
 from selfdistill.compare import compare
 from selfdistill.errors import UserError
+from selfdistill.plots import curve, forest
 from selfdistill.records import Example, Prediction, Rewrite, Selected, Verdict, read_records
 from selfdistill.store import write_atomic
 
@@ -298,12 +299,28 @@ def show(report: dict[str, Any], console: Any) -> None:
     seeds = spread_rows(report["tasks"])
     if seeds[1]:
         print_table(*seeds, "trainings with other seeds, points", console)
+    for line in plots(report):
+        console.print(line, highlight=False, markup=False, no_wrap=True, crop=False)
     share = 100 * report["distilled"] / report["rows"] if report["rows"] else 0.0
     reasons = ", ".join(f"{reason} {count}" for reason, count in report["yield"].items())
     line = f"yield: {report['distilled']} of {report['rows']} rows distilled ({share:.1f} %): {reasons}"
     for text in (line, gap_sentence(report["gap"])):
         console.print(text, highlight=False)
     console.print(f"\n{report['summary']}", style="bold", highlight=False, markup=False)
+
+
+def plots(report: dict[str, Any]) -> list[str]:
+    """What changed against the seed LM and how the training went, in characters."""
+    names = [arm["name"] for arm in report["arms"]]
+    changes = [(f"{t['task']}, {name}", _difference(t, "seed", name)) for t in report["tasks"] for name in names]
+    lines = ["change against the seed LM, points [95 % interval]", *forest(changes), ""]
+    lines += ["training loss, nats a token, first to last step"]
+    longest = max((len(name) for name in report["training"]), default=0)
+    for name, training in report["training"].items():
+        losses = [x["loss"] for x in training["loss"]]
+        if losses:
+            lines.append(f"{name:<{longest}}  {losses[0]:.3f} {curve(losses)} {losses[-1]:.3f}")
+    return [*lines, ""]
 
 
 def show_comparison(table: list[dict[str, Any]], console: Any) -> None:
