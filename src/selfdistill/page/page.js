@@ -1,0 +1,335 @@
+"use strict";
+// The examples: filter, search, page, show whole. What a model wrote reaches the page through textContent alone.
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const PAGE = 20; // items on one page
+  const CUT = 1500; // characters of a text before "Show all"
+  const CELLS = 4e6; // of the table that a comparison by words may fill
+  const SIGNS = { correct: "✓", wrong: "✗", truncated: "✂", error: "!", unjudged: "?" };
+  const SAYS = { truncated: "cut off", unjudged: "not judged" };
+  const get = (id) => document.getElementById(id);
+  const methods = (arm) => (arm === "seed" ? "seed" : arm.startsWith("sdft") ? "sdft" : "vanilla");
+  let shown = data.items;
+  let page = 0;
+
+  function make(name, classes, ...children) {
+    const element = document.createElement(name);
+    if (classes) element.className = classes;
+    element.append(...children.filter((c) => c !== null));
+    return element;
+  }
+
+  // Control characters as their pictures; halves of characters and the like as U+FFFD.
+  function visible(text) {
+    const whole = text.toWellFormed ? text.toWellFormed() : text;
+    return whole
+      .replace(/\r\n/g, "\n")
+      .replace(/[\x00-\x08\x0b-\x1f]/g, (c) => String.fromCharCode(0x2400 + c.charCodeAt(0)))
+      .replace(/\x7f/g, "\u2421")
+      .replace(/[\x80-\x9f]/g, "\ufffd");
+  }
+
+  // --- differences by words: [kind, text] with kind "same", "ins" or "del" -------------------------------------
+
+  const words = (text) => text.match(/[\p{L}\p{N}\p{M}]+|\s+|[^\p{L}\p{N}\p{M}\s]/gu) || [];
+
+  /** What of `a` is gone and what of `b` is new, each as segments of its own text; null where both are too long. */
+  function compared(a, b) {
+    const x = words(a), y = words(b);
+    let start = 0, end = 0;
+    while (start < x.length && start < y.length && x[start] === y[start]) start++;
+    while (end < x.length - start && end < y.length - start && x[x.length - 1 - end] === y[y.length - 1 - end]) end++;
+    const n = x.length - start - end, m = y.length - start - end;
+    if (n * m > CELLS) return null;
+    const wide = m + 1, best = new Uint16Array((n + 1) * wide); // a longest common sequence has at most 2000 words
+    for (let i = n - 1; i >= 0; i--)
+      for (let j = m - 1; j >= 0; j--)
+        best[i * wide + j] = x[start + i] === y[start + j]
+          ? best[(i + 1) * wide + j + 1] + 1
+          : Math.max(best[(i + 1) * wide + j], best[i * wide + j + 1]);
+    const gone = new Set(), fresh = new Set();
+    let i = 0, j = 0;
+    while (i < n || j < m) {
+      if (i < n && j < m && x[start + i] === y[start + j]) { i++; j++; }
+      else if (j >= m || (i < n && best[(i + 1) * wide + j] >= best[i * wide + j + 1])) gone.add(start + i++);
+      else fresh.add(start + j++);
+    }
+    return [segments(x, gone, "del"), segments(y, fresh, "ins")];
+  }
+
+  function segments(tokens, marked, kind) {
+    const found = [];
+    const at = (k) => (marked.has(k) || (!tokens[k].trim() && marked.has(k - 1) && marked.has(k + 1)) ? kind : "same");
+    tokens.forEach((token, k) => {
+      if (found.length && found.at(-1)[0] === at(k)) found.at(-1)[1] += token;
+      else found.push([at(k), token]);
+    });
+    return found;
+  }
+
+  // --- one item ------------------------------------------------------------------------------------------------
+
+  function textBlock(pieces, style) {
+    const box = make("div", `text ${style || ""}`);
+    box.dir = "auto";
+    const fill = (limit) => {
+      let left = limit;
+      const nodes = [];
+      for (const [kind, text] of pieces) {
+        if (left <= 0) break;
+        const part = visible(text.length > left ? text.slice(0, left) : text);
+        nodes.push(kind === "same" ? document.createTextNode(part) : make(kind, "", part));
+        left -= text.length;
+      }
+      box.replaceChildren(...nodes);
+    };
+    const size = pieces.reduce((sum, [, text]) => sum + text.length, 0);
+    fill(CUT);
+    if (size === 0) box.append(make("em", "", "empty"));
+    if (size <= CUT * 1.2) {
+      fill(Infinity);
+      if (size === 0) box.append(make("em", "", "empty"));
+      return box;
+    }
+    const button = make("button", "", `Show all ${size.toLocaleString("en")} characters`);
+    button.type = "button";
+    button.addEventListener("click", () => {
+      fill(Infinity);
+      box.tabIndex = -1;
+      box.focus();
+      button.remove();
+    });
+    return make("div", "", box, button);
+  }
+
+  const plain = (text, style) => textBlock([["same", text]], style);
+  const part = (title, ...content) => make("div", "", make("h4", "", title), ...content);
+  const said = (text) => make("p", "said", make("bdi", "", visible(text)));
+
+  function verdict(answer) {
+    if (!answer.verdict) return make("span", "verdict", "not judged");
+    const name = SAYS[answer.verdict] || answer.verdict;
+    return make("span", `verdict ${answer.verdict}`, `${SIGNS[answer.verdict]} ${name}`);
+  }
+
+  function answers(item) {
+    const cards = data.arms.filter((arm) => item.answers[arm]).map((arm) => {
+      const a = item.answers[arm];
+      const title = make("h4", "", make("bdi", "", visible(arm)), " answers ", a.verdict ? verdict(a) : "");
+      const card = make("div", "", title, plain(a.text, methods(arm)));
+      const facts = [["read as", a.extracted], ["expected", a.expected], ["class", a.label], ["note", a.note]];
+      for (const [name, value] of facts) if (value) card.append(said(`${name}: ${cut(value, 300)}`));
+      if (a.finish && a.finish !== "stop") card.append(said(`ended by: ${a.finish}`));
+      if (a.samples) card.append(said(a.samples));
+      return card;
+    });
+    return cards.length ? make("div", "sides", ...cards) : null;
+  }
+
+  function training(item) {
+    const sides = item.references.map((reference, k) => {
+      const rewrite = item.rewrites && item.rewrites[k];
+      const of = item.references.length > 1 ? ` of turn ${k + 1}` : "";
+      if (rewrite === undefined) return make("div", "sides", part(`Reference${of}`, plain(reference)), part(`Rewrite${of}`, make("p", "none", "none")));
+      const marked = compared(reference, rewrite);
+      const [left, right] = marked || [[["same", reference]], [["same", rewrite]]];
+      const box = part(`Rewrite${of}${item.kept ? ", kept" : ", not kept"}`, textBlock(right, "sdft"));
+      if (!marked) box.append(said("too long to mark the differences by words"));
+      return make("div", "sides", part(`Reference${of}`, textBlock(left, "vanilla")), box);
+    });
+    const facts = [];
+    if (item.reason) facts.push(`${item.reason}: ${data.reasons[item.reason] || ""}`);
+    const nll = (v) => (typeof v === "number" ? v.toFixed(2) : "not measured");
+    if (item.nll) facts.push(`seed NLL in nats a token: reference ${nll(item.nll[0])}, what trains ${nll(item.nll[1])}`);
+    if (item.candidates > 1) facts.push(`one of ${item.candidates} candidates; the others lie in rewrites.jsonl`);
+    if (item.note) facts.push(`note: ${item.note}`);
+    return [...sides, make("div", "", ...facts.map(said))];
+  }
+
+  function body(item) {
+    const prompt = item.prompt.length
+      ? item.prompt.map(([role, text]) => part(item.prompt.length > 1 ? `Prompt, ${role}` : "Prompt", plain(text)))
+      : [part("Prompt", make("p", "none", "not recorded"))];
+    const middle = item.kind === "row" ? training(item) : item.references.slice(-1).map((r) => part("Reference", plain(r)));
+    const asked = answers(item) || make("p", "said", "The arms were not asked this row.");
+    return make("div", "body", ...prompt, ...middle, asked, said(`id ${cut(item.id, 200)}`));
+  }
+
+  const cut = (text, most) => (text.length > most ? `${text.slice(0, most)}…` : text);
+
+  function opening(item) {
+    const last = item.prompt.length ? item.prompt.at(-1)[1] : "";
+    const text = visible(cut(last, 300)).replace(/\s+/g, " ").trim();
+    return text || visible(cut(item.id, 100));
+  }
+
+  function entry(item) {
+    const kind = make("bdi", "chip", item.kind === "row" ? "training row" : visible(cut(item.task, 40)));
+    const start = make("span", "start", opening(item));
+    start.dir = "auto";
+    const signs = make("span", "signs");
+    if (item.reason) signs.append(make("span", item.kept ? "correct" : "", `${item.kept ? "✓" : "–"} ${item.reason}`));
+    if (item.kind === "item" && data.arms.length <= 6)
+      for (const arm of data.arms) {
+        const v = item.answers[arm] && item.answers[arm].verdict;
+        const name = v ? SAYS[v] || v : "not measured";
+        const sign = make("span", v || "", `${v ? SIGNS[v] : "–"} `, make("bdi", "", visible(arm)), make("span", "hear", ` ${name}`));
+        sign.title = name;
+        signs.append(sign);
+      }
+    const box = make("details", "item", make("summary", "", kind, start, signs));
+    box.addEventListener("toggle", () => {
+      if (box.open && box.children.length === 1) box.append(body(item));
+    });
+    return box;
+  }
+
+  // --- filters -------------------------------------------------------------------------------------------------
+
+  const right = (item, arm) => item.answers[arm] && item.answers[arm].verdict === "correct";
+  const wrong = (item, arm) => item.answers[arm] && item.answers[arm].verdict && item.answers[arm].verdict !== "correct" && item.answers[arm].verdict !== "unjudged";
+  const inSomePair = (test) => (item) => item.kind === "item" && data.pairs.some(([v, s]) => test(item, v, s));
+  const CHANGES = {
+    "broken by vanilla, kept by SDFT": inSomePair((i, v, s) => right(i, "seed") && wrong(i, v) && right(i, s)),
+    "broken by SDFT, kept by vanilla": inSomePair((i, v, s) => right(i, "seed") && right(i, v) && wrong(i, s)),
+    "broken by both": inSomePair((i, v, s) => right(i, "seed") && wrong(i, v) && wrong(i, s)),
+    "learnt by both": inSomePair((i, v, s) => wrong(i, "seed") && right(i, v) && right(i, s)),
+    "learnt by vanilla alone": inSomePair((i, v, s) => wrong(i, "seed") && right(i, v) && wrong(i, s)),
+    "learnt by SDFT alone": inSomePair((i, v, s) => wrong(i, "seed") && wrong(i, v) && right(i, s)),
+  };
+  const haystacks = new Map();
+
+  function haystack(item) {
+    let text = haystacks.get(item);
+    if (text === undefined) {
+      const texts = [item.id, item.task, ...item.prompt.map((t) => t[1]), ...item.references, ...(item.rewrites || [])];
+      text = [...texts, ...Object.values(item.answers).map((a) => a.text)].join("\n").toLowerCase();
+      haystacks.set(item, text);
+    }
+    return text;
+  }
+
+  function counts(values) {
+    const found = new Map();
+    for (const v of values) if (v !== undefined && v !== "") found.set(v, (found.get(v) || 0) + 1);
+    return [...found];
+  }
+
+  function options(select, choices) {
+    select.replaceChildren(...choices.map(([value, text]) => {
+      const option = make("option", "", visible(cut(text, 80)));
+      option.value = value;
+      return option;
+    }));
+  }
+
+  function chosen() {
+    const value = (id) => get(id).value;
+    const tests = [];
+    const kind = value("kind"), task = get("task").selectedIndex, reason = value("reason"), change = value("change");
+    if (kind) tests.push((i) => i.kind === kind);
+    if (task > 0) tests.push((i) => i.kind === "item" && i.task === tasks[task - 1][0]);
+    if (reason) tests.push((i) => i.reason === reason);
+    if (change) tests.push(CHANGES[change]);
+    for (const [k, arm] of data.arms.entries()) {
+      const wanted = value(`verdict-${k}`);
+      if (wanted === "not correct") tests.push((i) => wrong(i, arm));
+      else if (wanted) tests.push((i) => i.answers[arm] && i.answers[arm].verdict === wanted);
+    }
+    const asked = value("q").toLowerCase().split(/\s+/).filter(Boolean);
+    if (asked.length) tests.push((i) => asked.every((word) => haystack(i).includes(word)));
+    return data.items.filter((item) => tests.every((test) => test(item)));
+  }
+
+  function update() {
+    shown = chosen();
+    page = 0;
+    draw();
+  }
+
+  function draw() {
+    const last = Math.max(0, Math.ceil(shown.length / PAGE) - 1);
+    page = Math.min(Math.max(page, 0), last);
+    const part = shown.slice(page * PAGE, (page + 1) * PAGE);
+    get("list").replaceChildren(...part.map(entry));
+    const number = (n) => n.toLocaleString("en");
+    const range = part.length ? `, showing ${number(page * PAGE + 1)} to ${number(page * PAGE + part.length)}` : "";
+    get("status").textContent = `${number(shown.length)} of ${number(data.items.length)} examples${range}`;
+    get("page").value = page + 1;
+    get("page").max = last + 1;
+    get("of").textContent = `of ${number(last + 1)}`;
+    get("previous").setAttribute("aria-disabled", String(page === 0));
+    get("next").setAttribute("aria-disabled", String(page === last));
+  }
+
+  function turn(to) {
+    const before = page;
+    page = to;
+    draw();
+    if (page !== before) get("status").scrollIntoView({ block: "start" });
+  }
+
+  // --- begin ---------------------------------------------------------------------------------------------------
+
+  const tasks = counts(data.items.map((i) => (i.kind === "item" ? i.task : "")));
+  const kinds = counts(data.items.map((i) => i.kind));
+  const names = { row: "training rows", item: "items of the tasks" };
+  options(get("kind"), [["", "everything"], ...kinds.map(([k, n]) => [k, `${names[k]} (${n})`])]);
+  options(get("task"), [["", "every task"], ...tasks.map(([t, n]) => [t, `${cut(t, 60)} (${n})`])]);
+  const reasons = counts(data.items.map((i) => i.reason));
+  options(get("reason"), [["", "any"], ...reasons.map(([r, n]) => [r, `${r} (${n})`])]);
+  const changes = Object.keys(CHANGES).map((c) => [c, data.items.filter(CHANGES[c]).length]);
+  options(get("change"), [["", "anything"], ...changes.map(([c, n]) => [c, `${c} (${n})`])]);
+  data.arms.forEach((arm, k) => {
+    const verdicts = counts(data.items.map((i) => i.answers[arm] && i.answers[arm].verdict));
+    const select = make("select", "");
+    select.id = `verdict-${k}`;
+    options(select, [["", "any"], ...verdicts.map(([v, n]) => [v, `${SAYS[v] || v} (${n})`]), ["not correct", "anything but correct"]]);
+    const label = make("label", "", make("bdi", "", visible(arm)));
+    label.htmlFor = select.id;
+    get("verdicts").append(make("div", "", label, select));
+  });
+
+  let waiting;
+  get("q").addEventListener("input", () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(update, 120);
+  });
+  get("filters").addEventListener("change", (event) => event.target.id === "q" || update());
+  get("filters").addEventListener("submit", (event) => event.preventDefault());
+  get("filters").addEventListener("reset", () => setTimeout(update));
+  get("previous").addEventListener("click", () => turn(page - 1));
+  get("next").addEventListener("click", () => turn(page + 1));
+  get("page").addEventListener("change", () => turn((parseInt(get("page").value, 10) || 1) - 1));
+  get("open").addEventListener("click", () => {
+    const boxes = [...get("list").children];
+    const open = boxes.some((box) => !box.open);
+    for (const box of boxes) box.open = open;
+  });
+
+  // The numbers of items in the table of differences show these items.
+  for (const place of document.querySelectorAll(".moved")) {
+    const { task, right: good, wrong: bad } = place.dataset;
+    const at = [tasks.findIndex(([t]) => t === task), data.arms.indexOf(good), data.arms.indexOf(bad)];
+    if (at.includes(-1) || /^.0$/.test(place.textContent)) continue;
+    const button = make("button", "link", place.textContent);
+    button.type = "button";
+    button.title = `Show the items that ${good} has right and ${bad} has not`;
+    button.setAttribute("aria-label", `${place.textContent}: ${button.title}`);
+    button.addEventListener("click", () => {
+      get("filters").reset();
+      get("task").selectedIndex = at[0] + 1;
+      get(`verdict-${at[1]}`).value = "correct";
+      get(`verdict-${at[2]}`).value = "not correct";
+      setTimeout(() => {
+        get("examples").scrollIntoView();
+        get("status").tabIndex = -1;
+        get("status").focus({ preventScroll: true });
+      });
+    });
+    place.replaceChildren(button);
+  }
+
+  for (const part of document.querySelectorAll(".js")) part.hidden = false;
+  draw();
+})();
