@@ -86,6 +86,33 @@ def test_a_run_is_a_folder_that_explains_itself(finished):
     assert seen["seed"] == seen["vanilla"] == seen["sdft"]
 
 
+def test_one_item_is_shown_whole_and_the_report_has_plots(finished):
+    row = next(read_records(finished / "out" / "selected.jsonl", Selected))
+    done = cli("show", finished / "out", "--id", row.id[:12])
+    assert done.returncode == 0, done.stderr
+    assert all(word in done.stdout for word in ("reference", "seed NLL", row.reason.value, "user"))
+    item = next(read_records(finished / "out" / "sdft" / "predictions.jsonl", Prediction))
+    done = cli("show", finished / "out", "--id", item.id)
+    assert all(f"{arm} (" in done.stdout for arm in ARMS) and " ".join(item.text.split())[:30] in " ".join(
+        done.stdout.split()
+    )
+    done = cli("show", finished / "out", "--id", "nothing")
+    assert done.returncode == 2 and "no item whose id begins with 'nothing'" in done.stderr
+    text = (finished / "stdout").read_text()
+    assert "change against the seed LM" in text and "training loss" in text
+
+
+def test_plots_put_value_interval_and_zero_where_they_belong():
+    from selfdistill.plots import WIDTH, curve, forest
+
+    lines = forest([("a", {"low": -0.5, "value": 0.0, "high": 1.0}), ("bb", None)])
+    line = lines[0][4:].ljust(WIDTH)
+    assert line[WIDTH // 2] == "o" and line.count("-") == WIDTH * 3 // 4 - 1 and line.rstrip().endswith("-")
+    assert lines[1] == "bb  not measured" and "-100.0" in lines[2] and "+100.0" in lines[2]
+    assert forest([("a", None)]) == []
+    assert curve([4, 3, 2, 1, 0]) == "█▆▄▃▁" and curve([]) == "" and len(curve(range(1000))) == WIDTH
+
+
 def test_output_rows_join_the_users_rows(finished):
     examples = {json.loads(x)["id"]: json.loads(x) for x in (finished / "out" / "examples.jsonl").open()}
     selected = list(read_records(finished / "out" / "selected.jsonl", Selected))

@@ -351,6 +351,17 @@ def shift(
 
 
 @app.command()
+def show(
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    id: Annotated[str, typer.Option("--id", help="Id of a training row or an item, or how it begins.")],
+) -> None:
+    """One row or item of a run, whole: what was rewritten, what every arm answered."""
+    from selfdistill.show import show_item
+
+    show_item(folder, id, _console())
+
+
+@app.command()
 def validate(
     task: Annotated[list[str], typer.Option(help="As for evaluate: paper:NAME, micro:ABILITY, name=...,path=...")],
     data_dir: DataDir = None,
