@@ -45,6 +45,30 @@ def embedded():
     return load_model("embedded")
 
 
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory) -> Path:
+    """A finished run with two arms and two tasks, to be read; what writes into it takes a copy."""
+    from selfdistill.config import Recipe, checked
+    from selfdistill.run import run
+
+    tasks = [
+        {"name": "rare_tools", "path": "micro:rare_tools", "limit": 8, "max_new_tokens": 96, "role": "target"},
+        {"name": "facts", "path": "micro:facts", "limit": 6, "max_new_tokens": 96},
+        {"name": "tools", "path": "micro:tools", "limit": 6, "max_new_tokens": 96},
+    ]
+    recipe = {
+        "model": "embedded",
+        "data": {"path": "micro:rare_tools", "sample": 24},
+        "distill": {"max_new_tokens": 96},
+        "select": {"check": "function_call"},
+        "train": {"epochs": 2, "lr": 3e-3, "preset": "strong", "batch_size": 4},
+        "tasks": tasks,
+    }
+    out = tmp_path_factory.mktemp("small") / "run"
+    run(checked(Recipe, recipe, "recipe"), out)
+    return out
+
+
 def random_adapter(folder: Path, std: float) -> str:
     """A LoRA adapter of the embedded model in `folder`; the more `std`, the more it changes what the model says."""
     import torch

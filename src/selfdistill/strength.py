@@ -141,7 +141,7 @@ def mean_score(results: Sequence[TaskResult]) -> Mean | None:
     mean = sum(p for p, _, _ in found) / count
     down = math.sqrt(sum((p - low) ** 2 for p, low, _ in found)) / count
     up = math.sqrt(sum((high - p) ** 2 for p, _, high in found)) / count
-    return Mean(count, mean, mean - down, mean + up)
+    return Mean(count, mean, max(0.0, mean - down), min(1.0, mean + up))  # rounding may leave 0 and 1
 
 
 def strengths_of(text: str) -> list[float]:
