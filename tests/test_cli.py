@@ -110,7 +110,7 @@ def test_plots_put_value_interval_and_zero_where_they_belong():
     assert line[WIDTH // 2] == "o" and line.count("-") == 30 and line.rstrip().endswith("-")
     assert lines[1] == "bb  not measured" and "-100.0" in lines[2] and "+100.0" in lines[2]
     assert forest([("a", None)]) == []
-    assert curve([4, 3, 2, 1, 0]) == "█▆▄▃▁" and curve([]) == "" and len(curve(range(1000))) == WIDTH
+    assert curve([4, 3, 2, 1, 0]) == "█▆▅▃▁" and curve([]) == "" and len(curve(range(1000))) == WIDTH
 
 
 def test_output_rows_join_the_users_rows(finished):
