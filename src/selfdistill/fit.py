@@ -81,8 +81,10 @@ def fit(
             trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
             if settings.patience:
                 trainer.add_callback(transformers.EarlyStoppingCallback(settings.patience))
-            if sharded() and trainer.accelerator.distributed_type == DistributedType.MULTI_CPU:
-                raise UserError("the launcher asks for FSDP or DeepSpeed, and accelerate has neither on a CPU.")
+            if sharded() and trainer.accelerator.distributed_type not in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+                raise UserError(
+                    f"the launcher asks for FSDP or DeepSpeed, and accelerate has neither on {seed_lm.device}. Leave that out."
+                )
             trainer.train(resume_from_checkpoint=_last_checkpoint(out))
         _save(trainer, seed_lm, settings, out)
     history = trainer.state.log_history
@@ -232,11 +234,20 @@ def _save(trainer: Any, seed_lm: SeedLM, settings: TrainSettings, out: Path) -> 
             state = {k: v.to(dtype) for k, v in state.items()}
     if process().main:
         model.save_pretrained(out, state_dict=state)
+        if settings.tune != "full":
+            _put_in_order(out / "adapter_config.json")
         if settings.tune == "full":
             seed_lm.tokenizer.save_pretrained(out)
         for folder in out.glob("checkpoint-*"):
             shutil.rmtree(folder)
     trainer.accelerator.wait_for_everyone()
+
+
+def _put_in_order(config: Path) -> None:
+    """PEFT keeps names of modules as sets, whose order is another in every process."""
+    values = json.loads(config.read_text(encoding="utf-8"))
+    values["target_modules"] = sorted(values["target_modules"])
+    config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 # --- the model ---------------------------------------------------------------------------------------------------

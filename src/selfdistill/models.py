@@ -38,6 +38,7 @@ class SeedLM:
     @cached_property
     def model(self) -> Any:
         """The model with its weights, on its device."""
+        gc.collect()  # what a training left
         model = self.fresh()
         return model if self.quantized else model.to(self.device)
 
