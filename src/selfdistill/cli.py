@@ -389,26 +389,82 @@ def validate(
 
 @app.command()
 def compare(
-    folders: Annotated[list[Path], typer.Argument(help="Two or more folders that `evaluate` wrote.")],
+    arms: Annotated[
+        list[str],
+        typer.Argument(
+            help="Two or more: folders that `evaluate` wrote, files of item scores, or models and adapters to ask first."
+        ),
+    ],
     out: Annotated[Path | None, typer.Option(help="Also write the table as JSON.")] = None,
+    base: Annotated[str | None, typer.Option(help="The model of the adapters.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="What to ask models and adapters, as for evaluate.")] = None,
+    work: Annotated[Path | None, typer.Option(help="Folder for their answers; a second time they are there.")] = None,
+    template: Template = "using",
+    prompt_format: PromptFormat = "chat",
+    seed: Seed = 0,
+    engine: EngineOption = "transformers",
+    data_dir: DataDir = None,
+    judge_url: JudgeUrl = None,
+    judge_model: JudgeModel = None,
+    allow_code: AllowCode = False,
 ) -> None:
-    """Compare evaluations of the same items: scores, and paired differences with intervals."""
+    """Compare answers to the same items: scores, and paired differences with intervals."""
     import json
 
     from selfdistill.compare import compare as run_compare
+    from selfdistill.compare import measure
+    from selfdistill.config import TaskSettings, checked
     from selfdistill.errors import UserError
     from selfdistill.report import show_comparison
     from selfdistill.store import write_atomic
+    from selfdistill.tasks.load import Permissions, load_tasks
 
-    names = [f.name if [g.name for g in folders].count(f.name) == 1 else str(f) for f in folders]
+    last = [Path(a).stem if Path(a).is_file() else Path(a).name for a in arms]
+    names = [n if last.count(n) == 1 else a for n, a in zip(last, arms, strict=True)]
     if len(set(names)) < 2:
-        raise UserError("compare: two different folders are needed.")
+        raise UserError("compare: two different folders, files or models are needed.")
     if out and out.exists():
         raise UserError(f"{out}: exists. Remove it or choose another name.")
-    table = run_compare(dict(zip(names, folders, strict=True)))
+    progress = _progress()
+
+    def load() -> list[Any]:
+        if not task:
+            raise UserError("compare: to ask a model, at least one --task is needed.")
+        settings = [checked(TaskSettings, t, "--task") for t in _tasks(task)]
+        permissions = Permissions(allow_code, _judge(judge_url, judge_model), data_dir)
+        return load_tasks(settings, seed, permissions, progress)
+
+    places = measure(arms, base, work, load, lambda m: _engine(engine, m, prompt_format, template, progress), progress)
+    table = run_compare(dict(zip(names, places, strict=True)))
     show_comparison(table, _console())
     if out:
         write_atomic(out, json.dumps(table, indent=1) + "\n")
+
+
+@app.command()
+def gate(
+    base: Annotated[Path, typer.Argument(help="Answers of the model to hold on to: as for compare.")],
+    new: Annotated[Path, typer.Argument(help="Answers of the model that is to take its place, to the same items.")],
+    margin: Annotated[float, typer.Option(help="The loss that is put up with on each probe, in points.")] = 2.0,
+    alpha: Annotated[float, typer.Option(help="Chance of a wrong pass, and of a wrong fail.")] = 0.05,
+    task: Annotated[list[str] | None, typer.Option(help="Test this task only; as often as needed.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all numbers and ids as JSON.")] = None,
+    junit_file: Annotated[Path | None, typer.Option("--junit", help="Write a JUnit XML report.")] = None,
+    listed: Annotated[int, typer.Option("--list", help="Show at most so many lost items of a task.", min=0)] = 20,
+) -> None:
+    """Pass a model only if it lost nothing that matters (exit 0), fail it (1), or say that items are too few (3)."""
+    import json
+
+    from selfdistill import gate as stage
+    from selfdistill.store import write_atomic
+
+    result = stage.gate(base, new, margin / 100, alpha, task or ())
+    if json_file:
+        write_atomic(json_file, json.dumps(result.record(), indent=1) + "\n")
+    if junit_file:
+        write_atomic(junit_file, stage.junit(result))
+    stage.show(result, _console(), listed)
+    raise typer.Exit(stage.EXIT_CODES[result.verdict])
 
 
 @app.command()

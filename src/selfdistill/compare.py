@@ -1,15 +1,19 @@
 """Compare: what changed between two sets of predictions on the same items.
 
-In:  evaluation folders, one per arm (predictions.jsonl and result.json), or several: one per seed that trained it.
+In:  answers, a folder or file per arm (foreign.py says which), or several: one per seed that trained it.
 Out: per task each arm's score with its interval, and the paired difference of every two arms.
 
     selfdistill compare runs/seed runs/vanilla runs/sdft
+
+What has no answers yet, a model or an adapter, is asked first (`measure`).
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
@@ -17,62 +21,127 @@ from statistics import stdev
 from typing import Any
 
 from selfdistill.errors import UserError
-from selfdistill.evaluate import read_results
-from selfdistill.records import Prediction, TaskResult, Verdict, read_records
-from selfdistill.stats import mean_interval, paired, repeated
+from selfdistill.evaluate import adapter_digest, engine_errors, evaluate
+from selfdistill.foreign import Answers, kind_of, read_answers
+from selfdistill.power import effect_of
+from selfdistill.progress import Progress
+from selfdistill.records import TaskResult
+from selfdistill.stats import Difference, clustered, differ, holm, mean_interval, repeated
+from selfdistill.store import digest_of
+from selfdistill.tasks.load import Task
+from selfdistill.templates import Prompter
 
-Scores = dict[str, list[bool]]
-"""Right or wrong by item id, once per seed."""
+Scores = dict[str, list[float]]
+"""Score by item id, once per seed."""
 
 
 def compare(arms: Mapping[str, Path | Sequence[Path]]) -> list[dict[str, Any]]:
     """One entry per task: {task, role, check, arms: {arm: result}, differences: [{a, b, ...}]}.
 
     A result is a TaskResult; an arm of several folders has the mean over them, whose interval is the error of the items
-    alone, and beside it `seeds` (the score in each folder) and `spread` (their standard deviation).
+    alone, and beside it `seeds` (the score in each folder) and `spread` (their standard deviation). A difference is a
+    `stats.Difference`, with `p_holm` (p adjusted over all tasks of the same two arms) and `detectable` (the smallest
+    change that as many items with as many unlike pairs show with 80 % power).
     Raises UserError where two folders did not answer the same items: such scores cannot be paired.
     """
     folders = {arm: [place] if isinstance(place, Path) else list(place) for arm, place in arms.items()}
-    results = {arm: [read_results(f) for f in places] for arm, places in folders.items()}
-    scores = {arm: [_verdicts(f) for f in places] for arm, places in folders.items()}
-    tasks = list(dict.fromkeys(t for each in results.values() for r in each for t in r))
+    answers = {arm: [read_answers(f) for f in places] for arm, places in folders.items()}
+    tasks = list(dict.fromkeys(t for each in answers.values() for r in each for t in r.results))
     table = []
     for task in tasks:
-        having = [arm for arm in arms if all(task in r for r in results[arm])]
-        items = {arm: _joined(task, [s.get(task, {}) for s in scores[arm]], folders[arm]) for arm in having}
-        first = results[having[0]][0][task]
+        having = [arm for arm in arms if all(task in r.results for r in answers[arm])]
+        items = {arm: _joined(task, [s.scores.get(task, {}) for s in answers[arm]], folders[arm]) for arm in having}
+        first = answers[having[0]][0].results[task]
         table.append(
             {
                 "task": task,
                 "role": first.role,
                 "check": first.check,
-                "arms": {arm: _result([r[task] for r in results[arm]], items[arm]) for arm in having},
+                "arms": {arm: _result([r.results[task] for r in answers[arm]], items[arm]) for arm in having},
                 "differences": [
-                    {"a": a, "b": b, **asdict(_difference(task, items[a], items[b], folders[a][0], folders[b][0]))}
+                    {"a": a, "b": b, **asdict(found), "detectable": effect_of(found)}
                     for a, b in combinations(having, 2)
                     if items[a] and items[b]
+                    for found in [_difference(task, items, a, b, folders, sources_of(task, answers[a] + answers[b]))]
                 ],
             }
         )
+    _adjust(table)
     return table
 
 
-def _verdicts(folder: Path) -> dict[str, dict[str, bool]]:
-    """Right or wrong by item id, by task; answers that wait for a judge are left out."""
-    found: dict[str, dict[str, bool]] = {}
-    for p in read_records(folder / "predictions.jsonl", Prediction):
-        if p.verdict is not Verdict.UNJUDGED:
-            found.setdefault(p.task, {})[p.id] = p.verdict is Verdict.CORRECT
-    return found
+def measure(
+    places: Sequence[str],
+    base: str | None,
+    work: Path | None,
+    load: Callable[[], Sequence[Task]],
+    open_engine: Callable[[str], tuple[str, Prompter, Any]],
+    progress: Progress,
+) -> list[Path]:
+    """Where the answers of each place lie. A model, or an adapter of `base`, is asked the tasks that `load` gives, into
+    a folder of its own under `work`; asked before, it is not asked again.
+
+    `open_engine` makes (digest, prompter, engine) of a model's name.
+    """
+    models: dict[str, list[str]] = {}
+    for place in dict.fromkeys(places):
+        kind = kind_of(place)
+        if kind == "adapter" and base is None:
+            raise UserError(f"{place}: an adapter. Name its model with --base.")
+        if kind != "answers":
+            models.setdefault(str(base) if kind == "adapter" else place, []).append(place)
+    if not models:
+        return [Path(place) for place in places]
+    if work is None:
+        raise UserError(f"{next(iter(models.values()))[0]}: a model, not answers. Name a folder for them with --work.")
+    tasks, found = load(), {}
+    for model, arms in models.items():
+        digest, prompter, engine = open_engine(model)
+        with closing(engine):
+            for place in arms:
+                adapter = place if kind_of(place) == "adapter" else None
+                found[place] = out = (
+                    work / f"{re.sub('[^A-Za-z0-9_.-]+', '-', Path(place).name)}-{digest_of(place)[:8]}"
+                )
+                with engine.adapter(adapter):
+                    evaluate(tasks, out, digest, engine, prompter, adapter_digest(adapter), place, progress)
+                if failed := engine_errors(out):
+                    raise UserError(f"{place}: the engine failed on {failed} items. The same command asks them again.")
+    return [found.get(place, Path(place)) for place in places]
 
 
-def _joined(task: str, seeds: list[dict[str, bool]], folders: list[Path]) -> Scores:
+def _adjust(table: list[dict[str, Any]]) -> None:
+    """Give every difference its `p_holm`: the tasks are the family of two arms."""
+    families: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for task in table:
+        for d in task["differences"]:
+            families.setdefault((d["a"], d["b"]), []).append(d)
+    for family in families.values():
+        for d, p in zip(family, holm([d["p"] for d in family]), strict=True):
+            d["p_holm"] = p
+
+
+def sources_of(task: str, answers: Sequence[Answers]) -> dict[str, str] | None:
+    """The source of each item where any file names it. Raises UserError where two files say otherwise."""
+    found = [a.clusters[task] for a in answers if task in a.clusters]
+    for other in found[1:]:
+        odd = next((id for id, cluster in other.items() if found[0].get(id, cluster) != cluster), None)
+        if odd is not None:
+            raise UserError(
+                f"task {task}: item {odd} lies in cluster {found[0][odd]} and in {other[odd]}. "
+                "Expected the same clusters in both files."
+            )
+    return found[0] if found else None
+
+
+def _joined(task: str, seeds: list[dict[str, float]], folders: list[Path]) -> Scores:
     for folder, one in zip(folders, seeds, strict=True):
-        _same_items(task, seeds[0], one, folders[0], folder)
+        same_items(task, seeds[0], one, folders[0], folder)
     return {id: [one[id] for one in seeds] for id in seeds[0]}
 
 
-def _same_items(task: str, a: Mapping[str, Any], b: Mapping[str, Any], left: Path, right: Path) -> None:
+def same_items(task: str, a: Mapping[str, Any], b: Mapping[str, Any], left: Path, right: Path) -> None:
+    """Raises UserError where the items are not the same."""
     if a.keys() != b.keys():
         odd = next(iter(a.keys() ^ b.keys()))
         raise UserError(
@@ -81,12 +150,17 @@ def _same_items(task: str, a: Mapping[str, Any], b: Mapping[str, Any], left: Pat
         )
 
 
-def _difference(task: str, a: Scores, b: Scores, left: Path, right: Path) -> Any:
-    _same_items(task, a, b, left, right)
-    ids = sorted(a)
-    if all(len(s[ids[0]]) == 1 for s in (a, b)):
-        return paired([a[i][0] for i in ids], [b[i][0] for i in ids])
-    return repeated([_mean(a[i]) for i in ids], [_mean(b[i]) for i in ids])
+def _difference(
+    task: str, items: dict[str, Scores], a: str, b: str, folders: dict[str, list[Path]], sources: dict[str, str] | None
+) -> Difference:
+    same_items(task, items[a], items[b], folders[a][0], folders[b][0])
+    ids = sorted(items[a])
+    left, right = ([_mean(items[arm][i]) for i in ids] for arm in (a, b))
+    if sources:
+        return clustered(left, right, [sources[i] for i in ids])
+    if len(folders[a]) == len(folders[b]) == 1:
+        return differ(left, right)
+    return repeated(left, right)
 
 
 def _mean(values: Sequence[float]) -> float:

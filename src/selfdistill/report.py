@@ -199,14 +199,24 @@ def spread_rows(table: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]
     return ["task", "arm", "mean", "sd between seeds", "95 % error of the items, +/-", "each seed"], rows
 
 
+COLUMNS = (
+    "p: exact McNemar for answers that are right or wrong; p, Holm: adjusted over the tasks of a pair. MDE: the "
+    "smallest change, in points, that as many items with as many unlike pairs show with 80 % power."
+)
+
+
 def difference_rows(table: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of all paired differences."""
-    rows = []
-    for task in table:
-        for d in task["differences"]:
-            moved = f"+{d['gained']} / -{d['lost']}"
-            rows.append([task["task"], f"{d['b']} - {d['a']}", str(d["n"]), difference_cell(d), moved, f"{d['p']:.2g}"])
-    return ["task", "difference", "n", "points", "items gained / lost", "exact McNemar p"], rows
+    found = [(task["task"], d) for task in table for d in task["differences"]]
+    rows = [
+        [
+            task, f"{d['b']} - {d['a']}", str(d["n"]), difference_cell(d), f"+{d['gained']} / -{d['lost']}",
+            f"{d['p']:.2g}", f"{d['p_holm']:.2g}",
+            "none" if d["detectable"] is None else f"{100 * d['detectable']:.1f}",
+        ]
+        for task, d in found
+    ]  # fmt: skip
+    return ["task", "difference", "n", "points", "gained / lost", "p", "p, Holm", "MDE"], rows
 
 
 def metric_rows(table: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
@@ -235,6 +245,7 @@ def markdown(report: dict[str, Any]) -> str:
     lines += _table(*score_rows(report))
     lines += ["", "## Paired differences", ""]
     lines += _table(*difference_rows(report["tasks"]))
+    lines += ["", COLUMNS]
     seeds = spread_rows(report["tasks"])
     if seeds[1]:
         lines += ["", "## Trainings with other seeds", ""]
@@ -329,6 +340,7 @@ def show_comparison(table: list[dict[str, Any]], console: Any) -> None:
     rows = [[t["task"], *(score_cell(t["arms"].get(a)) for a in names)] for t in table]
     print_table(["task", *names], rows, "percent correct [95 % interval]", console)
     print_table(*difference_rows(table), "paired differences in points [95 % interval]", console)
+    console.print(COLUMNS, highlight=False, markup=False)
 
 
 def side_by_side(run: Path, console: Any, count: int = 3) -> None:
