@@ -41,6 +41,8 @@ CHECKPOINTS = 10
 CURVE = 1000
 """Points of the loss curve; a shorter training logs every step."""
 
+SHARDING = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
 Row = tuple[list[int], list[int]]
 """Input ids and labels."""
 
@@ -81,10 +83,8 @@ def fit(
             trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
             if settings.patience:
                 trainer.add_callback(transformers.EarlyStoppingCallback(settings.patience))
-            if sharded() and trainer.accelerator.distributed_type not in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-                raise UserError(
-                    f"the launcher asks for FSDP or DeepSpeed, and accelerate has neither on {seed_lm.device}. Leave that out."
-                )
+            if sharded() and trainer.accelerator.distributed_type not in SHARDING:
+                raise UserError(f"the launcher asks for FSDP or DeepSpeed; accelerate has neither on {seed_lm.device}.")
             trainer.train(resume_from_checkpoint=_last_checkpoint(out))
         _save(trainer, seed_lm, settings, out)
     history = trainer.state.log_history
