@@ -17,6 +17,7 @@ import json
 import math
 import shlex
 import tomllib
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,23 @@ from selfdistill.page import charts
 from selfdistill.page.items import collect, script
 from selfdistill.page.svg import clean
 from selfdistill.records import Rewrite, Selected, read_records
-from selfdistill.report import EXPLAINED, difference_cell, gap_sentence, pairs, score_cell, score_rows, spread_rows
+from selfdistill.report import (
+    EXPLAINED,
+    difference_cell,
+    difference_rows,
+    gap_sentence,
+    pairs,
+    score_cell,
+    score_rows,
+    spread_rows,
+)
 from selfdistill.store import write_atomic
 
-COMPARED = (("seed", "vanilla", "vanilla", "square"), ("seed", "sdft", "sdft", "diamond"), ("vanilla", "sdft", "both", "triangle"))  # fmt: skip
+COMPARED = (
+    ("seed", "vanilla", "vanilla", "square"),
+    ("seed", "sdft", "sdft", "diamond"),
+    ("vanilla", "sdft", "both", "triangle"),
+)
 """From what to what, the style in page.css, and the shape."""
 
 
@@ -54,6 +68,7 @@ def write_page(run: Path, report: dict[str, Any]) -> Path:
         scatter=charts.scatter(points, curves),
         point_rows=_point_rows(points, curves),
         scores=score_rows(report),
+        differences=difference_rows(report["tasks"]),
         spread=spread_rows(report["tasks"]),
         **_forest(report),
         **_distilled(run, report),
@@ -121,7 +136,7 @@ def _facts(report: dict[str, Any], manifest: dict[str, Any], recipe: dict[str, A
         (
             "finished",
             ended[:10] or str(manifest.get("status") or "not recorded"),
-            " ".join([ended[11:16], took]).strip(),
+            ", ".join(x for x in (ended[11:16] and f"{ended[11:16]} UTC", took) if x),
         ),
     ]
 
@@ -145,7 +160,7 @@ def _forest(report: dict[str, Any]) -> dict[str, Any]:
     groups = []
     for task in report["tasks"]:
         found = {(d["a"], d["b"]): d for d in task["differences"]}
-        rows = []
+        rows: list[dict[str, Any]] = []
         for v, s in pairs(report):
             name = {"seed": "seed", "vanilla": v, "sdft": s}
             for a, b, style, shape in COMPARED:
@@ -175,15 +190,15 @@ def _distilled(run: Path, report: dict[str, Any]) -> dict[str, Any]:
     for reason, n in report["yield"].items():
         kept = reason in ("passed", "kept_unchecked")
         share = n / max(1, report["rows"])
-        bar = charts.share_bar(share, "sdft" if kept else "muted")
-        reasons.append({"reason": reason, "n": n, "share": f"{100 * share:.1f} %", "bar": bar, "said": EXPLAINED.get(reason, "")})  # fmt: skip
+        row = {"reason": reason, "n": n, "share": f"{100 * share:.1f} %", "said": EXPLAINED.get(reason, "")}
+        reasons.append(row | {"bar": charts.share_bar(share, "sdft" if kept else "muted")})
     gap = charts.distributions([b for b, _ in both], [a for _, a in both])
     return {"reasons": reasons, "gap": gap, "gap_said": gap_sentence(report["gap"])}
 
 
 def _curves(report: dict[str, Any]) -> dict[str, Any]:
     """Losses of every training, and their ends as rows."""
-    curves = []
+    curves: list[dict[str, Any]] = []
     for arm in report["arms"]:
         for folder in arm["folders"]:
             record = report["training"][folder]
@@ -193,34 +208,39 @@ def _curves(report: dict[str, Any]) -> dict[str, Any]:
     rows = []
     for c in curves:
         steps = str(max((p["step"] for p in c["loss"]), default="not measured"))
-        ends = [f"{c[k][i]['loss']:.3f}" if c[k] else "not measured" for k, i in (("loss", 0), ("loss", -1), ("held_out", -1))]  # fmt: skip
+        ends = [_end(c["loss"], 0), _end(c["loss"], -1), _end(c["held_out"], -1)]
         rows.append([c["name"], str(c["record"]["rows"]), str(len(c["record"]["dropped"])), steps, *ends])
     return {"losses": charts.losses(curves), "loss_rows": rows, "curves": curves}
 
 
+def _end(points: list[dict[str, Any]], index: int) -> str:
+    return f"{points[index]['loss']:.3f}" if points else "not measured"
+
+
 def _shift_rows(table: Any) -> dict[str, Any] | None:
-    """shift.json, whatever its pairs hold, as a table; None without any."""
+    """shift.json, whatever its pairs hold: a measure a row, a pair a column; None without any."""
     found = table.get("pairs") if isinstance(table, dict) else None
-    rows = [_flat(p) for p in found if isinstance(p, dict)] if isinstance(found, list) else []
-    header = list(dict.fromkeys(k for row in rows for k in row))
-    return {"header": header, "rows": [[row.get(k, "not measured") for k in header] for row in rows]} if rows else None
+    flat = [dict(_flat(p)) for p in found if isinstance(p, dict)] if isinstance(found, list) else []
+    names = [f"{p.pop('a', '')} → {p.pop('b', '')}" for p in flat]
+    measures = list(dict.fromkeys(k for p in flat for k in p))
+    rows = [[m, *(p.get(m, "not measured") for p in flat)] for m in measures]
+    return {"header": ["measure", *names], "rows": rows} if rows else None
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    row: dict[str, str] = {}
-    for key, v in values.items():
-        name = f"{prefix}{key}".replace("_", " ")
-        if isinstance(v, dict) and all(isinstance(v.get(k), int | float) for k in ("value", "low", "high")):
-            row[name] = f"{v['value']:.3g} [{v['low']:.3g}, {v['high']:.3g}]"
-        elif isinstance(v, dict):
-            row |= _flat(v, f"{name} ")
-        elif isinstance(v, list):
-            row[name] = " to ".join(map(str, v)) if len(v) == 2 else f"{len(v)} values"
-        elif isinstance(v, bool) or not isinstance(v, int | float):
-            row[name] = "not measured" if v is None else str(v)
-        else:
-            row[name] = f"{v:.4g}" if isinstance(v, float) else str(v)
-    return row
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Names and cells of what is nested; long lists and tables are left out."""
+    if isinstance(value, dict) and {"value", "low", "high"} <= value.keys():
+        ends = [value[k] for k in ("value", "low", "high")]
+        known = [f"{v:.3f}" for v in ends if isinstance(v, int | float)]
+        yield name, f"{known[0]} [{known[1]}, {known[2]}]" if len(known) == 3 else (known or ["not measured"])[0]
+    elif isinstance(value, dict) and len(value) <= 16:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name} {key}".strip().replace("_", " "))
+    elif isinstance(value, list) and len(value) <= 2:
+        for side, inner in zip(("before", "after"), value, strict=False):
+            yield from _flat(inner, f"{name}, {side}")
+    elif value is None or isinstance(value, str | bool | int | float):
+        yield name, "not measured" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _repeat(manifest: dict[str, Any], recipe: str | None, report: dict[str, Any]) -> dict[str, Any]:

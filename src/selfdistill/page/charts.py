@@ -100,7 +100,7 @@ def scatter(points: Sequence[dict[str, Any]], curves: dict[str, list[dict[str, A
             mark(shape, frame.x(100 * x), frame.y(100 * y), f"hollow {p['method']}", scale=0.6) for x, y in p["seeds"]
         ]
         parts += [*small, mark(shape, *at[id(p)], p["method"], _said(p["name"], p))]
-    labels = Labels(frame, list(at.values()))
+    labels = Labels(frame, [box for p in every for box in _boxes(frame, p)])
     parts += [labels.put("seed LM" if p["name"] == "seed" else p["name"], *at[id(p)], p["method"]) for p in shown]
     for arm, curve in between.items():
         for p in curve:
@@ -109,8 +109,8 @@ def scatter(points: Sequence[dict[str, Any]], curves: dict[str, list[dict[str, A
                 mark(SHAPE.get(kind, "circle"), *at[id(p)], f"hollow {kind}", _said(f"{arm} x {text}", p), 0.7)
             )
             parts.append(labels.put(f"× {text}", *at[id(p)], f"small {kind}"))
-    return frame.draw(parts, "Scatter: score on the target against the mean score on all other tasks, each arm a point. "
-                      "The table below has the same numbers.")  # fmt: skip
+    name = "Scatter: score on the target against the mean score on all other tasks; the table has the same numbers."
+    return frame.draw(parts, name)
 
 
 def _frame_around(every: Sequence[dict[str, Any]], extra: Sequence[tuple[float, float]]) -> Frame:
@@ -134,11 +134,23 @@ def _seed_lines(frame: Frame, shown: Sequence[dict[str, Any]]) -> list[Markup]:
     ]
 
 
+def _ends(frame: Frame, p: dict[str, Any]) -> tuple[float, ...]:
+    """x, y, and the ends of both intervals: left, right, top, bottom."""
+    x, left, right = (frame.x(100 * p["retained"][k]) for k in ("value", "low", "high"))
+    y, top, bottom = (frame.y(100 * p["target"][k]) for k in ("value", "high", "low"))
+    return x, y, left, right, top, bottom
+
+
 def _cross(frame: Frame, p: dict[str, Any], style: str) -> Markup:
-    x, y = frame.x(100 * p["retained"]["value"]), frame.y(100 * p["target"]["value"])
-    across = tag("line", x1=frame.x(100 * p["retained"]["low"]), x2=frame.x(100 * p["retained"]["high"]), y1=y, y2=y, class_=f"line {style}")  # fmt: skip
-    up = tag("line", x1=x, x2=x, y1=frame.y(100 * p["target"]["low"]), y2=frame.y(100 * p["target"]["high"]), class_=f"line {style}")  # fmt: skip
-    return across + up
+    x, y, left, right, top, bottom = _ends(frame, p)
+    across = tag("line", x1=left, x2=right, y1=y, y2=y, class_=f"line {style}")
+    return across + tag("line", x1=x, x2=x, y1=top, y2=bottom, class_=f"line {style}")
+
+
+def _boxes(frame: Frame, p: dict[str, Any]) -> list[tuple[float, float, float, float]]:
+    """Where no label may lie: the mark, and both intervals."""
+    x, y, left, right, top, bottom = _ends(frame, p)
+    return [(x - 7, y - 7, x + 7, y + 7), (left, y - 1, right, y + 1), (x - 1, top, x + 1, bottom)]
 
 
 def _said(name: str, p: dict[str, Any]) -> str:
@@ -155,6 +167,8 @@ class Forest:
         ends = [0.0, *(100 * d[k] for d in differences for k in ("low", "high"))]
         pad = max(2.0, 0.04 * (max(ends) - min(ends)))
         self.low, self.high = min(ends) - pad, max(ends) + pad
+        edge = 0.06 * (self.high - self.low)
+        self.shown = [v for v in ticks(self.low, self.high, 6) if self.low + edge < v < self.high - edge or v == 0]
 
     def _x(self, points: float) -> str:
         return f"{100 * (points - self.low) / (self.high - self.low):.2f}%"
@@ -162,15 +176,20 @@ class Forest:
     def row(self, d: dict[str, Any], style: str, shape: str) -> Markup:
         """One difference with its interval; hollow where it is noise."""
         noise = d["low"] <= 0 <= d["high"]
-        zero = tag("line", x1=self._x(0), x2=self._x(0), y1=0, y2="100%", class_="zero")
+        grid = [
+            tag("line", x1=self._x(v), x2=self._x(v), y1=0, y2="100%", class_="grid" if v else "zero")
+            for v in self.shown
+        ]
         bar = tag("line", x1=self._x(100 * d["low"]), x2=self._x(100 * d["high"]), y1=13, y2=13, class_=f"line {style}")
         point = mark(shape, self._x(100 * d["value"]), 13, f"{style} hollow" if noise else style)
-        return tag("svg", zero, bar, point, width="100%", height=26, aria_hidden="true")
+        return tag("svg", *grid, bar, point, width="100%", height=26, aria_hidden="true")
 
     def axis(self) -> Markup:
         """Tick labels."""
-        shown = [v for v in ticks(self.low, self.high, 4) if self.low + 3 < v < self.high - 3 or v == 0]
-        texts = [tag("text", f"{v:+g}" if v else "0", x=self._x(v), y=13, text_anchor="middle") for v in shown]
+        texts = [
+            tag("text", f"{v:+g}".replace("-", "−") if v else "0", x=self._x(v), y=13, text_anchor="middle")
+            for v in self.shown
+        ]
         return tag("svg", *texts, width="100%", height=18, aria_hidden="true")
 
 
@@ -191,7 +210,7 @@ def distributions(before: Sequence[float], after: Sequence[float]) -> tuple[Mark
     every = sorted([*before, *after])
     high = max(every[min(len(every) - 1, int(0.995 * len(every)))], 0.1) * 1.02
     low = min(0.0, every[0])
-    frames = [Frame(low, high, 0, 1, 440, 176, bottom=b, top=28) for b in (24, 44)]
+    frames = [Frame(low, high, 0, 1, height=h, bottom=b, top=28) for h, b in ((140, 22), (160, 42))]
     counts = [_binned(values, low, high) for values in (before, after)]
     most = max(max(c) for c in counts)
     pictures = []
@@ -200,7 +219,8 @@ def distributions(before: Sequence[float], after: Sequence[float]) -> tuple[Mark
         scaled = Frame(low, high, 0, most * 1.05, frame.width, frame.height, bottom=frame.bottom, top=frame.top)
         pictures.append(_histogram(scaled, count, name, style, sum(values) / len(values)))
     width = (high - low) / BINS
-    rows = [[f"{low + i * width:.2f} to {low + (i + 1) * width:.2f}", str(a), str(b)] for i, (a, b) in enumerate(zip(*counts, strict=True))]  # fmt: skip
+    starts = [low + i * width for i in range(BINS)]
+    rows = [[f"{x:.2f} to {x + width:.2f}", str(a), str(b)] for x, a, b in zip(starts, *counts, strict=True)]
     rows[-1][0] = f"{high - width:.2f} and more"
     return Markup("").join(pictures), rows
 
@@ -224,25 +244,34 @@ def _histogram(frame: Frame, counts: Sequence[int], name: str, style: str, mean:
     x = frame.x(mean)
     parts.append(tag("line", x1=x, x2=x, y1=frame.top - 6, y2=frame.y(0), class_="mean"))
     side = "start" if x < frame.width / 2 else "end"
-    parts.append(tag("text", f"{name}, mean {mean:.2f}", x=x + (6 if side == "start" else -6), y=frame.top - 8, text_anchor=side, class_=f"label {style}"))  # fmt: skip
+    at = {"x": x + (6 if side == "start" else -6), "y": frame.top - 8, "text_anchor": side}
+    parts.append(tag("text", f"{name}, mean {mean:.2f}", class_=f"label {style}", **at))
     return frame.draw(parts, f"Histogram of the seed NLL of the {name}, mean {mean:.2f} nats a token.")
 
 
 def losses(curves: Sequence[dict[str, Any]]) -> Markup | None:
     """Loss by step. A curve is {method, dash, loss, held_out}, the last two lists of {step, loss}."""
-    points = [p for c in curves for p in (*c["loss"], *c["held_out"])]
-    if not points:
+    every = [p for c in curves for p in (*c["loss"], *c["held_out"])]
+    if not every:
         return None
-    top = max(p["loss"] for p in points)
-    frame = Frame(0, max(1, *(p["step"] for p in points)), 0, max(top * 1.05, 1e-6))
+    top = max(p["loss"] for p in every)
+    frame = Frame(0, max(1, *(p["step"] for p in every)), 0, max(top * 1.05, 1e-6))
     parts = frame.axes("step", "loss, nats a token")
     for c in curves:
-        places = [(frame.x(p["step"]), frame.y(p["loss"])) for p in _thinned(c["loss"])]
-        parts.append(path(places, f"line {c['method']} dash{c['dash']}"))
+        for points, style in ((c["loss"], "faint"), (_smoothed(c["loss"]), f"dash{c['dash']}")):
+            places = [(frame.x(p["step"]), frame.y(p["loss"])) for p in _thinned(points)]
+            parts.append(path(places, f"line {c['method']} {style}"))
         held = [(frame.x(p["step"]), frame.y(p["loss"])) for p in c["held_out"]]
         parts.append(path(held, f"line thin {c['method']}"))
         parts += [mark(SHAPE[c["method"]], x, y, f"hollow {c['method']}", scale=0.7) for x, y in held]
     return frame.draw(parts, "Training loss by step, a line an arm. The table below has its ends.")
+
+
+def _smoothed(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each point the mean of the fiftieth of the curve around it, on both sides."""
+    reach = len(points) // 50
+    near = [points[max(0, i - reach) : i + reach + 1] for i in range(len(points))]
+    return [{"step": p["step"], "loss": sum(n["loss"] for n in g) / len(g)} for p, g in zip(points, near, strict=True)]
 
 
 def _thinned(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -21,7 +21,8 @@ def collect(run: Path, arms: list[dict[str, Any]]) -> dict[str, Any]:
     """
     names = ["seed", *(arm["name"] for arm in arms)]
     items = [*_evaluated(run, names), *_rows(run, names)]
-    shown, room = [], ROOM
+    shown: list[dict[str, Any]] = []
+    room = ROOM
     for item in items:
         room -= _size(item)
         if room < 0 and shown:

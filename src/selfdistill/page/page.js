@@ -31,7 +31,7 @@
 
   // --- differences by words: [kind, text] with kind "same", "ins" or "del" -------------------------------------
 
-  const words = (text) => text.match(/[\p{L}\p{N}\p{M}]+|\s+|[^\p{L}\p{N}\p{M}\s]/gu) || [];
+  const words = (text) => text.match(/[\p{L}\p{N}\p{M}_]+|\s+|[^\p{L}\p{N}\p{M}_\s]/gu) || [];
 
   /** What of `a` is gone and what of `b` is new, each as segments of its own text; null where both are too long. */
   function compared(a, b) {

@@ -66,9 +66,9 @@ class Frame:
     high_x: float
     low_y: float
     high_y: float
-    width: float = 440
-    height: float = 320
-    left: float = 46
+    width: float = 380
+    height: float = 290
+    left: float = 44
     right: float = 14
     top: float = 12
     bottom: float = 44
@@ -116,15 +116,15 @@ def path(points: Sequence[tuple[float, float]], style: str) -> Markup:
 class Labels:
     """Puts texts beside points, where nothing lies yet."""
 
-    WIDE = 6.3  # a character, on average
+    WIDE = 6.8  # a character, on average
     PLACES = (
         (11, 4, "start"), (-11, 4, "end"), (0, -12, "middle"), (0, 21, "middle"), (10, -9, "start"),
         (10, 17, "start"), (-10, -9, "end"), (-10, 17, "end"), (0, -26, "middle"), (0, 35, "middle"),
     )  # fmt: skip
 
-    def __init__(self, frame: Frame, points: Sequence[tuple[float, float]]) -> None:
+    def __init__(self, frame: Frame, boxes: Sequence[tuple[float, float, float, float]]) -> None:
         self.frame = frame
-        self.taken = [(x - 7, y - 7, x + 7, y + 7) for x, y in points]
+        self.taken = list(boxes)
 
     def put(self, text: str, x: float, y: float, style: str) -> Markup:
         """The text beside (x, y); nothing where there is no room."""
@@ -135,7 +135,7 @@ class Labels:
             box = (left, y + dy - 10, left + wide, y + dy + 3)
             frame = self.frame
             inside = (
-                box[0] > frame.left and box[2] < frame.width and box[1] > 0 and box[3] < frame.height - frame.bottom
+                box[0] > frame.left and box[2] < frame.width - 2 and box[1] > 0 and box[3] < frame.height - frame.bottom
             )
             if inside and not any(_overlap(box, other) for other in self.taken):
                 self.taken.append(box)
