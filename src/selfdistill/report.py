@@ -1,7 +1,7 @@
 """Report: what a run shows, for a person and for a program.
 
 In:  a run folder.
-Out: report.json, report.md, and the same as tables on the terminal.
+Out: report.json, report.md, report.html (page/), and the same as tables on the terminal.
 
     selfdistill report runs/mine
 """
@@ -36,7 +36,9 @@ EXPLAINED = {
 
 
 def build(run: Path) -> dict[str, Any]:
-    """Read a finished run folder, write report.json and report.md, and return what is in report.json."""
+    """Read a finished run folder, write report.json, report.md and report.html, and return what is in report.json."""
+    from selfdistill.page import write_page  # the page shows what this module says
+
     if not (run / "selected.jsonl").is_file():
         raise UserError(f"{run}: no selected.jsonl. Expected the folder of a finished `selfdistill run`.")
     selected = list(read_records(run / "selected.jsonl", Selected))
@@ -60,6 +62,7 @@ def build(run: Path) -> dict[str, Any]:
     report["summary"] = sentence(report)
     write_atomic(run / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     write_atomic(run / "report.md", markdown(report))
+    write_page(run, report)
     return report
 
 
