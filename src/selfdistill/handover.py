@@ -151,7 +151,7 @@ def push(folder: Path, to: str, private: bool = False, revision: str | None = No
     name that is none, without token or network, and with what the hub says.
     """
     names = _uploadable(folder)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", to):
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", to):
         raise UserError(f"--to {to}: expected user/name.")
     from huggingface_hub import HfApi, constants, get_token
 
