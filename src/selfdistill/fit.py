@@ -198,6 +198,7 @@ def _arguments(seed_lm: SeedLM, settings: TrainSettings, plan: _Plan, out: Path,
         disable_tqdm=True,
         **({"gradient_checkpointing": True} if plan.gradient_checkpointing else {}),
     )
+    arguments.mixed_precision = "bf16" if arguments.bf16 else "no"  # whatever the launcher's own setting is
     arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs are several processes here, never `DataParallel`
     return arguments
 
