@@ -296,6 +296,7 @@ def test_seeds_and_sweeps_have_their_points(tmp_path):
     run = make_run(tmp_path / "run", trained=arms)
     html = page_of(run)
     assert all(name in html for name in ("sdft-mix0.5", "sdft-mix1", "Trainings with other seeds"))
+    assert html.count("<li><bdi>sdft-mix") == 2  # a verdict each
     assert data_of(html)["pairs"] == [
         [f"vanilla-seed{s}", f"sdft-mix{x}-seed{s}"] for s in (1, 2) for x in ("0.5", "1")
     ]
@@ -555,7 +556,13 @@ def test_what_models_write_changes_only_its_own_cell(opened, hostile):
     assert {bidi for bidi, _ in found["texts"]} == {"isolate"}
     assert max(n for _, n in found["texts"]) == 1_000_000 + len(EVIL)
     shown = (
-        EVIL.replace("\x00", "␀").replace("\x07", "␇").replace("\x1b", "␛").replace("\x7f", "␡").replace("\x85", "�")
+        EVIL.replace("\x00", "␀")
+        .replace("\x07", "␇")
+        .replace("\x1b", "␛")
+        .replace("\x7f", "␡")
+        .replace("\x85", "�")
+        .replace("\u202e", "�")
+        .replace("\u2066", "�")
     )
     assert found["reference"] == "number 1 " + shown
     page.fill("#q", "</script><script>window.pwned=1")

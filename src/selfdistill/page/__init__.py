@@ -64,6 +64,7 @@ def write_page(run: Path, report: dict[str, Any]) -> Path:
         code=Markup(code),
         data=Markup(script(data)),
         report=report,
+        said=_sentences(report),
         facts=_facts(report, manifest, _recipe(recipe)),
         scatter=charts.scatter(points, curves),
         point_rows=_point_rows(points, curves),
@@ -114,6 +115,13 @@ def _recipe(text: str | None) -> dict[str, Any]:
 
 
 # --- the parts ---------------------------------------------------------------------------------------------------
+
+
+def _sentences(report: dict[str, Any]) -> list[str]:
+    """The verdict, of a run with several pairs of arms a line each."""
+    starts = [report["summary"].find(f"{sdft} against {vanilla}: ") for vanilla, sdft in pairs(report)]
+    found = sorted({0, *(s for s in starts if s > 0)})
+    return [report["summary"][a:b].strip() for a, b in zip(found, [*found[1:], None], strict=True)]
 
 
 def _facts(report: dict[str, Any], manifest: dict[str, Any], recipe: dict[str, Any]) -> list[tuple[str, str, str]]:

@@ -20,19 +20,19 @@ def collect(run: Path, arms: list[dict[str, Any]]) -> dict[str, Any]:
     items that found no room.
     """
     names = ["seed", *(arm["name"] for arm in arms)]
-    items = [*_evaluated(run, names), *_rows(run, names)]
+    items = _evaluated(run, names)
     shown: list[dict[str, Any]] = []
     room = ROOM
     for item in items:
         room -= _size(item)
-        if room < 0 and shown:
-            break
-        shown.append(item)
+        if room >= 0 or not shown:
+            shown.append(item)
+    rows, left_out = _rows(run, names, room)
     return {
         "arms": names,
         "pairs": [[v["name"], s["name"]] for s in arms if s["method"] == "sdft" for v in arms if _beside(v, s)],
-        "items": shown,
-        "left_out": len(items) - len(shown),
+        "items": [*shown, *rows],
+        "left_out": len(items) - len(shown) + left_out,
     }
 
 
@@ -48,33 +48,44 @@ def _beside(v: dict[str, Any], s: dict[str, Any]) -> bool:
 
 
 def _size(item: dict[str, Any]) -> int:
-    texts = [*(t for _, t in item["prompt"]), *item["references"], *item.get("rewrites", ())]
-    return sum(map(len, texts)) + sum(len(a["text"]) for a in item["answers"].values()) + 300
+    texts = [*(t for _, t in item["prompt"]), *item["references"], *(a["text"] for a in item["answers"].values())]
+    return sum(map(len, texts)) + 300
 
 
-def _rows(run: Path, names: list[str]) -> list[dict[str, Any]]:
-    """Training rows, in the order of the data."""
+def _rows(run: Path, names: list[str], room: int) -> tuple[list[dict[str, Any]], int]:
+    """The first training rows that find room, and how many do not. A rewrite is taken to be as long as its prompt and
+    reference, so that no more rows are held than are shown."""
     if not (run / "examples.jsonl").is_file():
-        return []
-    rewrites = {r.id: r for r in read_records(run / "rewrites.jsonl", Rewrite)}
-    selected = {r.id: r for r in read_records(run / "selected.jsonl", Selected)}
+        return [], 0
     answers = _sampled(run, names)
-    found = []
+    asked, left_out = [], 0
     for e in read_records(run / "examples.jsonl", Example):
         item = _asked("row", e, "") | {"answers": answers.get(e.id, {})}
-        made, chosen = rewrites.get(e.id), selected.get(e.id)
-        if chosen:
-            item |= {"reason": chosen.reason.value, "kept": chosen.source == "distilled"}
-        if chosen and chosen.source == "distilled":
-            item["rewrites"] = chosen.responses
-        elif made and made.candidates:
-            item["rewrites"] = made.candidates[0].responses
-        if made:
-            item["nll"] = [made.reference_nll, chosen.seed_nll if chosen else None]
-            item["candidates"] = len(made.candidates)
-            item["note"] = made.note
-        found.append(item)
-    return found
+        room -= 2 * _size(item)
+        if room >= 0:
+            asked.append(item)
+        else:
+            left_out += 1
+    ids = {item["id"] for item in asked}
+    rewrites = {r.id: r for r in read_records(run / "rewrites.jsonl", Rewrite) if r.id in ids}
+    selected = {r.id: r for r in read_records(run / "selected.jsonl", Selected) if r.id in ids}
+    return [item | _made(rewrites.get(item["id"]), selected.get(item["id"])) for item in asked], left_out
+
+
+def _made(made: Rewrite | None, chosen: Selected | None) -> dict[str, Any]:
+    """What became of a training row; of a rewrite that was not kept, its first candidate."""
+    item: dict[str, Any] = {}
+    if chosen:
+        item |= {"reason": chosen.reason.value, "kept": chosen.source == "distilled"}
+    if chosen and chosen.source == "distilled":
+        item["rewrites"] = chosen.responses
+    elif made and made.candidates:
+        item["rewrites"] = made.candidates[0].responses
+    if made:
+        item["nll"] = [made.reference_nll, chosen.seed_nll if chosen else None]
+        item["candidates"] = len(made.candidates)
+        item["note"] = made.note
+    return item
 
 
 def _sampled(run: Path, names: list[str]) -> dict[str, dict[str, Any]]:

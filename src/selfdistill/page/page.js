@@ -19,14 +19,14 @@
     return element;
   }
 
-  // Control characters as their pictures; halves of characters and the like as U+FFFD.
+  // Control characters as their pictures; halves of characters and what turns the writing direction as U+FFFD.
   function visible(text) {
     const whole = text.toWellFormed ? text.toWellFormed() : text;
     return whole
       .replace(/\r\n/g, "\n")
       .replace(/[\x00-\x08\x0b-\x1f]/g, (c) => String.fromCharCode(0x2400 + c.charCodeAt(0)))
       .replace(/\x7f/g, "\u2421")
-      .replace(/[\x80-\x9f]/g, "\ufffd");
+      .replace(/[\x80-\x9f\u202a-\u202e\u2066-\u2069]/g, "\ufffd");
   }
 
   // --- differences by words: [kind, text] with kind "same", "ins" or "del" -------------------------------------
