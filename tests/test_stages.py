@@ -2,19 +2,18 @@ from __future__ import annotations
 
 import json
 from itertools import islice
-from pathlib import Path
 
 import pytest
 from conftest import SHARED, cli, write_jsonl
 
 from selfdistill.checks import load_check
-from selfdistill.config import DataSettings, DistillSettings, TaskSettings, TrainSettings, TransformersSettings, checked
+from selfdistill.config import DataSettings, DistillSettings, TaskSettings, TransformersSettings
 from selfdistill.data import read_examples
 from selfdistill.distill import distill as run_distill
 from selfdistill.engines import Completion
 from selfdistill.engines.open import make_engine
 from selfdistill.errors import UserError
-from selfdistill.evaluate import adapter_digest, evaluate, regrade
+from selfdistill.evaluate import evaluate, regrade
 from selfdistill.microworld.world import items
 from selfdistill.models import load_model
 from selfdistill.progress import Progress
@@ -22,7 +21,6 @@ from selfdistill.records import Candidate, Example, Prediction, Reason, Rewrite,
 from selfdistill.select import choose, judge, read_selected, select
 from selfdistill.tasks.load import Permissions, load_tasks
 from selfdistill.templates import Prompter
-from selfdistill.train import mixed, sequences, train
 
 
 def micro(ability="facts", count=12):
@@ -325,106 +323,7 @@ def test_exports_for_other_trainers_hold_every_turn(tmp_path, two_turns):
     assert [t["from"] for t in talk] == ["human", "gpt", "human", "gpt"] and talk[-1]["value"] == "R"
 
 
-# --- train -------------------------------------------------------------------------------------------------------
-
-
-def test_only_response_tokens_carry_loss_and_the_training_prompt_is_the_inference_prompt(
-    embedded, two_turns, foreign_folder
-):
-    for lm in (embedded, load_model(str(foreign_folder))):
-        prompter = Prompter.create(lm.tokenizer, "chat", "using")
-        rows = sequences(two_turns[0], two_turns[0].references, prompter)
-        carried = [t for _, labels in rows for t in labels if t != -100]
-        assert carried == [t for r in two_turns[0].references for t in prompter.response(r)]
-        for ids, labels in rows:
-            assert len(ids) == len(labels)
-            assert all(x in (-100, i) for i, x in zip(ids, labels, strict=True))
-        single = sequences(two_turns[1], two_turns[1].references, prompter)[0]
-        prompt = list(prompter.evaluate(two_turns[1].prompt).ids)
-        assert single[0][: len(prompt)] == prompt and single[1][: len(prompt)] == [-100] * len(prompt)
-        assert single[1][-1] == prompter.end_id
-
-
-def test_mix_ratio_takes_that_share_and_smaller_shares_are_nested():
-    examples = micro(count=40)
-    selected = {e.id: Selected(id=e.id, response="D", source="distilled", reason="passed") for e in examples}
-    taken = {r: {k for k, v in mixed(examples, selected, r, 0).items() if v == ("D",)} for r in (0, 0.25, 0.5, 1)}
-    assert [len(v) for v in taken.values()] == [0, 10, 20, 40]
-    assert taken[0.25] < taken[0.5] < taken[1]
-
-
-def before_training(embedded):
-    """Sixteen rows with their references, a prompter, one prompt's ids, and the seed LM's logits on it."""
-    import torch
-
-    examples = micro(count=16)
-    prompter = Prompter.create(embedded.tokenizer, "chat", "using")
-    ids = torch.tensor([prompter.train(examples[0].prompt).ids])
-    with torch.no_grad():
-        return examples, {e.id: e.references for e in examples}, prompter, ids, embedded.model(ids).logits
-
-
-def test_training_changes_the_adapter_only_and_plain_peft_loads_it(tmp_path, embedded, engine):
-    import torch
-    from peft import PeftModel
-
-    examples, responses, prompter, ids, before = before_training(embedded)
-    settings = TrainSettings(epochs=2, lr=3e-3)
-    out = train(embedded, examples, responses, tmp_path / "a", settings, prompter)
-    with torch.no_grad():
-        assert torch.equal(embedded.model(ids).logits, before)
-    loss = json.loads((out / "training.json").read_text())["loss"]
-    assert loss and all(x["loss"] > 0 for x in loss)
-    again = train(embedded, examples, responses, tmp_path / "b", settings, prompter)
-    assert (out / "adapter_model.safetensors").read_bytes() == (again / "adapter_model.safetensors").read_bytes()
-    config = json.loads((out / "adapter_config.json").read_text())
-    assert config["r"] == 8 and set(config["target_modules"]) == {"q_proj", "v_proj"}
-    with engine.adapter(str(out)), torch.no_grad():
-        ours = engine.model(ids).logits
-    plain = PeftModel.from_pretrained(load_model("embedded").model, out).eval()
-    with torch.no_grad():
-        assert torch.equal(plain(ids).logits, ours)
-        assert not torch.equal(ours, before)
-        assert torch.equal(embedded.model(ids).logits, before)
-
-
-def test_full_parameter_tuning_makes_a_whole_model_and_leaves_the_seed_as_it_was(tmp_path, embedded, engine):
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from selfdistill.models import resolve
-    from selfdistill.shift import parameter_shift
-
-    examples, responses, prompter, ids, before = before_training(embedded)
-    embedded.model.requires_grad_(False)  # as a LoRA adapter leaves it
-    settings = TrainSettings(epochs=2, lr=1e-4, tune="full")
-    out = train(embedded, examples, responses, tmp_path / "a", settings, prompter)
-    plain = AutoModelForCausalLM.from_pretrained(out).eval()
-    with torch.no_grad(), engine.adapter(str(out)):
-        tuned = engine.model(ids).logits
-        assert torch.equal(plain(ids).logits, tuned) and not torch.equal(tuned, before)
-    with torch.no_grad():
-        assert torch.equal(embedded.model(ids).logits, before) and engine.model is embedded.model
-    assert adapter_digest(str(out)) != adapter_digest(None)
-    assert parameter_shift(out, Path(resolve("embedded"))) > 0
-    assert train(embedded, examples, responses, out, settings, prompter) == out  # made once
-    with pytest.raises(UserError, match=r"trains all weights, so rank cannot be set"):
-        checked(TrainSettings, {"tune": "full", "rank": 4}, "train")
-
-
-def test_bad_training_input_is_one_line(tmp_path, embedded, foreign_folder):
-    examples = micro(count=4)
-    responses = {e.id: e.references for e in examples}
-    foreign = load_model(str(foreign_folder))
-    prompter = Prompter.create(foreign.tokenizer, "chat", "using")
-    with pytest.raises(UserError, match=r"query_key_value.*all-linear"):
-        train(foreign, examples, responses, tmp_path / "a", TrainSettings(), prompter)
-    with pytest.raises(UserError, match="no trainable row"):
-        train(foreign, examples, responses, tmp_path / "a", TrainSettings(targets="all-linear", max_length=2), prompter)
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "mine").write_text("x")
-    with pytest.raises(UserError, match="Choose another"):
-        train(foreign, examples, responses, tmp_path / "a", TrainSettings(targets="all-linear"), prompter)
+# --- together ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real datasets in ../shared/data")

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, Sampler
 IGNORED = -100
 """The label of a token that carries no loss."""
 
-WINDOW = 50
+WINDOW = 100
 """Steps' worth of rows that are sorted by length together. The whole set would order the training by length; one step's
 worth would not sort at all."""
 
@@ -51,14 +51,15 @@ class Batches(Sampler[list[int]]):
 
     Every epoch draws its own order from the seed. Rows of similar length make a step, steps come in random order. A
     step's rows are the same for every number of processes and every accumulation that give `step_rows`; a process for
-    which none is left in the last step of an epoch gets an empty batch, so that all take part in each step.
+    which none is left in the one short step of an epoch gets an empty batch, so that all take part in each step. Where
+    `over` is set, none comes any more.
     """
 
     def __init__(
         self, lengths: Sequence[int], batch_size: int, accumulation: int, processes: int, rank: int, seed: int
     ) -> None:
         self.lengths, self.batch_size, self.accumulation = lengths, batch_size, accumulation
-        self.processes, self.rank, self.seed, self.epoch = processes, rank, seed, 0
+        self.processes, self.rank, self.seed, self.epoch, self.over = processes, rank, seed, 0, False
         self.step_rows = batch_size * accumulation * processes
 
     def __len__(self) -> int:
@@ -86,7 +87,7 @@ class Batches(Sampler[list[int]]):
         return found
 
     def __iter__(self) -> Iterator[list[int]]:
-        for step in self.steps():
+        for step in () if self.over else self.steps():
             parts = [step[at : at + self.batch_size] for at in range(0, len(step), self.batch_size)]
             for turn in range(self.accumulation):
                 at = turn * self.processes + self.rank

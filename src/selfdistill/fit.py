@@ -14,7 +14,6 @@ import inspect
 import json
 import math
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -68,8 +67,6 @@ def fit(
         plan = _plan(seed_lm, settings, batches, model)
         for note in plan.notes:
             progress.note(f"{name}: {note}")
-        if plan.gradient_checkpointing and settings.tune != "full":
-            model.enable_input_require_grads()  # or nothing would lead back to the adapter
         with _explained(settings), progress.bar(name, plan.steps * batches.step_rows) as advance:
             trainer = ResponseTrainer(
                 batches,
@@ -77,7 +74,7 @@ def fit(
                 args=_arguments(seed_lm, settings, plan, out, seed, bool(held)),
                 train_dataset=rows,
                 eval_dataset=Rows(held) if held else None,
-                data_collator=Layout(seed_lm.tokenizer.pad_token_id, plan.packing),
+                data_collator=Layout(seed_lm.tokenizer.pad_token_id or 0, plan.packing),  # padding may be any token
                 callbacks=[Follow(batches, advance)],
             )
             trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
@@ -193,6 +190,8 @@ def _arguments(seed_lm: SeedLM, settings: TrainSettings, plan: _Plan, out: Path,
         load_best_model_at_end=settings.patience is not None,
         metric_for_best_model="eval_loss" if held else None,
         ddp_find_unused_parameters=True,  # an adapter on a part that texts do not touch, as a vision tower
+        use_cache=getattr(seed_lm.config, "use_cache", True),  # else the seed LM would be told not to
+        restore_callback_states_from_checkpoint=True,  # how often patience was tried
         report_to=list(settings.report_to) or "none",
         run_name=f"{out.parent.name}-{out.stem}",
         disable_tqdm=True,
@@ -222,7 +221,7 @@ def _last_checkpoint(partial: Path) -> Path | None:
 
 
 def _save(trainer: Any, seed_lm: SeedLM, settings: TrainSettings, out: Path) -> None:
-    """The weights into `out`, by one process; the checkpoints go."""
+    """The weights into `out`, by one process."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if sharded() else None
     if state is not None:  # of weights that are one, each is gathered
@@ -239,8 +238,6 @@ def _save(trainer: Any, seed_lm: SeedLM, settings: TrainSettings, out: Path) -> 
             _put_in_order(out / "adapter_config.json")
         if settings.tune == "full":
             seed_lm.tokenizer.save_pretrained(out)
-        for folder in out.glob("checkpoint-*"):
-            shutil.rmtree(folder)
     trainer.accelerator.wait_for_everyone()
 
 
@@ -288,8 +285,8 @@ def _tuned(seed_lm: SeedLM, settings: TrainSettings) -> Iterator[Any]:
     try:
         yield model
     finally:
+        model.disable_input_require_grads()
         if base.is_gradient_checkpointing:
-            model.disable_input_require_grads()
             base.gradient_checkpointing_disable()
         model.unload()
         base.eval()
@@ -391,6 +388,16 @@ class Follow(transformers.TrainerCallback):  # type: ignore[misc]
     def __init__(self, batches: Batches, advance: Callable[[int], None]) -> None:
         self.batches, self.advance, self.seen = batches, advance, 0
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """What a checkpoint says of its own time and place, for here and now."""
+        state.compute_steps(args, state.max_steps)
+        if state.best_global_step:
+            state.best_model_checkpoint = str(Path(args.output_dir) / f"checkpoint-{state.best_global_step}")
+        # Where it is over, as after the last step or at the end of patience, `Trainer` would train one step more.
+        then = state.stateful_callbacks.get("TrainerControl", {}).get("args", {})
+        self.batches.over = then.get("should_training_stop", False)
+        control.should_save = False  # as it stood when that checkpoint was written
+
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Also where a resumed training goes on inside an epoch."""
         self.batches.set_epoch(state.global_step // self.batches.steps_an_epoch)
@@ -401,6 +408,6 @@ class Follow(transformers.TrainerCallback):  # type: ignore[misc]
         self.seen = state.global_step
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **more: Any) -> None:
-        """The loss that was just logged."""
-        if not math.isfinite(logs.get("loss", 0.0)):
+        """The numbers that were just logged; `train_loss`, at the end, is over all steps."""
+        if not all(math.isfinite(logs.get(key, 0.0)) for key in ("loss", "grad_norm", "train_loss")):
             raise FloatingPointError(state.global_step)

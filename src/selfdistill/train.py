@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -41,7 +42,12 @@ TRACKERS = {"wandb": "wandb", "trackio": "trackio", "tensorboard": "tensorboard"
 
 
 def drawn(examples: Sequence[Example], count: int | None, seed: int) -> list[Example]:
-    """`count` of the examples drawn at random, in their order; fewer are among more. None takes all."""
+    """`count` of the examples drawn at random, in their order; fewer are among more. None takes all.
+
+    Raises UserError for more than there are.
+    """
+    if count is not None and count > len(examples):
+        raise UserError(f"train.rows = {count}: the data has {len(examples)} rows.")
     ids = sorted(e.id for e in examples)
     random.Random(seed).shuffle(ids)
     kept = set(ids[:count])
@@ -99,7 +105,7 @@ def train(
     """
     progress = progress or Progress()
     # What has no part in the weights may change between two calls, and what decides the rows is in the data.
-    silent = {"mix_ratio", "rows", "report_to", "checkpoint_steps"}
+    silent = {"mix_ratio", "rows", "report_to"} | ({"checkpoint_steps"} if settings.patience is None else set())
     identity = {
         "stage": "train",
         "model": seed_lm.digest,
@@ -110,6 +116,7 @@ def train(
         "processes": process().count,
     }
     if _finished(out, identity):
+        _clear(out)
         return out
     check_trainable(seed_lm, settings)
     limit = min(seed_lm.context, settings.max_length or seed_lm.context)
@@ -117,6 +124,10 @@ def train(
     if data.dropped:
         progress.warn(
             f"{name}: {len(data.dropped)} of {len(examples)} rows are longer than {limit} tokens and left out"
+        )
+    if settings.holdout and not data.held_examples:
+        raise UserError(
+            f"train.holdout = {settings.holdout:g} of {len(examples)} rows leaves none to measure on. Raise it."
         )
     if not data.train:
         raise UserError(
@@ -133,8 +144,8 @@ def train(
             rows = len(examples) - len(data.dropped) - data.held_examples
             record = {"identity": identity, "rows": rows, "dropped": data.dropped, **curves}
             (partial / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-            (partial / "identity.json").unlink()
             partial.replace(out)
+            _clear(out)
     return out
 
 
@@ -188,25 +199,36 @@ def check_trainable(seed_lm: SeedLM, settings: TrainSettings) -> None:
 
 
 def check_targets(model: Any, settings: TrainSettings) -> None:
-    """Raises UserError where a LoRA target names no module of the model, and lists what there is."""
+    """Raises UserError where a LoRA target names no module that can have an adapter, and lists those that can."""
     targets = settings.lora()["targets"]
     if isinstance(targets, str):
         if targets != "all-linear":
             raise UserError(f'train.targets = {targets!r}: expected a list of module names, or "all-linear".')
         return
-    names = {name for name, _ in model.named_modules()}
-    missing = [t for t in targets if not any(n == t or n.endswith(f".{t}") for n in names)]
-    if missing:
+    named = {t: [m for n, m in model.named_modules() if n == t or n.endswith(f".{t}")] for t in targets}
+    missing = [t for t, found in named.items() if not found]
+    other = [t for t, found in named.items() if not all(_takes_adapter(m) for m in found)]
+    if missing or other or not named:
+        wrong = f"{', '.join(other)} is no linear layer of this model" if other else "the list is empty"
+        wrong = f"this model has no module {', '.join(missing)}" if missing else wrong
         raise UserError(
-            f"train.targets: this model has no module {', '.join(missing)}. Its linear layers: "
-            f'{", ".join(_linear_names(model))}. Name some of them, or "all-linear".'
+            f"train.targets: {wrong}. Its linear layers: {', '.join(_linear_names(model))}. Name some of them, or "
+            '"all-linear".'
         )
+
+
+def _takes_adapter(module: Any) -> bool:
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d, Conv1D))
 
 
 def _linear_names(model: Any) -> list[str]:
     import torch
+    from transformers.pytorch_utils import Conv1D
 
-    linear = {n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    linear = {n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, (torch.nn.Linear, Conv1D))}
     return sorted(linear - {"lm_head"})
 
 
@@ -221,27 +243,41 @@ def _finished(out: Path, identity: dict[str, Any]) -> bool:
     if not record.is_file():
         raise UserError(f"{out}: exists and holds no adapter of ours. Choose another output folder.")
     old = json.loads(record.read_text(encoding="utf-8"))["identity"]
-    _same(out, old, identity, "an adapter")
+    _same(old, identity, f"{out}: holds an adapter with other", "Choose another output folder.")
     return True
 
 
+def _clear(out: Path) -> None:
+    """Remove what only an unfinished training needs. It goes last, so that a kill before it costs nothing."""
+    if process().main:
+        (out / "identity.json").unlink(missing_ok=True)
+        for folder in out.glob("checkpoint-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _go_on(partial: Path, identity: dict[str, Any]) -> None:
-    """Begin the folder of an unfinished training, or see that it is of this very one."""
+    """Begin the folder of an unfinished training, or see that it is of this very one.
+
+    One that has no checkpoint yet has nothing to lose, and begins anew.
+    """
     record = partial / "identity.json"
-    if record.is_file():
+    if record.is_file() and any(partial.glob("checkpoint-*")):
         old = json.loads(record.read_text(encoding="utf-8"))
-        _same(partial, old, identity, "an unfinished training")
+        what = f"{partial}: holds an unfinished training with other"
+        _same(old, identity, what, "Choose another output folder, or delete that one.")
     elif process().main:
         partial.mkdir(parents=True, exist_ok=True)
         write_atomic(record, json.dumps(identity, indent=1) + "\n")
 
 
-def _same(folder: Path, old: dict[str, Any], identity: dict[str, Any], what: str) -> None:
+def _same(old: dict[str, Any], identity: dict[str, Any], what: str, remedy: str) -> None:
     new = json.loads(json.dumps(identity))
     changed = [k for k in new if old.get(k) != new[k]]
     if "settings" in changed:
         before, now = old.get("settings", {}), new["settings"]
         changed.remove("settings")
         changed += [f"{k} ({before.get(k)}, now {now[k]})" for k in now if before.get(k) != now[k]]
+    plain = {"seed", "processes"}  # the others are digests or long
+    changed = [f"{k} ({old.get(k)}, now {new[k]})" if k in plain else k for k in changed]
     if changed:
-        raise UserError(f"{folder}: holds {what} with other {', '.join(changed)}. Choose another output folder.")
+        raise UserError(f"{what} {', '.join(changed)}. {remedy}")
