@@ -15,13 +15,25 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, Literal
 
 from selfdistill.compare import same_items, sources_of
 from selfdistill.errors import UserError
 from selfdistill.foreign import Answers, read_answers
 from selfdistill.power import items_to_detect, items_to_pass, units_to_pass
-from selfdistill.stats import Method, bootstrap_interval, cluster_interval, differ, holm, lowest, sign_flip, totals
+from selfdistill.stats import (
+    Method,
+    bootstrap_interval,
+    cluster_error,
+    cluster_interval,
+    holm,
+    lowest,
+    mcnemar,
+    sign_flip,
+    standard_error,
+    totals,
+)
 
 Outcome = Literal["pass", "fail", "underpowered"]
 
@@ -127,23 +139,26 @@ def _probe(task: str, base: Path, new: Path, left: Answers, right: Answers, alph
     a, b = ([s[i] for i in ids] for s in scores)
     sources = sources_of(task, [left, right])
     clusters = [sources[i] for i in ids] if sources else None
-    d = differ(a, b, clusters)
-    changes = {i: y - x for i, x, y in zip(ids, a, b, strict=True)}
-    if d.method == "exact McNemar":
-        from scipy.stats import binomtest, norm
-
+    changes = [y - x for x, y in zip(a, b, strict=True)]
+    gained = sorted((k for k, c in enumerate(changes) if c > 1e-9), key=lambda k: -changes[k])
+    lost = sorted((k for k, c in enumerate(changes) if c < -1e-9), key=lambda k: changes[k])
+    found: tuple[Method, int, float, float, float]  # method, units, lower bound, standard error, p
+    if clusters:
+        sums = list(totals(changes, clusters).values())
+        low = cluster_interval(changes, clusters, 1 - 2 * alpha)[0]
+        found = "clusters", len(sums), low, cluster_error(changes, clusters), sign_flip(sums, "less")
+    elif all(v in (0, 1) for v in (*a, *b)):
         # Half an item keeps the error at alpha where few pairs differ (stats.lowest).
-        low = lowest(d.gained, d.lost, d.n, float(norm.ppf(1 - alpha)), correction=0.5)
-        p = float(binomtest(d.lost, d.lost + d.gained, 0.5, "greater").pvalue) if d.lost + d.gained else 1.0
-    elif clusters:
-        low = cluster_interval(list(changes.values()), clusters, 1 - 2 * alpha)[0]
-        p = sign_flip(list(totals(list(changes.values()), clusters).values()), "less")
+        low = lowest(len(gained), len(lost), len(ids), NormalDist().inv_cdf(1 - alpha), correction=0.5)
+        p = mcnemar(len(gained), len(lost), "less")
+        found = "exact McNemar", len(ids), low, standard_error(changes), p
     else:
-        low = bootstrap_interval(list(changes.values()), 1 - 2 * alpha)[0]
-        p = sign_flip(list(changes.values()), "less")
-    gained = sorted((i for i in ids if changes[i] > 1e-9), key=lambda i: -changes[i])
-    lost = sorted((i for i in ids if changes[i] < -1e-9), key=lambda i: changes[i])
-    return Probe(task, d.n, d.units, d.method, sum(a) / d.n, sum(b) / d.n, d.value, low, d.error, p, gained, lost)
+        low = bootstrap_interval(changes, 1 - 2 * alpha)[0]
+        found = "bootstrap", len(ids), low, standard_error(changes), sign_flip(changes, "less")
+    method, units, low, error, p = found
+    n, mean = len(ids), sum(changes) / len(ids)
+    names = [ids[k] for k in gained], [ids[k] for k in lost]
+    return Probe(task, n, units, method, sum(a) / n, sum(b) / n, mean, low, error, p, *names)
 
 
 def _judged(probe: Probe, margin: float, alpha: float) -> Probe:
@@ -217,11 +232,12 @@ def show(result: Gate, console: Any, listed: int = 20) -> None:
     rows = [
         [
             p.verdict, p.task, str(p.n), f"{100 * p.base:.1f}", f"{100 * p.new:.1f}", f"{100 * p.difference:+.1f}",
-            f"{100 * p.low:+.1f}", f"+{len(p.gained)} / -{len(p.lost)}", f"{p.p_holm:.2g}",
+            f"{100 * p.low:+.1f}", f"+{len(p.gained)} / -{len(p.lost)}",
+            "<0.001" if p.p_holm < 0.001 else f"{p.p_holm:.2g}",
         ]
         for p in result.probes
     ]  # fmt: skip
-    header = ["verdict", "probe", "n", "base", "new", "change", "bound", "items", "p, Holm"]
+    header = ["verdict", "probe", "n", "base", "new", "change", "bound", "items", "p"]
     title = f"new - base in points, margin {100 * result.margin:g}, one-sided bound at {100 * (1 - result.alpha):g} %"
     print_table(header, rows, title, console)
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from statistics import NormalDist
 
 from selfdistill.stats import Difference, unseen
 
 POWER = 0.8
-MOST = 10**8
+Z = NormalDist()
+MOST = 10**7
 """More items than anyone has; beyond it a number is not given."""
 
 
@@ -80,15 +82,13 @@ def items_to_pass(
     room = margin + change
     if room <= 0:
         return None
-    from scipy.stats import norm
-
     zeros = max(0.0, (discordance - change) / 2)
     ones = max(0.0, discordance - zeros)
     b = -margin * (2 - ones + zeros) - ones - zeros  # as in stats.lowest, with shares for counts
     share = (math.sqrt(max(0.0, b * b - 8 * zeros * margin * (1 + margin))) - b) / 4
     under = math.sqrt(max(0.0, 2 * share - margin * (1 + margin)))
     own = math.sqrt(max(0.0, discordance - change * change))
-    spread = float(norm.ppf(1 - alpha)) * under + float(norm.ppf(power)) * own
+    spread = Z.inv_cdf(1 - alpha) * under + Z.inv_cdf(power) * own
     n = math.ceil(((spread + math.sqrt(spread * spread + 2 * room)) / (2 * room)) ** 2)
     return n if n <= MOST else None
 
@@ -96,16 +96,15 @@ def items_to_pass(
 def units_to_pass(
     margin: float, deviation: float, change: float = 0.0, alpha: float = 0.05, power: float = POWER
 ) -> int | None:
-    """The same for means: `deviation` is the standard error times the root of the number of items or clusters. At least
-    as many as the rule of three wants."""
+    """The same for means: `deviation` is the standard error times the root of the number of items or clusters. Without
+    any, as many as the rule of three wants."""
     room = margin + change
     if room <= 0:
         return None
-    from scipy.stats import norm
-
-    n = math.ceil((float(norm.ppf(1 - alpha) + norm.ppf(power)) * deviation / room) ** 2)
-    least = _first(lambda n: change - unseen(n, alpha) * (1 + change) > -margin)
-    return max(n, least) if least and n <= MOST else None
+    if deviation <= 0:
+        return _first(lambda n: change - unseen(n, alpha) * (1 + change) > -margin)
+    n = math.ceil(((Z.inv_cdf(1 - alpha) + Z.inv_cdf(power)) * deviation / room) ** 2)
+    return n if n <= MOST else None
 
 
 def _first(enough: Callable[[int], bool]) -> int | None:

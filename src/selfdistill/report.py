@@ -219,7 +219,7 @@ def difference_rows(table: list[dict[str, Any]]) -> tuple[list[str], list[list[s
         ]
         for task, d in found
     ]  # fmt: skip
-    return ["task", "difference", "n", "points", "gained / lost", "p", "p, Holm", "MDE"], rows
+    return ["task", "pair", "n", "points", "gained / lost", "p", "p, Holm", "MDE"], rows
 
 
 def metric_rows(table: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:

@@ -6,9 +6,11 @@ What a number of items can show (power, items needed) is in `power.py`.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import product
+from typing import Literal
 
 Z95 = 1.959963984540054
 
@@ -122,14 +124,22 @@ class Difference:
     units: int
 
 
+def mcnemar(gained: int, lost: int, alternative: Literal["two-sided", "less"] = "two-sided") -> float:
+    """Exact McNemar test: the chance of a split as uneven (`less`: of as few gains) if each pair that differs were a
+    gain or a loss by a fair coin."""
+    from scipy.special import bdtr
+
+    if alternative == "less":
+        return float(bdtr(gained, gained + lost, 0.5))
+    return min(1.0, 2 * float(bdtr(min(gained, lost), gained + lost, 0.5)))
+
+
 def paired(a: list[bool], b: list[bool]) -> Difference:
     """Difference of two paired proportions: interval by Newcombe 1998, method 10 (square-and-add of Wilson intervals
     with the correlation of the pairs), p by the exact McNemar test.
     """
     if len(a) != len(b) or not a:
         raise ValueError("paired scores need the same items on both sides, and at least one")
-    from scipy.stats import binomtest
-
     n = len(a)
     both = sum(x and y for x, y in zip(a, b, strict=True))
     lost = sum(x and not y for x, y in zip(a, b, strict=True))
@@ -143,11 +153,10 @@ def paired(a: list[bool], b: list[bool]) -> Difference:
     phi = (max(product - n / 2, 0) if product > 0 else product) / math.sqrt(margins) if margins else 0.0
     down = (pb - lb) ** 2 - 2 * phi * (pb - lb) * (ua - pa) + (ua - pa) ** 2
     up = (ub - pb) ** 2 - 2 * phi * (ub - pb) * (pa - la) + (pa - la) ** 2
-    p = binomtest(gained, gained + lost, 0.5).pvalue if gained + lost else 1.0
-    value = pb - pa
+    p, value = mcnemar(gained, lost), pb - pa
     low, high = value - math.sqrt(max(0, down)), value + math.sqrt(max(0, up))
     error = math.sqrt(((gained + lost) / n - value * value) / n)
-    return Difference(n, value, low, high, gained, lost, float(p), "exact McNemar", error, n)
+    return Difference(n, value, low, high, gained, lost, p, "exact McNemar", error, n)
 
 
 def repeated(a: Sequence[float], b: Sequence[float]) -> Difference:
@@ -156,18 +165,15 @@ def repeated(a: Sequence[float], b: Sequence[float]) -> Difference:
     The items are what is drawn, so each counts once: Student's t on the n differences of its means. The error is that
     of the items; how far trainings with other seeds lie apart is not in it.
     """
-    from scipy.stats import binomtest, ttest_rel
+    from scipy.stats import ttest_rel
 
     changes = [y - x for x, y in zip(a, b, strict=True)]
     value, low, high = student(changes, -1.0)
     gained, lost = sum(c > 1e-9 for c in changes), sum(c < -1e-9 for c in changes)
-    if max(changes) - min(changes) > 1e-9:
-        p = ttest_rel(b, a).pvalue
-    else:  # without a spread there is no t; the signs still speak
-        p = binomtest(gained, gained + lost, 0.5).pvalue if gained + lost else 1.0
-    return Difference(
-        len(changes), value, low, high, gained, lost, float(p), "t over the items", _error(changes), len(changes)
-    )
+    # Without a spread there is no t; the signs still speak.
+    p = float(ttest_rel(b, a).pvalue) if max(changes) - min(changes) > 1e-9 else mcnemar(gained, lost)
+    n = len(changes)
+    return Difference(n, value, low, high, gained, lost, p, "t over the items", standard_error(changes), n)
 
 
 def differ(a: Sequence[float], b: Sequence[float], clusters: Sequence[Hashable] | None = None) -> Difference:
@@ -190,15 +196,17 @@ def bootstrapped(a: Sequence[float], b: Sequence[float], seed: int = 0) -> Diffe
     gained, lost = sum(c > 1e-9 for c in changes), sum(c < -1e-9 for c in changes)
     p = sign_flip(changes, seed=seed)
     n, mean = len(changes), sum(changes) / len(changes)
-    return Difference(n, mean, low, high, gained, lost, p, "bootstrap", _error(changes), n)
+    return Difference(n, mean, low, high, gained, lost, p, "bootstrap", standard_error(changes), n)
 
 
-def bootstrap_interval(changes: Sequence[float], level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(
+    changes: Sequence[float], level: float = 0.95, seed: int = 0, resamples: int = 9999
+) -> tuple[float, float]:
     """Where the mean of paired changes between -1 and 1 lies: bias-corrected and accelerated bootstrap over the items
-    (BCa; Efron 1987, JASA 82:171; scipy.stats.bootstrap, 9999 resamples from `seed`).
+    (BCa; Efron 1987, JASA 82:171; scipy.stats.bootstrap with random numbers from `seed`).
 
-    A bootstrap knows no item that it has not seen, and is a point where all changes are equal. So the interval is never
-    narrower than what `unseen` leaves open.
+    A bootstrap knows no item that it has not seen, and is a point where all changes are equal. So where most are equal
+    and fewer than FEW are not, the interval is no narrower than what `unseen` leaves open.
     """
     if not changes:
         raise ValueError("no items, no interval")
@@ -210,10 +218,10 @@ def bootstrap_interval(changes: Sequence[float], level: float = 0.95, seed: int 
     if np.ptp(values) > 1e-9:
         size = max(1, 2_000_000 // len(values))  # resamples that lie in memory at a time
         found = bootstrap(
-            (values,), np.mean, confidence_level=level, n_resamples=9999, method="BCa", batch=size, rng=seed
+            (values,), np.mean, confidence_level=level, n_resamples=resamples, method="BCa", batch=size, rng=seed
         ).confidence_interval
         low, high = float(found.low), float(found.high)
-    return _at_least(mean, low, high, len(changes), level)
+    return _at_least(mean, low, high, changes, len(changes), level)
 
 
 def unseen(n: int, tail: float = 0.05) -> float:
@@ -222,38 +230,45 @@ def unseen(n: int, tail: float = 0.05) -> float:
     return 1 - tail ** (1 / (n - 1)) if n > 1 else 1.0
 
 
-def _at_least(mean: float, low: float, high: float, n: int, level: float) -> tuple[float, float]:
-    """The interval, widened to where the mean would be if the unseen share of n lay at -1 or at 1."""
-    q = unseen(n, (1 - level) / 2)  # so that either end alone is a one-sided bound, too
-    return max(-1.0, min(low, mean - q * (mean + 1))), min(1.0, max(high, mean + q * (1 - mean)))
+FEW = 10
+"""Where most units changed alike and fewer than this many otherwise, their spread says little."""
+
+
+def _at_least(
+    mean: float, low: float, high: float, units: Sequence[float], n: int, level: float
+) -> tuple[float, float]:
+    """The interval, cut at -1 and 1. Where the spread of the n units says little, it is widened to where the mean would
+    be if the unseen share of them lay at -1 or at 1."""
+    alike = Counter(round(u, 9) for u in units).most_common(1)[0][1]
+    if n == 1 or (alike > n / 2 and n - alike < FEW):
+        q = unseen(n, (1 - level) / 2)  # so that either end alone is a one-sided bound, too
+        low, high = min(low, mean - q * (mean + 1)), max(high, mean + q * (1 - mean))
+    return max(-1.0, low), min(1.0, high)
 
 
 def sign_flip(
     changes: Sequence[float], alternative: Literal["two-sided", "less"] = "two-sided", seed: int = 0
 ) -> float:
     """Chance of a mean change as far from 0 (`less`: as low) if each change had its sign by a fair coin, as it would be
-    if the two models were alike (Fisher's randomization test). All flips where 9999 are enough for that, else 9999
-    from `seed`. For changes of -1, 0 and 1 it is the exact McNemar test."""
+    if the two models were alike (Fisher's randomization test). All flips of up to 13 changes, else 9999 from `seed`.
+    For changes of -1, 0 and 1 it is the exact McNemar test."""
     import numpy as np
-    from scipy.stats import permutation_test
 
     moved = np.asarray([c for c in changes if abs(c) > 1e-9], float)
-    if not moved.size:
-        return 1.0
-
-    def total(values: Any, axis: int) -> Any:
-        return np.round(values.sum(axis=axis), 9)  # so that equal sums in another order are equal
-
-    if moved.size == 1:  # scipy wants two
-        return 1.0 if alternative == "two-sided" else (0.5 if moved[0] < 0 else 1.0)
-    found = permutation_test(
-        (moved,), total, permutation_type="samples", vectorized=True, n_resamples=9999, alternative=alternative,
-        batch=max(1, 2_000_000 // moved.size), rng=seed,
-    )  # fmt: skip
-    return float(found.pvalue)
+    if moved.size <= 13:  # 2^13 flips
+        flips = np.array(list(product((-1.0, 1.0), repeat=moved.size)))
+        sums, found, tried = flips @ abs(moved), 0, 0
+    else:
+        rng, size = np.random.default_rng(seed), 4_000_000 // moved.size + 1
+        parts = [min(size, 9999 - k) for k in range(0, 9999, size)]
+        sums = np.concatenate([(2.0 * rng.integers(0, 2, (k, moved.size)) - 1) @ abs(moved) for k in parts])
+        found = tried = 1  # the flip that was seen
+    low = sums <= moved.sum() + 1e-9 if alternative == "less" else abs(sums) >= abs(moved.sum()) - 1e-9
+    return float((found + low.sum()) / (tried + sums.size))
 
 
-def _error(changes: Sequence[float]) -> float:
+def standard_error(changes: Sequence[float]) -> float:
+    """Standard error of the mean of independent values."""
     n, mean = len(changes), sum(changes) / len(changes)
     return math.sqrt(sum((c - mean) ** 2 for c in changes) / (n - 1) / n) if n > 1 else 0.0
 
@@ -288,17 +303,17 @@ def cluster_interval(
     changes: Sequence[float], clusters: Sequence[Hashable], level: float = 0.95
 ) -> tuple[float, float]:
     """Where the mean of paired changes between -1 and 1 lies: `cluster_error` times Student's t with G - 1 degrees of
-    freedom for G clusters, never narrower than `unseen` of G leaves open. With a few clusters only, or one that holds
-    most items, it is too narrow (Cameron and Miller 2015); 30 of like size are enough."""
+    freedom for G clusters; where most clusters changed alike, no narrower than `unseen` of G leaves open. With a few
+    clusters only, or one that holds most items, it is too narrow (Cameron and Miller 2015); 30 of like size do."""
     if not changes:
         raise ValueError("no items, no interval")
     from scipy.stats import t
 
-    mean, groups = sum(changes) / len(changes), len(set(clusters))
-    half = 0.0
+    sums = list(totals(changes, clusters).values())
+    mean, groups, half = sum(changes) / len(changes), len(sums), 0.0
     if groups > 1:
         half = float(t.ppf((1 + level) / 2, groups - 1)) * cluster_error(changes, clusters)
-    return _at_least(mean, mean - half, mean + half, groups, level)
+    return _at_least(mean, mean - half, mean + half, sums, groups, level)
 
 
 def totals(changes: Sequence[float], clusters: Sequence[Hashable]) -> dict[Hashable, float]:
