@@ -266,9 +266,43 @@ def test_strengths_and_shift_are_shown_where_they_were_measured(run, tmp_path):
     html = page_of(copy) if build(copy) else ""
     assert "sdft × 0.5" in html and "How far the model moved" in html and "seed → sdft" in html
     assert "texts target bleu4" in html and "0.500 [0.400, 0.600]" in html and "similarities" not in html
+    # And as `selfdistill shift` writes it:
+    zero = {"value": 0.0, "low": None, "high": None}
+    likeness = dict.fromkeys(("bleu4", "rouge_l", "similarity", "length_ratio"), mean)
+    texts = {"retained": likeness | {"cut_off": [zero, zero], "incoherent": [zero, zero]}}
+    (copy / "shift.json").write_text(json.dumps({"pairs": [{"a": "seed", "b": "sdft", "texts": texts}]}))
+    assert build(copy) and "<bdi>ROUGE-L to a</bdi>" in page_of(copy)
     for name in ("scale.json", "shift.json"):
         (copy / name).write_text("{torn")
     assert build(copy) and "How far the model moved" not in page_of(copy)
+
+
+def test_conversations_samples_and_tasks_without_items(run, tmp_path):
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    turns = [
+        {"role": "user", "content": "first?"},
+        {"role": "assistant", "content": "one"},
+        {"role": "user", "content": "second?"},
+    ]
+    row = {"id": "talk", "prompt": turns, "reference": "two", "task": "data"}
+    write_jsonl(copy / "examples.jsonl", [row])
+    made = [{"text": "it is two", "turns": ["it is one"]}, {"text": "2", "turns": ["1"]}]
+    write_jsonl(copy / "rewrites.jsonl", [{"id": "talk", "candidates": made}])
+    write_jsonl(
+        copy / "selected.jsonl",
+        [{"id": "talk", "response": "it is two", "turns": ["it is one"], "source": "distilled", "reason": "passed"}],
+    )
+    for arm in ARMS:
+        (copy / arm / "items.jsonl").unlink()
+        lines = [json.loads(x) for x in (copy / arm / "predictions.jsonl").read_text().splitlines()]
+        lines[0]["samples"] = [{"text": "x", "finish_reason": "stop", "passed": p} for p in (True, False)]
+        write_jsonl(copy / arm / "predictions.jsonl", lines)
+    build(copy)
+    *asked, talk = data_of(page_of(copy))["items"]
+    assert talk["references"] == ["one", "two"] and talk["rewrites"] == ["it is one", "it is two"]
+    assert talk["candidates"] == 2 and talk["kept"] and talk["nll"] == [None, None]
+    assert len(asked) == 75 and asked[0]["prompt"] == asked[0]["references"] == []
+    assert asked[0]["answers"]["sdft"]["samples"] == "1 of 2 further samples passed"
 
 
 def test_what_was_not_measured_is_said(tmp_path):

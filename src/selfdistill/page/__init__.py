@@ -25,6 +25,7 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup
 
+from selfdistill import drift
 from selfdistill.page import charts
 from selfdistill.page.items import collect, script
 from selfdistill.page.svg import clean
@@ -228,11 +229,20 @@ def _end(points: list[dict[str, Any]], index: int) -> str:
 def _shift_rows(table: Any) -> dict[str, Any] | None:
     """shift.json, whatever its pairs hold: a measure a row, a pair a column; None without any."""
     found = table.get("pairs") if isinstance(table, dict) else None
-    flat = [dict(_flat(p)) for p in found if isinstance(p, dict)] if isinstance(found, list) else []
+    found = [p for p in found if isinstance(p, dict)] if isinstance(found, list) else []
+    flat = [dict(_flat(p)) for p in found]
     names = [f"{p.pop('a', '')} → {p.pop('b', '')}" for p in flat]
     measures = list(dict.fromkeys(k for p in flat for k in p))
     rows = [[m, *(p.get(m, "not measured") for p in flat)] for m in measures]
-    return {"header": ["measure", *names], "rows": rows} if rows else None
+    return {"main": _shift_table(found), "all": (["measure", *names], rows)} if rows else None
+
+
+def _shift_table(found: list[Any]) -> tuple[list[str], list[list[str]]] | None:
+    """The main measures, as `selfdistill shift` prints them; None where another program wrote the file."""
+    try:
+        return drift.table(found)
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError):
+        return None
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
