@@ -12,7 +12,7 @@ from conftest import cli, write_jsonl
 
 from selfdistill import gate as stage
 from selfdistill.errors import UserError
-from selfdistill.foreign import Answers, _result
+from selfdistill.foreign import Answers, given_result
 from selfdistill.gate import gate
 from selfdistill.power import items_to_pass
 
@@ -26,7 +26,7 @@ def verdicts(monkeypatch, drawn: list[dict[str, tuple]], **settings) -> list[sta
         sides = {}
         for k, place in enumerate((BASE, NEW)):
             scores = {t: {str(i): float(v) for i, v in enumerate(made[k])} for t, made in tasks.items()}
-            results = {t: _result(t, [0.0, 1.0]) for t in scores}
+            results = {t: given_result(t, [0.0, 1.0]) for t in scores}
             clusters = {t: {str(i): str(c) for i, c in enumerate(m[2])} for t, m in tasks.items() if len(m) > 2}
             sides[place] = Answers(results, scores, clusters)
         monkeypatch.setattr(stage, "read_answers", sides.__getitem__)

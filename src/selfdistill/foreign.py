@@ -105,7 +105,7 @@ def _foreign(files: list[Path]) -> Answers:
     if not made.scores:
         raise UserError(f"{files[0]}: no rows. {EXPECTED}")
     made.clusters = clusters
-    made.results = {task: _result(task, list(items.values())) for task, items in made.scores.items()}
+    made.results = {task: given_result(task, list(items.values())) for task, items in made.scores.items()}
     return made
 
 
@@ -152,7 +152,7 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _result(task: str, scores: list[float]) -> TaskResult:
+def given_result(task: str, scores: list[float]) -> TaskResult:
     """A result as of our own; where scores are not right or wrong, those below 1 count as wrong."""
     score, low, high = mean_interval(scores)
     correct = scores.count(1.0)

@@ -203,8 +203,9 @@ def spread_rows(table: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]
 
 
 COLUMNS = (
-    "p: exact McNemar for answers that are right or wrong; p, Holm: adjusted over the tasks of a pair. MDE: the "
-    "smallest change, in points, that as many items with as many unlike pairs show with 80 % power."
+    "+ / -: items gained and lost. p: exact McNemar for answers that are right or wrong; p, Holm: adjusted over the "
+    "tasks of a pair. MDE: the smallest change, in points, that as many items with as many unlike pairs show with "
+    "80 % power."
 )
 
 
@@ -219,7 +220,7 @@ def difference_rows(table: list[dict[str, Any]]) -> tuple[list[str], list[list[s
         ]
         for task, d in found
     ]  # fmt: skip
-    return ["task", "pair", "n", "points", "gained / lost", "p", "p, Holm", "MDE"], rows
+    return ["task", "pair", "n", "points", "+ / -", "p", "p, Holm", "MDE"], rows
 
 
 def metric_rows(table: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:

@@ -1,0 +1,75 @@
+"""The gate's numbers: items it needs, and how often it is wrong, by simulation.
+
+    python benchmarks/gate.py                 # both tables of docs/gate.md
+
+In a simulated pair of models, each is right on half of the items where they agree.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from selfdistill import gate as stage
+from selfdistill.foreign import Answers, given_result
+from selfdistill.power import items_to_pass
+
+DISCORDANCE = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)
+MARGINS = (0.01, 0.02, 0.03, 0.05)
+BASE, NEW = Path("base"), Path("new")
+
+
+def sizes() -> None:
+    """Items with which a model without a loss passes a probe with 80 % chance."""
+    print("| items on which the two differ | " + " | ".join(f"margin {100 * m:g}" for m in MARGINS) + " |")
+    print("| ---: |" + " ---: |" * len(MARGINS))
+    for share in DISCORDANCE:
+        needed = (items_to_pass(m, share) for m in MARGINS)
+        print(f"| {100 * share:g} % | " + " | ".join(f"{n:,}" for n in needed) + " |")
+
+
+def answers(rng: np.random.Generator, n: int, discordance: float, change: float) -> list[dict[str, float]]:
+    """The scores of two models on n items."""
+    kind = rng.choice(
+        4, size=n, p=[(discordance + change) / 2, (discordance - change) / 2, *[(1 - discordance) / 2] * 2]
+    )
+    return [
+        {str(i): float(v) for i, v in enumerate(right)}
+        for right in ((kind == 1) | (kind == 2), (kind == 0) | (kind == 2))
+    ]
+
+
+def rates(rounds: int) -> None:
+    """How often the gate says what, at a margin of 2 points and alpha = 0.05."""
+    cases = [
+        ("equal, 1 probe of 886", 1, 886, 0.05, 0.0),
+        ("equal, 6 probes of 886", 6, 886, 0.05, 0.0),
+        ("equal, 6 probes of 2,000", 6, 2000, 0.05, 0.0),
+        ("equal, 6 probes of 100", 6, 100, 0.05, 0.0),
+        ("equal, 1 probe of 30", 1, 30, 0.05, 0.0),
+        ("lost 2 points, 1 probe of 886", 1, 886, 0.05, -0.02),
+        ("lost 2 points, 1 probe of 200, no gains", 1, 200, 0.02, -0.02),
+        ("lost 5 points on 1 of 6 probes of 886", 6, 886, 0.05, -0.05),
+        ("lost 10 points, 1 probe of 200", 1, 200, 0.12, -0.1),
+    ]
+    print(f"\n| model | pass | fail | underpowered |\n| --- | ---: | ---: | ---: |  ({rounds} rounds each)")
+    rng, sides = np.random.default_rng(0), {}
+    stage.read_answers = sides.__getitem__
+    for name, probes, n, discordance, change in cases:
+        count = dict.fromkeys(stage.EXIT_CODES, 0)
+        for _ in range(rounds):
+            made = [answers(rng, n, discordance, change if k == 0 else 0.0) for k in range(probes)]
+            for side, place in enumerate((BASE, NEW)):
+                scores = {f"t{k}": m[side] for k, m in enumerate(made)}
+                sides[place] = Answers({t: given_result(t, [1.0]) for t in scores}, scores)
+            count[stage.gate(BASE, NEW).verdict] += 1
+        print(f"| {name} | " + " | ".join(f"{100 * c / rounds:.1f} %" for c in count.values()) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=2000)
+    sizes()
+    rates(parser.parse_args().rounds)
