@@ -103,7 +103,7 @@
   }
 
   const plain = (text, style) => textBlock([["same", text]], style);
-  const part = (title, ...content) => make("div", "", make("h4", "", title), ...content);
+  const part = (title, ...content) => make("div", "", make("h3", "", title), ...content);
   const said = (text) => make("p", "said", make("bdi", "", visible(text)));
 
   function verdict(answer) {
@@ -115,7 +115,7 @@
   function answers(item) {
     const cards = data.arms.filter((arm) => item.answers[arm]).map((arm) => {
       const a = item.answers[arm];
-      const title = make("h4", "", make("bdi", "", visible(arm)), " answers ", a.verdict ? verdict(a) : "");
+      const title = make("h3", "", make("bdi", "", visible(arm)), " answers ", a.verdict ? verdict(a) : "");
       const card = make("div", "", title, plain(a.text, methods(arm)));
       const facts = [["read as", a.extracted], ["expected", a.expected], ["class", a.label], ["note", a.note]];
       for (const [name, value] of facts) if (value) card.append(said(`${name}: ${cut(value, 300)}`));
