@@ -54,7 +54,8 @@ def rates(rounds: int) -> None:
         ("lost 5 points on 1 of 6 probes of 886", 6, 886, 0.05, -0.05),
         ("lost 10 points, 1 probe of 200", 1, 200, 0.12, -0.1),
     ]
-    print(f"\n| model | pass | fail | underpowered |\n| --- | ---: | ---: | ---: |  ({rounds} rounds each)")
+    print(f"\n{rounds} rounds each, margin 2, alpha 0.05:\n\n| NEW | pass | fail | underpowered |")
+    print("| --- | ---: | ---: | ---: |")
     rng, sides = np.random.default_rng(0), {}
     stage.read_answers = sides.__getitem__
     for name, probes, n, discordance, change in cases:
