@@ -336,3 +336,19 @@ def holm(ps: Sequence[float]) -> list[float]:
         worst = max(worst, min(1.0, (len(ps) - rank) * ps[k]))
         adjusted[k] = worst
     return adjusted
+
+
+def mean_score(bounds: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
+    """The mean over T tasks, each given as (score p_t, low l_t, high u_t), with the error of the items of all tasks: they
+    are drawn apart, so the distances of each task's bounds add in squares,
+
+        M = sum p_t / T,  low = M - sqrt(sum (p_t - l_t)^2) / T,  high = M + sqrt(sum (u_t - p_t)^2) / T
+
+    (square-and-add, as in Newcombe's interval above; Zou and Donner, Stat Med 27:1693, 2008). It is the task's own
+    interval where there is one. Which tasks were chosen is not in the error.
+    """
+    count = len(bounds)
+    mean = sum(p for p, _, _ in bounds) / count
+    down = math.sqrt(sum((p - low) ** 2 for p, low, _ in bounds)) / count
+    up = math.sqrt(sum((high - p) ** 2 for p, _, high in bounds)) / count
+    return mean, max(0.0, mean - down), min(1.0, mean + up)  # rounding may leave 0 and 1
