@@ -235,11 +235,11 @@ def test_means_of_the_scatter_are_the_scores(run):
     points = {p["name"]: p for p in charts.arm_points(report)}
     assert points["seed"]["target"]["value"] == pytest.approx(24 / 25)
     assert points["vanilla"]["retained"]["value"] == pytest.approx((14 + 24) / 2 / 25)
-    one = charts.mean_score([{"score": 0.5, "low": 0.4, "high": 0.7}])
+    one = charts._mean([{"score": 0.5, "low": 0.4, "high": 0.7}])
     assert one == {"value": 0.5, "low": pytest.approx(0.4), "high": pytest.approx(0.7)}
-    two = charts.mean_score([{"score": 0.5, "low": 0.4, "high": 0.7}] * 2)
+    two = charts._mean([{"score": 0.5, "low": 0.4, "high": 0.7}] * 2)
     assert 0.4 < two["low"] < 0.5 < two["high"] < 0.7
-    assert charts.mean_score([None, {"score": None, "low": None, "high": None}]) is None
+    assert charts._mean([None, {"score": None, "low": None, "high": None}]) is None
 
 
 def test_strengths_are_read_as_they_lie_there_and_junk_is_left_out():

@@ -25,7 +25,7 @@ from selfdistill.models import load_model
 from selfdistill.progress import Progress
 from selfdistill.records import TaskResult
 from selfdistill.stats import wilson
-from selfdistill.strength import RECORD, check_scalable, mean_score, scale, scaled, strengths_of
+from selfdistill.strength import RECORD, check_scalable, mean_of, scale, scaled, strengths_of
 from selfdistill.tasks.load import Permissions, load_tasks
 
 
@@ -243,20 +243,20 @@ def result(correct, n):
 
 
 def test_the_mean_of_one_task_has_its_own_interval():
-    mean = mean_score([result(7, 10), result(0, 0)])
+    mean = mean_of([result(7, 10), result(0, 0)])
     assert (mean.tasks, mean.value) == (1, 0.7)
     assert (mean.low, mean.high) == pytest.approx(wilson(7, 10))
-    assert mean_score([result(0, 0)]) is None
+    assert mean_of([result(0, 0)]) is None
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=9))
 def test_the_error_of_a_mean_is_that_of_all_items(counts):
-    mean = mean_score([result(c, 50) for c in counts])
+    mean = mean_of([result(c, 50) for c in counts])
     widest = max(b - a for a, b in (wilson(c, 50) for c in counts))
     assert 0 <= mean.low <= mean.value <= mean.high <= 1
     assert mean.high - mean.low <= widest + 1e-12
     # Equal tasks: the error falls with the root of their number.
-    one, many = mean_score([result(20, 50)]), mean_score([result(20, 50)] * len(counts))
+    one, many = mean_of([result(20, 50)]), mean_of([result(20, 50)] * len(counts))
     assert many.high - many.value == pytest.approx((one.high - one.value) / math.sqrt(len(counts)))
 
 
@@ -266,6 +266,6 @@ def test_the_interval_of_a_mean_holds_its_mean_95_times_in_100():
     chance, shares, held = random.Random(0), [0.95, 0.5, 0.8, 0.99], 0
     for _ in range(1000):
         drawn = [result(sum(chance.random() < p for _ in range(60)), 60) for p in shares]
-        mean = mean_score(drawn)
+        mean = mean_of(drawn)
         held += mean.low <= sum(shares) / len(shares) <= mean.high
     assert 0.93 < held / 1000 < 0.98

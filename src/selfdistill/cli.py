@@ -90,7 +90,7 @@ def run(
     report = run_recipe(load_recipe(recipe, [*(overrides or []), *extra]), out, _progress())
     if process().main:
         show(report, _console())
-        line = f"\nEverything lies in {out}: report.md, report.json, and an adapter in the folder of each arm."
+        line = f"\nEverything lies in {out}: report.html, report.md, report.json, and an adapter in the folder of each arm."
         _console().print(line, highlight=False, markup=False)
 
 
@@ -499,7 +499,7 @@ def study(
 
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="Folder of a finished run.")]) -> None:
-    """Write report.md and report.json of a run again, and show them."""
+    """Write report.html, report.md and report.json of a run again, and show them."""
     from selfdistill.report import build, show
 
     show(build(folder), _console())

@@ -3,7 +3,7 @@
 In:  a recipe.
 Out: recipe.toml (resolved, runs again), run.json (versions, device, digests, arms, seconds, status), examples.jsonl,
      rewrites.jsonl, selected.jsonl, exports, one folder per arm (adapter, predictions, results),
-     report.json, report.md.
+     report.json, report.md, report.html.
 
     selfdistill run recipe.toml --out runs/mine
     accelerate launch --num_processes 8 -m selfdistill run recipe.toml --out runs/mine

@@ -29,6 +29,7 @@ from selfdistill.evaluate import adapter_digest, engine_errors, evaluate, evalua
 from selfdistill.models import SeedLM, load_model
 from selfdistill.progress import Progress
 from selfdistill.records import TaskResult
+from selfdistill.stats import mean_score
 from selfdistill.store import locked, write_atomic
 from selfdistill.tasks.load import Permissions, Task, load_tasks
 from selfdistill.templates import Prompter
@@ -123,25 +124,11 @@ class Mean:
     high: float
 
 
-def mean_score(results: Sequence[TaskResult]) -> Mean | None:
-    """The mean over tasks, M = sum p_t / T, with the error of the items of all tasks: they are drawn apart, so the
-    distances of each task's Wilson bounds [l_t, u_t] add in squares,
-
-        low = M - sqrt(sum (p_t - l_t)^2) / T,  high = M + sqrt(sum (u_t - p_t)^2) / T
-
-    (square-and-add, as in Newcombe's interval in stats.py; Zou and Donner, Stat Med 27:1693, 2008). It is Wilson's own
-    for one task. Which tasks were chosen is not in the error. Tasks that were not measured are left out; None without
-    any.
-    """
+def mean_of(results: Sequence[TaskResult]) -> Mean | None:
+    """`stats.mean_score` of the tasks that were measured; None without any."""
     bounds = [(r.score, r.low, r.high) for r in results]
     found = [(p, low, high) for p, low, high in bounds if p is not None and low is not None and high is not None]
-    if not found:
-        return None
-    count = len(found)
-    mean = sum(p for p, _, _ in found) / count
-    down = math.sqrt(sum((p - low) ** 2 for p, low, _ in found)) / count
-    up = math.sqrt(sum((high - p) ** 2 for p, _, high in found)) / count
-    return Mean(count, mean, max(0.0, mean - down), min(1.0, mean + up))  # rounding may leave 0 and 1
+    return Mean(len(found), *mean_score(found)) if found else None
 
 
 def strengths_of(text: str) -> list[float]:
@@ -247,7 +234,7 @@ def _point(run: Path, strength: float, folder: str) -> dict[str, Any]:
     results = list(read_results(run / folder).values())
     point: dict[str, Any] = {"strength": strength, "folder": folder}
     for role in ("target", "retained"):
-        mean = mean_score([r for r in results if r.role == role])
+        mean = mean_of([r for r in results if r.role == role])
         point[role] = mean and asdict(mean)
     kept = ("n", "score", "low", "high")
     point["tasks"] = {r.task: {"role": r.role} | r.model_dump(include=set(kept)) for r in results}

@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from selfdistill.page.svg import Frame, Labels, mark, path, tag, ticks
+from selfdistill.stats import mean_score
 
 SHAPE = {"seed": "circle", "vanilla": "square", "sdft": "diamond"}
 """Of a method's marks; its colour is the class of the same name in page.css."""
@@ -22,16 +23,10 @@ BINS = 28
 # --- target against retained -------------------------------------------------------------------------------------
 
 
-def mean_score(results: Iterable[dict[str, Any] | None]) -> dict[str, float] | None:
-    """Mean over tasks of {score, low, high}, with the error of the items: the tasks' own errors added in squares, as
-    `selfdistill scale` does. None where no task was measured."""
-    found = [r for r in results if r and all(isinstance(r.get(k), int | float) for k in ("score", "low", "high"))]
-    if not found:
-        return None
-    value = sum(r["score"] for r in found) / len(found)
-    down = math.sqrt(sum((r["score"] - r["low"]) ** 2 for r in found)) / len(found)
-    up = math.sqrt(sum((r["high"] - r["score"]) ** 2 for r in found)) / len(found)
-    return {"value": value, "low": value - down, "high": value + up}
+def _mean(results: Iterable[dict[str, Any] | None]) -> dict[str, float] | None:
+    """`stats.mean_score` of the tasks that were measured; None without any."""
+    found = [(r["score"], r["low"], r["high"]) for r in results if r and r["score"] is not None]
+    return dict(zip(("value", "low", "high"), mean_score(found), strict=True)) if found else None
 
 
 def arm_points(report: dict[str, Any]) -> list[dict[str, Any]]:
@@ -42,7 +37,7 @@ def arm_points(report: dict[str, Any]) -> list[dict[str, Any]]:
         seeds: dict[str, list[float]] = {}
         for role in ("target", "retained"):
             results = [t["arms"].get(name) for t in report["tasks"] if t["role"] == role]
-            point[role] = mean_score(results)
+            point[role] = _mean(results)
             each = [r["seeds"] for r in results if r and r.get("seeds")]
             seeds[role] = [sum(values) / len(values) for values in zip(*each, strict=False)]
         point["seeds"] = list(zip(seeds["retained"], seeds["target"], strict=False))
