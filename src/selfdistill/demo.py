@@ -35,8 +35,8 @@ def demo(out: Path, target: str, allow_code: bool) -> None:
     side_by_side(out, console)
     show(report, console)
     console.print(
-        f"\n{(time.monotonic() - started) / 60:.1f} minutes. Everything lies in {out}: report.html is the whole report, "
-        "recipe.toml runs it again (selfdistill run), sdft/adapter is the adapter, rewrites.jsonl what the seed LM "
+        f"\n{(time.monotonic() - started) / 60:.1f} minutes. Everything lies in {out}: report.html is the whole "
+        "report, recipe.toml runs it again (selfdistill run), sdft/adapter is the adapter, rewrites.jsonl what the seed LM "
         "wrote.",
         highlight=False,
         markup=False,

@@ -339,8 +339,8 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def mean_score(bounds: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
-    """The mean over T tasks, each given as (score p_t, low l_t, high u_t), with the error of the items of all tasks: they
-    are drawn apart, so the distances of each task's bounds add in squares,
+    """The mean over T tasks, each given as (score p_t, low l_t, high u_t), with the error of the items of all tasks:
+    they are drawn apart, so the distances of each task's bounds add in squares,
 
         M = sum p_t / T,  low = M - sqrt(sum (p_t - l_t)^2) / T,  high = M + sqrt(sum (u_t - p_t)^2) / T
 
