@@ -36,8 +36,8 @@ def demo(out: Path, target: str, allow_code: bool) -> None:
     show(report, console)
     console.print(
         f"\n{(time.monotonic() - started) / 60:.1f} minutes. Everything lies in {out}: report.html is the whole "
-        "report, recipe.toml runs it again (selfdistill run), sdft/adapter is the adapter, rewrites.jsonl what the seed LM "
-        "wrote.",
+        "report, recipe.toml runs it again (selfdistill run), sdft/adapter is the adapter, rewrites.jsonl what the "
+        "seed LM wrote.",
         highlight=False,
         markup=False,
     )

@@ -34,8 +34,8 @@ from selfdistill.errors import UserError
 from selfdistill.models import SeedLM, process, sharded
 from selfdistill.progress import Progress
 
-CHECKPOINTS = 10
-"""How often a training is saved where the settings do not say."""
+CHECKPOINTS, APART = 10, 25
+"""How often a training is saved where the settings do not say, and the fewest steps between two of them."""
 
 CURVE = 1000
 """Points of the loss curve; a shorter training logs every step."""
@@ -110,7 +110,7 @@ class _Plan:
 def _plan(seed_lm: SeedLM, settings: TrainSettings, batches: Batches, model: Any) -> _Plan:
     steps = math.ceil(settings.epochs * batches.steps_an_epoch)
     log_steps = math.ceil(steps / CURVE)
-    apart = settings.checkpoint_steps or math.ceil(steps / CHECKPOINTS)
+    apart = settings.checkpoint_steps or max(APART, math.ceil(steps / CHECKPOINTS))
     apart = math.ceil(apart / log_steps) * log_steps  # so that a resumed training logs what an undisturbed one does
     packing, layout = _layout(settings, batches, model)
     checkpointing, why = _gradient_checkpointing(settings, seed_lm.device)

@@ -31,14 +31,8 @@ from selfdistill.records import Example, Selected
 from selfdistill.store import digest_of, locked, write_atomic
 from selfdistill.templates import Prompter
 
-CHECKPOINTS = 10
-"""How often a training is saved where the settings do not say."""
-
-CURVE = 1000
-"""Points of the loss curve; a shorter training logs every step."""
-
-TRACKERS = {"wandb": "wandb", "trackio": "trackio", "tensorboard": "tensorboard"}
-"""Names for `report_to`, and the package that each needs."""
+TRACKERS = ("wandb", "trackio", "tensorboard")
+"""What `report_to` may name; each is a package of that name."""
 
 
 def drawn(examples: Sequence[Example], count: int | None, seed: int) -> list[Example]:
