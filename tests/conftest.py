@@ -18,6 +18,8 @@ from hypothesis import settings
 settings.register_profile("here", deadline=None)  # first calls import large libraries
 settings.load_profile("here")
 os.environ["HF_HUB_OFFLINE"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core each: more threads than cores are many times slower
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -92,8 +92,9 @@ class TrainSettings(Settings):
 
     `holdout` is the share of the rows that does not train and on which the loss is measured at every checkpoint;
     `patience` stops after so many checkpoints without a better one, and takes the best. `checkpoint_steps` apart a
-    stopped training can go on; without it, ten times in all (25 apart or more). `packing` and `gradient_checkpointing` are chosen by the
-    device where they are not set. `report_to` names trackers: wandb, trackio, tensorboard.
+    stopped training can go on; without it, ten times in all, 25 steps apart or more. `packing` and
+    `gradient_checkpointing` are chosen by the device where they are not set. `report_to` names trackers: wandb,
+    trackio, tensorboard.
 
     `mix_ratio` is the share of rows that take the distilled response in the SDFT arm (Section 5.1), `rows` how many of
     the rows train, drawn at random. In a run, lists of either make an arm of each.
