@@ -103,7 +103,7 @@ def shown(name: str) -> str:
     """A model or dataset as its user named it. Of a path of this machine, which is nobody else's, the last part."""
     if name == resolve("embedded"):
         return "embedded"
-    return Path(name).name if name.startswith(("/", ".", "~")) else name
+    return Path(name).name if name.startswith(("/", ".", "~")) or Path(name).exists() else name
 
 
 def _record(folder: Path) -> dict[str, Any]:

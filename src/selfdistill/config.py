@@ -259,6 +259,7 @@ ENGINES: dict[str, type[EngineSettings]] = {
 
 _RUN_FILES = (
     "", "examples", "rewrites", "selected", "recipe", "run", "report", "samples", "seed", "vanilla", "sdft", "scale",
+    "shift",
 )  # fmt: skip
 
 

@@ -34,7 +34,9 @@ def divergences(
 ) -> tuple[list[float], list[float]]:
     """Forward and reverse KL of each item, in nats a token, each a mean over the tokens of one sampled response.
 
-    At every position of the response the sum runs over the whole vocabulary, so the only chance is in the response.
+    At every position of the response the sum runs over the whole vocabulary, so the only chance is in the response. The
+    response is its text, tokenized as in training; where a sampled text could be cut into tokens in another way, the
+    path is that of training.
     `tuned` is an adapter or a whole model. Raises UserError for a tuned model with another vocabulary.
     """
     if not _is_adapter(tuned) and load_model(tuned).tokenizer.get_vocab() != seed_lm.tokenizer.get_vocab():

@@ -26,6 +26,7 @@ from selfdistill.evaluate import read_results
 from selfdistill.models import SeedLM, resolve
 from selfdistill.progress import Progress
 from selfdistill.records import Example, Prediction, read_records
+from selfdistill.report import arms
 from selfdistill.rows import rows
 from selfdistill.shift import module_shifts, text_shift
 from selfdistill.stats import wilson
@@ -119,16 +120,21 @@ def compare_models(
     progress: Progress,
 ) -> dict[str, Any]:
     """KL divergence of both directions on up to `prompts` items of each group, in nats a token, and the change of the
-    weights: its norm, and that of every kind of module."""
+    weights: its norm, and that of every kind of module; without it, and with a warning, where it cannot be had."""
     from selfdistill.divergence import divergences
 
+    try:
+        moved = {"weights": weights(tuned, seed_lm.name)}
+    except UserError as error:  # DoRA, a whole model of a hub name: the rest can be measured
+        progress.warn(f"{name}: the weights are not measured: {error}")
+        moved = {}
     drawn = {g: random.Random(seed).sample(list(group), min(prompts, len(group))) for g, group in items.items()}
     kl = {}
     with progress.bar(name, sum(map(len, drawn.values()))) as advance:
         for group, some in drawn.items():
             forward, reverse = divergences(seed_lm, tuned, some, prompter, max_new_tokens, seed, advance)
             kl[group] = {"n": len(some), "forward": _positive(forward), "reverse": _positive(reverse)}
-    return {"kl": kl, "weights": weights(tuned, seed_lm.name)}
+    return {"kl": kl, **moved}
 
 
 def _positive(values: Sequence[float]) -> dict[str, float | None]:
@@ -198,13 +204,13 @@ def drift_run(run: Path, prompts: int, progress: Progress) -> dict[str, Any]:
     from selfdistill.engines.open import load_for
     from selfdistill.store import write_atomic
 
-    manifest = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    trained = [folder for arm in arms(run) for folder in arm["folders"]]
     recipe = load_recipe(run / "recipe.toml", [])
     seed_lm = load_for(recipe.engine, recipe.model, recipe.train.tune == "qlora")
     prompter = Prompter.create(seed_lm.tokenizer, recipe.distill.format, recipe.distill.template, progress.warn)
     items = grouped(run / "seed")
     pairs = []
-    for arm in (a["name"] for a in manifest["arms"]):
+    for arm in trained:
         tuned = str(run / arm / "adapter")
         texts = compare_texts(run / "seed", run / arm)
         longest = recipe.distill.max_new_tokens

@@ -31,7 +31,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from selfdistill.batches import IGNORED, Batches, Layout, Rows
 from selfdistill.config import TrainSettings
 from selfdistill.errors import UserError
-from selfdistill.models import SeedLM, process, sharded
+from selfdistill.models import SeedLM, pick_dtype, process, sharded
 from selfdistill.progress import Progress
 
 CHECKPOINTS, APART = 10, 25
@@ -158,9 +158,13 @@ def _gradient_checkpointing(settings: TrainSettings, device: str) -> tuple[bool,
 
 
 def _why_dtype(seed_lm: SeedLM) -> str:
-    if seed_lm.dtype == "bfloat16":
-        return "the device computes in bf16; weights that train are fp32"
-    return "the device has no units for bf16" if seed_lm.device == "cpu" else "as set"
+    if seed_lm.dtype != pick_dtype(seed_lm.device):
+        return "as set"
+    return (
+        "the device has units for it; weights that train are fp32"
+        if seed_lm.dtype == "bfloat16"
+        else "the device has no units for bf16"
+    )
 
 
 def _arguments(seed_lm: SeedLM, settings: TrainSettings, plan: _Plan, out: Path, seed: int, held: bool) -> Any:

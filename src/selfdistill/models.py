@@ -142,7 +142,9 @@ def pick_dtype(device: str) -> str:
     import torch
 
     bf16 = (
-        torch.cuda.is_bf16_supported() if device == "cuda" else device == "cpu" and torch.cpu._is_amx_tile_supported()
+        torch.cuda.is_bf16_supported(including_emulation=False)
+        if device == "cuda"
+        else device == "cpu" and torch.cpu._is_amx_tile_supported()
     )
     return "bfloat16" if bf16 else "float32"
 

@@ -69,9 +69,14 @@ def build(run: Path) -> dict[str, Any]:
 def arms(run: Path) -> list[dict[str, Any]]:
     """The trained arms of a run, those that differ in the seed of their training only as one:
     {name, method, mix_ratio, rows, folders}."""
-    manifest = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    try:
+        trained = json.loads((run / "run.json").read_text(encoding="utf-8"))["arms"]
+    except (OSError, ValueError, LookupError, TypeError):
+        raise UserError(
+            f"{run}: no run.json with a list of arms. Expected the folder of a `selfdistill run`."
+        ) from None
     found: dict[str, dict[str, Any]] = {}
-    for arm in manifest["arms"]:
+    for arm in trained:
         name = arm["name"].removesuffix(f"-seed{arm['seed']}")
         kept = {k: arm[k] for k in ("method", "mix_ratio", "rows")}
         found.setdefault(name, {"name": name, **kept, "folders": []})["folders"].append(arm["name"])
@@ -245,7 +250,8 @@ def markdown(report: dict[str, Any]) -> str:
     """The report as Markdown. Nothing that a model wrote is in it."""
     share = 100 * report["distilled"] / report["rows"] if report["rows"] else 0.0
     lines = ["# selfdistill report", "", report["summary"], "", "## Scores", ""]
-    lines += ["Percent correct with 95 % Wilson intervals; differences are paired by item (Newcombe).", ""]
+    how = "Student's t over items' means" if any(len(a["folders"]) > 1 for a in report["arms"]) else "Newcombe"
+    lines += [f"Percent correct with 95 % intervals; differences are paired by item ({how}).", ""]
     lines += _table(*score_rows(report))
     lines += ["", "## Paired differences", ""]
     lines += _table(*difference_rows(report["tasks"]))

@@ -57,8 +57,9 @@ def scaled(folder: Path, strength: float, out: Path, seed_lm: SeedLM) -> Path:
     if record.is_file() and json.loads(record.read_text(encoding="utf-8")) == made_from:
         return out
     partial = out.with_name(out.name + ".partial")
-    for old in (out, partial):  # of an arm that was trained anew, or of a killed process
-        shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        raise UserError(f"{out}: was made from other weights than the arm's of today. Remove {out.parent}.")
+    shutil.rmtree(partial, ignore_errors=True)  # of a killed process
     partial.mkdir(parents=True)
     if (folder / "adapter_config.json").is_file():
         _scale_adapter(folder, strength, partial)

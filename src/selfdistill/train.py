@@ -35,7 +35,7 @@ TRACKERS = ("wandb", "trackio", "tensorboard")
 """What `report_to` may name; each is a package of that name."""
 
 
-def drawn(examples: Sequence[Example], count: int | None, seed: int) -> list[Example]:
+def drawn(examples: Sequence[Example], count: int | None, seed: int | str) -> list[Example]:
     """`count` of the examples drawn at random, in their order; fewer are among more. None takes all.
 
     Raises UserError for more than there are.
@@ -161,7 +161,8 @@ def _tokenized(
     limit: int,
     seed: int,
 ) -> _Data:
-    held_ids = {e.id for e in drawn(examples, round(holdout * len(examples)), seed)}
+    # A seed of its own: `mixed` takes the first of the other order, and all held-out rows would be distilled ones.
+    held_ids = {e.id for e in drawn(examples, round(holdout * len(examples)), f"holdout-{seed}")}
     train, held, dropped, held_examples = [], [], [], 0
     for example in examples:
         made = sequences(example, responses[example.id], prompter)

@@ -7,13 +7,18 @@ from typing import get_args
 
 from selfdistill.config import EngineSettings, OpenAISettings, RaySettings, TransformersSettings, VllmSettings
 from selfdistill.engines import Engine
+from selfdistill.errors import UserError
 from selfdistill.models import SeedLM, load_model, resolve
 from selfdistill.templates import Format, Prompter
 
 
 def load_for(settings: EngineSettings, name: str, quantized: bool = False) -> SeedLM:
     """The seed LM in the data type that the engine's settings ask for. Other engines than the default have one of their
-    own, and leave training its."""
+    own, and leave training its. Raises UserError for 4 bits with an engine that would take other weights."""
+    if quantized and not isinstance(settings, TransformersSettings):
+        raise UserError(
+            f'train.tune = "qlora": engine = "{settings.name}" takes whole weights. Take engine = "transformers".'
+        )
     return load_model(name, settings.dtype if isinstance(settings, TransformersSettings) else "auto", quantized)
 
 

@@ -84,6 +84,9 @@ class Lab:
             raise UserError(
                 'engine = "openai": studies measure adapters, which an endpoint does not take. Choose another.'
             )
+        train = self.recipe.train
+        if self.recipe.seeds or train.rows is not None or train.mix_ratio != 1:
+            raise UserError("seeds, train.rows and train.mix_ratio: a study sets its own. Leave them out.")
         self._folders: dict[Arm, Path] = {}
         self._tasks: dict[str, Task] = {}
         self._read: dict[str, list[Example]] = {}
