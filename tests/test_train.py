@@ -717,7 +717,7 @@ def held_loss(lm, rows, adapter=None):
 @pytest.mark.parametrize("packing", [False, True])
 def test_held_out_rows_do_not_train_and_their_loss_is_the_mean_over_tokens(tmp_path, embedded, packing):
     examples = micro(22)
-    held = {e.id for e in drawn(examples, 11, 0)}
+    held = {e.id for e in drawn(examples, 11, "holdout-0")}
     settings = TrainSettings(holdout=0.5, packing=packing, lr=3e-3, checkpoint_steps=1)
     assert len(held) == 11  # no whole number of batches
     out = train(embedded, examples, references(examples), tmp_path / "a", settings, prompter_of(embedded))
@@ -738,7 +738,7 @@ def test_patience_stops_early_and_takes_the_best(tmp_path, embedded):
     curve = [x["loss"] for x in record_of(out)["held_out"]]
     best = curve.index(min(curve))
     assert len(curve) == len(losses(out)) == best + 4 < 30
-    held = {e.id for e in drawn(examples, 12, 0)}
+    held = {e.id for e in drawn(examples, 12, "holdout-0")}
     rows = tokenized(embedded, [e for e in examples if e.id in held])
     assert held_loss(embedded, rows, out) == pytest.approx(min(curve), rel=1e-4)
 
