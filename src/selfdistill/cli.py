@@ -216,7 +216,7 @@ def train(
     mix_ratio: Annotated[float, typer.Option(help="Share of rows that take the distilled response.")] = 1.0,
     max_length: Annotated[int | None, typer.Option(help="Leave out rows with more tokens.")] = None,
     set: Annotated[
-        list[str] | None, typer.Option("--set", help="Any other setting of [train], as key=value: --set dora=true.")
+        list[str] | None, typer.Option("--set", help="Any other setting of a recipe's train table: --set dora=true.")
     ] = None,
     seed: Seed = 0,
 ) -> None:
@@ -239,6 +239,8 @@ def train(
     for override in set or []:
         apply_override(values, override)
     settings = checked(TrainSettings, values, "train")
+    if selected is None and settings.mix_ratio != 1.0:
+        raise UserError("train: mix_ratio mixes selected responses in; name them with --selected.")
     if isinstance(settings.mix_ratio, tuple) or isinstance(settings.rows, tuple):
         raise UserError("train: a list of mix_ratio or rows makes several arms; `selfdistill run` does that.")
     examples = _examples(data, data_format, columns, split, sample, seed, data_dir)
@@ -334,14 +336,14 @@ def shift(
         found = drift.drift_run(folders[0], prompts, progress)
     elif len(folders) == 2:
         a, b = folders
+        if bool(model) != bool(tuned):
+            raise UserError("--model and --tuned belong together.")
         pair = {"a": a.name, "b": b.name, "texts": drift.compare_texts(a, b)}
         if model and tuned:
             seed_lm = load_model(model)
             prompter = Prompter.create(seed_lm.tokenizer, prompt_format, template, progress.warn)  # type: ignore[arg-type]
             items = drift.grouped(a)
             pair |= drift.compare_models(seed_lm, tuned, items, prompter, prompts, 512, seed, "shift", progress)
-        elif model or tuned:
-            raise UserError("--model and --tuned belong together.")
         found = {"pairs": [pair]}
     else:
         raise UserError("shift: expected a run, or two evaluation folders or files.")
@@ -356,8 +358,11 @@ def show(
     id: Annotated[str, typer.Option("--id", help="Id of a training row or an item, or how it begins.")],
 ) -> None:
     """One row or item of a run, whole: what was rewritten, what every arm answered."""
+    from selfdistill.errors import UserError
     from selfdistill.show import show_item
 
+    if len(id) < 4:
+        raise UserError(f"--id {id!r}: expected four characters of it or more.")
     show_item(folder, id, _console())
 
 
@@ -415,6 +420,7 @@ def compare(
     from selfdistill.compare import measure
     from selfdistill.config import TaskSettings, checked
     from selfdistill.errors import UserError
+    from selfdistill.foreign import kind_of
     from selfdistill.report import show_comparison
     from selfdistill.store import write_atomic
     from selfdistill.tasks.load import Permissions, load_tasks
@@ -434,6 +440,8 @@ def compare(
         permissions = Permissions(allow_code, _judge(judge_url, judge_model), data_dir)
         return load_tasks(settings, seed, permissions, progress)
 
+    if task and all(Path(a).exists() and kind_of(a) == "answers" for a in arms):
+        raise UserError("compare: --task says what to ask models; these are answers already. Leave it out.")
     places = measure(arms, base, work, load, lambda m: _engine(engine, m, prompt_format, template, progress), progress)
     table = run_compare(dict(zip(names, places, strict=True)))
     show_comparison(table, _console())
@@ -456,8 +464,18 @@ def gate(
     import json
 
     from selfdistill import gate as stage
+    from selfdistill.errors import UserError
     from selfdistill.store import write_atomic
 
+    if base.resolve() == new.resolve():
+        raise UserError(f"gate: {base} is named twice. Expected the answers of two models.")
+    files = [f for f in (json_file, junit_file) if f]
+    inputs = [base.resolve(), new.resolve()]
+    for file in files:
+        if file.is_dir() or any(file.resolve().is_relative_to(place) for place in inputs):
+            raise UserError(f"{file}: is a folder, or lies in what is tested. Choose another name.")
+    if len({f.resolve() for f in files}) < len(files):
+        raise UserError("gate: --json and --junit name the same file.")
     result = stage.gate(base, new, margin / 100, alpha, task or ())
     if json_file:
         write_atomic(json_file, json.dumps(result.record(), indent=1) + "\n")

@@ -21,7 +21,7 @@ from selfdistill.errors import UserError
 class Settings(BaseModel):
     """Base of all tables: frozen, no unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 S = TypeVar("S", bound=Settings)

@@ -205,6 +205,9 @@ def drift_run(run: Path, prompts: int, progress: Progress) -> dict[str, Any]:
     from selfdistill.store import write_atomic
 
     trained = [folder for arm in arms(run) for folder in arm["folders"]]
+    for folder in trained:
+        if not (run / folder / "result.json").is_file():
+            raise UserError(f"{run / folder}: no result.json. Expected a finished run; the same `run` goes on with it.")
     recipe = load_recipe(run / "recipe.toml", [])
     seed_lm = load_for(recipe.engine, recipe.model, recipe.train.tune == "qlora")
     prompter = Prompter.create(seed_lm.tokenizer, recipe.distill.format, recipe.distill.template, progress.warn)

@@ -21,13 +21,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
 from selfdistill.checks import load_check
 from selfdistill.config import TaskSettings
 from selfdistill.engines import Completion, Engine, Request, Sampling
 from selfdistill.errors import UserError
 from selfdistill.microworld.quizzes import QUIZZES, write_quizzes
 from selfdistill.progress import Progress
-from selfdistill.records import Example, Metric, Prediction, Sample, TaskResult, Verdict, read_records
+from selfdistill.records import Example, Metric, Prediction, Sample, TaskResult, Verdict, explain, read_records
 from selfdistill.stats import mean_interval, pass_at_k, wilson
 from selfdistill.store import Journal, digest_file, digest_of, in_time, write_atomic, write_records
 from selfdistill.tasks.load import Permissions, Task, template_of
@@ -217,11 +219,15 @@ def regrade(out: Path, permissions: Permissions) -> list[TaskResult]:
 
 
 def read_results(folder: Path) -> dict[str, TaskResult]:
-    """result.json of an evaluation folder, by task."""
+    """result.json of an evaluation folder, by task. Raises UserError where it is missing or broken."""
     path = folder / "result.json"
     if not path.is_file():
         raise UserError(f"{folder}: no result.json. Expected a folder that `selfdistill evaluate` wrote.")
-    return {r["task"]: TaskResult.model_validate(r) for r in json.loads(path.read_text(encoding="utf-8"))}
+    try:
+        results = TypeAdapter(list[TaskResult]).validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise UserError(f"{path}: broken: {explain(error)}. `selfdistill evaluate` writes it again.") from None
+    return {r.task: r for r in results}
 
 
 # --- answers -----------------------------------------------------------------------------------------------------

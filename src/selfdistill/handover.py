@@ -129,7 +129,7 @@ def _fitted(base: Any, adapter: Path) -> Any:
             tuned = PeftModel.from_pretrained(base, str(adapter))
         with safe_open(adapter / "adapter_model.safetensors", "pt") as weights:
             spare = weights.keys() - get_peft_model_state_dict(tuned).keys()
-    except (RuntimeError, ValueError, UserWarning, SafetensorError) as error:
+    except (RuntimeError, ValueError, TypeError, KeyError, UserWarning, SafetensorError) as error:
         raise UserError(f"adapter {adapter}: does not fit this model: {_first_line(error)}") from None
     if spare:
         raise UserError(f"adapter {adapter}: does not fit this model, which has no place for {sorted(spare)[0]}.")
@@ -137,7 +137,9 @@ def _fitted(base: Any, adapter: Path) -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    """What is wrong, without the heading that torch puts over it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return (lines[1] if lines[0].endswith(":") and len(lines) > 1 else lines[0])[:200]
 
 
 # --- the hub -----------------------------------------------------------------------------------------------------

@@ -144,6 +144,8 @@ def strengths_of(text: str) -> list[float]:
         if not value >= 0 or math.isinf(value):
             raise UserError(f"--strengths {text}: {part.strip()} is not allowed. Expected numbers from 0 up.")
         found.add(value)
+    if not found - {0.0, 1.0}:
+        raise UserError(f"--strengths {text}: 0 is the seed LM and 1 the trained arm; the run has both. Name others.")
     return sorted(found - {0.0, 1.0})
 
 
