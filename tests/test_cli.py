@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from conftest import cli, write_jsonl
+from conftest import cli, hears_control_c, write_jsonl
 
 from selfdistill.microworld.world import items
 from selfdistill.models import resolve
@@ -261,7 +261,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, foreign_folder):
 def test_control_c_and_a_full_disk_lose_nothing(tmp_path):
     command = [sys.executable, "-m", "selfdistill", "distill", "--model", "embedded", "--data", "micro:facts", "--sample", "400",
                "--engine", "name=transformers,rows=4", "--out", str(tmp_path / "r.jsonl")]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hears_control_c)
     partial = tmp_path / "r.jsonl.texts.partial"
     while process.poll() is None and not (partial.exists() and partial.stat().st_size):
         time.sleep(0.01)

@@ -18,7 +18,7 @@ import psutil
 import pytest
 from conftest import cli
 
-KILLS = int(os.environ.get("KILLS", "2"))
+KILLS = int(os.environ.get("KILLS", "1"))
 ROWS = 60
 
 

@@ -20,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count, islice
 
 import pytest
-from conftest import free_port
+from conftest import free_port, hears_control_c
 
 from selfdistill.config import OpenAISettings
 from selfdistill.engines import Completion, Prompt, Request, Sampling, Score, Scoring
@@ -410,7 +410,9 @@ for completion in engine.generate(Request(str(i), Prompt((), "", turns), Samplin
 
 def test_ctrl_c_ends_the_process_at_once(serve):
     _, server = serve(lambda row, number, r: "!slow")
-    process = subprocess.Popen([sys.executable, "-c", INTERRUPTED, server.url], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, server.url], stderr=subprocess.PIPE, text=True, preexec_fn=hears_control_c
+    )
     deadline = time.monotonic() + 30
     while server.running < 32:
         assert time.monotonic() < deadline and process.poll() is None

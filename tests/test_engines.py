@@ -287,12 +287,12 @@ def test_a_memory_error_halves_the_rows_and_loses_none(embedded):
                 raise torch.OutOfMemoryError("out of memory")
             return real(input_ids=input_ids, **kwargs)
 
-    engine.model = Small()
+    engine.instead = Small()
     assert texts(engine, requests) == wanted and engine.rows == 4 and max(seen) == 16
     (scores,) = engine.score([[Scoring(r.id, r.prompt.ids, (5, 7)) for r in requests]])
     assert all(s.nll for s in scores)
     engine.rows = 1
-    engine.model = type("None", (), {"config": real.config, "__call__": lambda self, **k: _no_memory()})()
+    engine.instead = type("None", (), {"config": real.config, "__call__": lambda self, **k: _no_memory()})()
     with pytest.raises(UserError, match="single row"):
         texts(engine, requests)
 
@@ -318,7 +318,7 @@ def test_rows_that_begin_anew_share_the_prefix_of_all_that_wait(embedded, monkey
                 raise RuntimeError("MPS backend out of memory (for a test)")
             return real(input_ids=input_ids, **kwargs)
 
-    engine.model = Tight()
+    engine.instead = Tight()
     done = texts(engine, requests)
     assert len(seen) > 50 and engine.rows == 2
     assert done == {r.id: one_by_one(embedded, r)[0] for r in requests}
@@ -331,7 +331,7 @@ def _no_memory():
 def test_a_fault_of_the_model_is_not_taken_for_a_memory_error(embedded):
     engine = local(TransformersSettings(rows=4), embedded)
     real = engine.model
-    engine.model = type("Broken", (), {"config": real.config, "__call__": lambda self, **k: 1 / 0})()
+    engine.instead = type("Broken", (), {"config": real.config, "__call__": lambda self, **k: 1 / 0})()
     with pytest.raises(ZeroDivisionError):
         texts(engine, requests_for(embedded)[:2])
 

@@ -40,7 +40,7 @@ from selfdistill.shift import parameter_shift
 from selfdistill.templates import Prompter
 from selfdistill.train import TRACKERS, drawn, mixed, sequences, train
 
-KILLS = int(os.environ.get("KILLS", "2"))
+KILLS = int(os.environ.get("KILLS", "1"))
 WEIGHTS = "adapter_model.safetensors"
 
 

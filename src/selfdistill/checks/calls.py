@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ast
 import re
+import threading
 from typing import Any
 
 from selfdistill.checks.authors import same_string
 from selfdistill.checks.base import Judgement
 from selfdistill.records import Example
+
+_PARSER = threading.Lock()
+"""CPython 3.11 counts the depth of all threads that parse in one number, and raises SystemError (bpo-106905)."""
 
 _CALL_START = re.compile(r"[A-Za-z_][\w.]*\s*\(")
 
@@ -32,7 +36,8 @@ def _parsed(source: str) -> ast.expr | None:
     """The expression; a placeholder such as `token=<session_token>`, which is no Python, is read as its text."""
     for text in (source, re.sub(r"=\s*(<\w+>)", r'="\1"', source)):
         try:
-            return ast.parse(text, mode="eval").body
+            with _PARSER:
+                return ast.parse(text, mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             continue
     return None

@@ -82,7 +82,7 @@ class TransformersEngine:
     def __init__(self, seed_lm: SeedLM, end_ids: set[int], rows: int | None = None) -> None:
         """`end_ids`: tokens that end a response. `rows`: how many may run together."""
         self.seed_lm = seed_lm
-        self._tuned: Any = None  # what answers in the seed LM's place
+        self.instead: Any = None  # what answers in the seed LM's place
         self.tokenizer, self.context = seed_lm.tokenizer, seed_lm.context
         self.device, self.dtype, self.end_ids = seed_lm.device, seed_lm.dtype, end_ids
         self.rows = rows or ROWS.get(self.device, MANY)
@@ -328,7 +328,7 @@ class TransformersEngine:
     @property
     def model(self) -> Any:
         """The model that answers now."""
-        return self.seed_lm.model if self._tuned is None else self._tuned
+        return self.seed_lm.model if self.instead is None else self.instead
 
     # --- adapters ----------------------------------------------------------------------------------------------------
 
@@ -343,11 +343,11 @@ class TransformersEngine:
 
         if not (Path(path) / "adapter_config.json").is_file():
             self.seed_lm.unload()  # two whole models are one too many
-            self._tuned = load_model(path, self.seed_lm.dtype).model
+            self.instead = load_model(path, self.seed_lm.dtype).model
             try:
                 yield
             finally:
-                self._tuned = None
+                self.instead = None
             return
         base = self.seed_lm.model
         try:
@@ -357,11 +357,11 @@ class TransformersEngine:
         except (RuntimeError, ValueError, UserWarning) as error:
             first = str(error).strip().splitlines()[0][:200]
             raise UserError(f"adapter {path}: does not fit this model: {first}") from None
-        self._tuned = tuned.eval()
+        self.instead = tuned.eval()
         try:
             yield
         finally:
-            self._tuned = None
+            self.instead = None
             tuned.unload()
 
 
