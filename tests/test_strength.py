@@ -175,13 +175,14 @@ def test_a_kill_between_strengths_loses_nothing(small_run, tmp_path):
     assert not list(run.rglob("*.partial"))
 
 
-def test_an_arm_that_was_trained_anew_is_scaled_anew(small_run, tmp_path, embedded):
+def test_what_was_scaled_from_other_weights_is_refused(small_run, tmp_path, embedded):
     run = copied(small_run, tmp_path)
     out = scaled(run / "sdft" / "adapter", 0.5, tmp_path / "half", embedded)
     first = adapter_digest(str(out))
     assert adapter_digest(str(scaled(run / "sdft" / "adapter", 0.5, out, embedded))) == first
     shutil.copy(run / "vanilla" / "adapter" / "adapter_model.safetensors", run / "sdft" / "adapter")
-    assert adapter_digest(str(scaled(run / "sdft" / "adapter", 0.5, out, embedded))) != first
+    with pytest.raises(UserError, match="was made from other weights"):  # its predictions are of those, too
+        scaled(run / "sdft" / "adapter", 0.5, out, embedded)
 
 
 # --- what is refused ---------------------------------------------------------------------------------------------

@@ -48,7 +48,8 @@ def scaled(folder: Path, strength: float, out: Path, seed_lm: SeedLM) -> Path:
     Of an adapter, the factors B [outputs, r] become s B, in fp32 (whatever alpha, and for rsLoRA too, since dW is
     proportional to B). Of a whole model, each weight becomes (1 - s) seed + s tuned, computed in fp64 and rounded to
     the data type that the tuned model was saved in, which is that of the seed LM in the run. Raises UserError for a
-    negative strength and for adapters that are more than B A (DoRA, trained biases or embeddings).
+    negative strength, for adapters that are more than B A (DoRA, trained biases or embeddings), and for an `out` that
+    was made from other weights: what was measured beside it is of those.
     """
     if not strength >= 0 or math.isinf(strength):
         raise UserError(f"strength {strength}: expected a number from 0 up; 0 is the seed LM, 1 the trained arm.")
