@@ -129,7 +129,7 @@ def train(
             f"tokens and {data.held_examples} are held out."
         )
     partial = out.with_name(out.name + ".partial")
-    with locked(partial) if process().main else nullcontext():
+    with locked(partial, beside=True) if process().main else nullcontext():
         _go_on(partial, identity)
         from selfdistill.fit import fit
 
