@@ -68,6 +68,7 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
     load_template(recipe.distill.template)
     seed_lm = load_for(recipe.engine, recipe.model, recipe.train.tune == "qlora")
     check_trainable(seed_lm, recipe.train)
+    _leave_device(recipe, seed_lm)
     arms = arms_of(recipe, len(examples))
     loaded = _Loaded(check, examples, tasks, arms, seed_lm, *_engines(recipe, seed_lm, progress))
     if not process().main:
@@ -184,8 +185,7 @@ def _stages(recipe: Recipe, out: Path, loaded: _Loaded, manifest: Manifest, prog
     for arm in loaded.arms:
         with manifest.timed(f"train {arm.name}"):
             _train(recipe, arm, out, seed_lm, examples, selected, prompter, progress)
-    if recipe.engine.name in ("vllm", "ray"):
-        seed_lm.unload()  # the engine's process needs the device
+    _leave_device(recipe, seed_lm)
     with closing(engine):
         for name in ("seed", *(arm.name for arm in loaded.arms)):
             adapter = None if name == "seed" else str(out / name / "adapter")
@@ -200,6 +200,12 @@ def _stages(recipe: Recipe, out: Path, loaded: _Loaded, manifest: Manifest, prog
                 _answer_samples(samples, name, engine, prompter, recipe.distill.max_new_tokens)
     write_atomic(out / "samples.json", json.dumps([s for _, s in samples], indent=1, ensure_ascii=False) + "\n")
     write_cards(out)
+
+
+def _leave_device(recipe: Recipe, seed_lm: SeedLM) -> None:
+    """Engines of other processes need it."""
+    if recipe.engine.name in ("vllm", "ray"):
+        seed_lm.unload()
 
 
 def _train(
