@@ -26,7 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfdistill import fit
-from selfdistill.batches import IGNORED, Batches, Layout, Rows
+from selfdistill.batches import IGNORED, Batches, Layout, Rows, packing_mixes
 from selfdistill.config import DataSettings, TrainSettings, checked
 from selfdistill.data import read_examples
 from selfdistill.errors import UserError
@@ -337,7 +337,7 @@ def test_batch_size_and_accumulation_make_the_same_steps(tmp_path, embedded):
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("model", ["embedded", "foreign_folder"])
 def test_an_examples_loss_is_the_same_alone_padded_and_packed(request, model, attention):
-    lm = load_model("embedded" if model == "embedded" else str(request.getfixturevalue(model)))
+    lm = load_model("embedded" if model == "embedded" else str(request.getfixturevalue(model)), "float32")
     lm.model.set_attn_implementation(attention)
     rows = Rows(tokenized(lm, micro(5))).rows
     alone, padded, packed = Layout(0, False), Layout(0, False), Layout(0, True)
@@ -352,6 +352,79 @@ def test_an_examples_loss_is_the_same_alone_padded_and_packed(request, model, at
                     only = [(x, y if k == mine else y * 0 + IGNORED) for k, (x, y) in enumerate(rows)]
                     assert response_loss(lm.model, layout(only), some).item() == pytest.approx(expected, rel=2e-5)
         assert response_loss(lm.model, padded([])).item() == response_loss(lm.model, packed([])).item() == 0
+
+
+def tiny(name, folder, embedded):
+    """A random model of a family with the embedded model's tokenizer; its weights are large enough to tell."""
+    import transformers
+
+    shape = {
+        "vocab_size": len(embedded.tokenizer), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "intermediate_size": 64, "max_position_embeddings": 512, "pad_token_id": 0,
+        "initializer_range": 0.2,
+    }  # fmt: skip
+    few = {
+        k: shape[k] for k in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "pad_token_id")
+    }
+    state = {k: shape[k] for k in ("vocab_size", "hidden_size", "num_hidden_layers", "pad_token_id")} | {
+        "state_size": 8
+    }
+    config = {
+        "llama": lambda: transformers.LlamaConfig(**shape),
+        "qwen3": lambda: transformers.Qwen3Config(**shape, head_dim=8),
+        "gemma3": lambda: transformers.Gemma3TextConfig(**shape, head_dim=8, sliding_window=8),
+        "gpt_neox": lambda: transformers.GPTNeoXConfig(**few, intermediate_size=64),
+        "gpt_oss": lambda: transformers.GptOssConfig(**shape, head_dim=8, num_local_experts=4, num_experts_per_tok=2),
+        "bloom": lambda: transformers.BloomConfig(
+            vocab_size=shape["vocab_size"], hidden_size=32, n_layer=2, n_head=4, pad_token_id=0
+        ),
+        "mpt": lambda: transformers.MptConfig(vocab_size=shape["vocab_size"], d_model=32, n_layers=2, n_heads=4),
+        "mamba": lambda: transformers.MambaConfig(**state),
+        "lfm2": lambda: transformers.Lfm2Config(**shape, full_attn_idxs=[1]),
+        "falcon_h1": lambda: transformers.FalconH1Config(
+            **shape, mamba_d_ssm=64, mamba_n_heads=8, mamba_d_head=8, mamba_d_state=8
+        ),
+    }[name]()
+    torch.manual_seed(0)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    embedded.tokenizer.save_pretrained(folder)
+    return load_model(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "mixes"),
+    [("llama", False), ("qwen3", False), ("gemma3", False), ("gpt_neox", False), ("gpt_oss", True), ("bloom", True),
+     ("mpt", True), ("mamba", True), ("lfm2", True), ("falcon_h1", True)],
+)  # fmt: skip
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_packing_is_refused_where_rows_see_each_other(tmp_path, embedded, name, mixes, dtype):
+    lm = tiny(name, tmp_path / "model", embedded)
+    lm.dtype = dtype
+    rows = Rows(tokenized(embedded, micro(4))).rows
+    packed = Layout(0, True)(rows)
+    if dtype == "float32":  # what it is about: the loss of the rows
+        with torch.no_grad():
+            alone = sum(response_loss(lm.model, Layout(0, True)([row])).item() for row in rows)
+            together = response_loss(lm.model, packed).item()
+        assert (together == pytest.approx(alone, rel=1e-6)) != mixes
+    said = packing_mixes(lm.model, lm.tokenizer, dtype)
+    assert (said is not None) == mixes, said
+    if mixes:
+        settings = {"targets": "all-linear", "packing": True}
+        with pytest.raises(UserError, match=r"train\.packing = true: in this model a row sees those packed before it"):
+            trained(lm, tmp_path / "a", **settings)
+        assert not (tmp_path / "a").exists() and not (tmp_path / "a.partial").exists()
+
+
+@pytest.mark.parametrize(("name", "packed"), [("llama", True), ("lfm2", False)])
+def test_packing_that_was_chosen_is_left_out_where_rows_see_each_other(tmp_path, embedded, monkeypatch, name, packed):
+    monkeypatch.setattr(fit, "_flash", lambda model: True)  # flash attention itself needs a GPU
+    lm = tiny(name, tmp_path / "model", embedded)
+    chosen = record_of(trained(lm, tmp_path / "a", targets="all-linear", epochs=0.5))["chosen"]
+    assert ("packed in one line" in chosen[1]) == packed
+    assert ("not packed, since in this model a row sees" in chosen[1]) == (not packed)
+    as_set = record_of(trained(lm, tmp_path / "b", targets="all-linear", epochs=0.5, packing=False))["chosen"]
+    assert "pack" not in as_set[1]
 
 
 def factors(step_rows):

@@ -144,12 +144,16 @@ def _layout(seed_lm: SeedLM, settings: TrainSettings, batches: Batches, model: A
     if settings.packing:  # `check_trainable` has seen that it can be
         return True, "packed in one line, as set"
     why = ""
-    if settings.packing is None and "flash" in (model.config._attn_implementation or ""):
+    if settings.packing is None and _flash(model):
         mixes = packing_mixes(model, seed_lm.tokenizer, seed_lm.dtype)
         if not mixes:
             return True, "packed in one line, which flash attention tells apart"
         why = f"; not packed, since {mixes}"
     return False, f"batches of similar lengths, {100 * batches.padding():.1f} % padding{why}"
+
+
+def _flash(model: Any) -> bool:
+    return "flash" in (model.config._attn_implementation or "")
 
 
 def _gradient_checkpointing(settings: TrainSettings, device: str) -> tuple[bool, str]:
