@@ -269,7 +269,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             help="name=math,path=test.jsonl,check=last_number[,limit=200,...]; or paper:NAME, lm-eval:NAME, "
-            "micro:ABILITY, or micro for all of these."
+            'micro:ABILITY, or micro for all of these. A value with ,key= in it goes into quotes: check="regex:...".'
         ),
     ] = None,
     regrade: Annotated[
