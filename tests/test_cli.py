@@ -269,6 +269,16 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, foreign_folder):
         assert word in bad(*base, "--model", folder)
     assert "no such file" in bad("distill", "--data", "x.jsonl", "--out", out, "--model", "embedded")
     assert "temperature" in bad(*base, "--model", "embedded", "--candidates", 4)
+    assert "a folder" in bad("distill", "--data", data, "--out", tmp_path, "--model", "embedded")
+    for name in ("config", "adapter"):
+        broken = shutil.copytree(foreign_folder, tmp_path / f"broken-{name}")
+        (broken / ("config.json" if name == "config" else "adapter_config.json")).write_text("[]")
+    assert "cannot be loaded" in bad(*base, "--model", tmp_path / "broken-config")
+    (broken / "adapter_model.safetensors").write_bytes(b"")
+    asked = ("evaluate", "--model", "embedded", "--task", "micro:facts", "--out", tmp_path / "e")
+    assert "does not fit" in bad(*asked, "--adapter", broken)
+    (tmp_path / "run.json").write_text("[]")
+    assert "no run.json" in bad("scale", tmp_path)
     assert "mix_ratio = 1.5" in bad(
         "train", "--model", "embedded", "--data", data, "--out", tmp_path / "a", "--mix-ratio", 1.5
     )

@@ -40,6 +40,8 @@ class Journal(Generic[R]):
     def __init__(
         self, path: Path, kind: type[R], settings: dict[str, Any], again: Callable[[R], bool] = lambda record: False
     ) -> None:
+        if path.is_dir():
+            raise UserError(f"{path}: a folder; expected the name of a file to write.")
         self.path, self.kind, self.again = path, kind, again
         self.partial = path.with_name(path.name + ".partial")
         meta = path.with_name(path.name + ".meta.json")
