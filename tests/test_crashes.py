@@ -6,6 +6,7 @@ KILLS=20 python -m pytest tests/test_crashes.py     kills more often than a test
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import random
 import signal
@@ -22,8 +23,35 @@ KILLS = int(os.environ.get("KILLS", "1"))
 ROWS = 60
 
 
-def command(stage: str, folder: Path, engine: str, model: str = "embedded") -> list[str]:
-    start = [sys.executable, "-m", "selfdistill", stage, "--model", model, "--engine", engine]
+WATCHED = """
+import sys
+from selfdistill.cli import main
+from selfdistill.engines import open as engines
+
+asked = sys.argv.pop(1)
+
+def watched(make):
+    def opened(*settings):
+        engine = make(*settings)
+        generate = engine.generate
+        def drawn(requests):
+            with open(asked, "a") as file:
+                for request in requests:
+                    print(request.id, file=file, flush=True)
+                    yield request
+        engine.generate = lambda requests: generate(drawn(requests))
+        return engine
+    return opened
+
+engines.open_local, engines.open_endpoint = watched(engines.open_local), watched(engines.open_endpoint)
+main()
+"""
+"""`selfdistill`, with the ids of all that its engine is asked in a file."""
+
+
+def command(stage: str, folder: Path, engine: str, model: str = "embedded", asked: Path | None = None) -> list[str]:
+    start = [sys.executable, *(["-c", WATCHED, str(asked)] if asked else ["-m", "selfdistill"])]
+    start += [stage, "--model", model, "--engine", engine]
     if stage == "distill":
         more = ["--data", "micro:facts", "--sample", str(ROWS), "--out", str(folder / "out.jsonl")]
     else:
@@ -40,36 +68,57 @@ def kill_tree(process: subprocess.Popen) -> None:
     psutil.wait_procs(everyone[:-1], timeout=20)
 
 
+def whole_lines(file: Path) -> bytes:
+    data = file.read_bytes() if file.exists() else b""
+    return data[: data.rfind(b"\n") + 1]
+
+
 def survives(stage: str, engine: str, tmp_path: Path, kills: int = KILLS, model: str = "embedded", env=None) -> None:
+    """What stands on disk at a kill is there ever after and is not asked again; the end is that of a quiet run."""
     name = "out.jsonl" if stage == "distill" else "predictions.jsonl"
     growing = f"{name}.texts.partial" if stage == "distill" else f"{name}.partial"
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for folder in (whole, broken):
         folder.mkdir()
-    done = subprocess.run(command(stage, whole, engine, model), capture_output=True, text=True, env=env)
+    every = tmp_path / "every"
+    done = subprocess.run(command(stage, whole, engine, model, every), capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
-    chance, kept, partial = random.Random(), 0, broken / growing
-    for _ in range(kills):
+    chance, kept, partial = random.Random(), b"", broken / growing
+    for turn in range(kills):
+        asked = tmp_path / f"asked{turn}"
         process = subprocess.Popen(
-            command(stage, broken, engine, model), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env
+            command(stage, broken, engine, model, asked), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env
         )
-        before = partial.read_bytes() if partial.exists() else b""
-        while process.poll() is None and (not partial.exists() or partial.stat().st_size <= len(before)):
+        while process.poll() is None and len(whole_lines(partial)) <= len(kept):
             time.sleep(0.005)
-        time.sleep(chance.random() * 0.3)
+        time.sleep(chance.random() * 0.3 if turn else 0)  # the first kill is sure to come before the end
         if process.poll() is None:
             kill_tree(process)
-        if partial.exists():  # finished rows stay as they were: they are not made again
-            assert partial.read_bytes().startswith(before)
-            kept = max(kept, len(before))
-        elif (broken / name).exists():  # it was faster
+        assert not set(asked.read_text().split()) & ids(kept)
+        if not partial.exists():  # it was faster
             break
-    last = subprocess.run(command(stage, broken, engine, model), capture_output=True, text=True, env=env)
+        now = whole_lines(partial)
+        assert now.startswith(kept)
+        kept = now
+    assert kept, "no kill came while rows were being made"
+    last = subprocess.run(
+        command(stage, broken, engine, model, tmp_path / "last"), capture_output=True, text=True, env=env
+    )
     assert last.returncode == 0, last.stderr
-    assert kept > 0 or (broken / name).exists()
+    asked_last = (tmp_path / "last").read_text().split() if (tmp_path / "last").exists() else []
+    everything = set(every.read_text().split())
+    assert len(everything) == ROWS and ids(kept) < everything
+    finished = process.returncode == 0
+    assert sorted(asked_last) == ([] if finished else sorted(everything - ids(kept)))
     assert sorted(f.name for f in whole.iterdir()) == sorted(f.name for f in broken.iterdir())
     for file in (name, f"{name}.meta.json"):
         assert (whole / file).read_bytes() == (broken / file).read_bytes()
+
+
+def ids(lines: bytes) -> set[str]:
+    """What the engine was asked for these records: a text's own id; an answer is the greedy one of its item."""
+    found = [json.loads(line)["id"] for line in lines.splitlines()]
+    return {id if "/0/" in id else f"{id}~" for id in found}
 
 
 @pytest.mark.parametrize("stage", ["distill", "evaluate"])

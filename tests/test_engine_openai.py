@@ -20,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count, islice
 
 import pytest
-from conftest import free_port, hears_control_c
+from conftest import cli, free_port, hears_control_c, write_jsonl
 
 from selfdistill.config import OpenAISettings
 from selfdistill.engines import Completion, Prompt, Request, Sampling, Score, Scoring
@@ -527,7 +527,7 @@ def test_the_rest_of_the_protocol(serve):
 
 
 def test_the_key_must_be_there(monkeypatch):
-    far = {"base_url": "https://user:pass@api.example.com/v1", "model": "m", "api_key_env": "MY_KEY"}
+    far = {"base_url": "https://api.example.com/v1", "model": "m", "api_key_env": "MY_KEY"}
     monkeypatch.delenv("MY_KEY", raising=False)
     with pytest.raises(UserError, match=r"^engine https://api\.example\.com/v1: .*MY_KEY is not set"):
         OpenAIEngine(OpenAISettings(**far))
@@ -536,6 +536,26 @@ def test_the_key_must_be_there(monkeypatch):
         with pytest.raises(UserError, match="MY_KEY holds a character") as caught:
             OpenAIEngine(OpenAISettings(**far))
         assert "-123" not in str(caught.value)
+
+
+def test_a_key_that_the_server_says_is_neither_printed_nor_stored(serve, tmp_path):
+    """The server quotes the request's header and address in its refusals."""
+    data = write_jsonl(tmp_path / "d.jsonl", [{"prompt": f"question {i}", "response": "b"} for i in range(3)])
+    said = f"no: Authorization: Bearer {KEY}, http://me:pass-word@host/v1?api_key={KEY}"
+
+    def some(id, number, request):
+        return "fine" if "question 0" in id else (400, {"error": {"message": said}})
+
+    for reply, code in ((some, 0), (lambda *asked: (401, {"error": {"message": said}}), 2)):
+        _, server = serve(reply)
+        out = tmp_path / f"{code}"
+        engine = f"name=openai,base_url={server.url},max_retries=0"
+        done = cli("distill", "--model", "fake", "--data", data, "--out", out / "r.jsonl", "--engine", engine)
+        assert done.returncode == code and server.keys == {f"Bearer {KEY}"}, done.stderr
+        files = [f for f in out.rglob("*") if f.is_file()]
+        texts = [done.stdout, done.stderr, *(f.read_text() for f in files)]
+        assert "Authorization: Bearer [key]" in "".join(texts) and len(files) >= 2
+        assert not [t for t in texts if KEY in t]
 
 
 def test_without_the_openai_package(monkeypatch):

@@ -377,7 +377,9 @@ def luminance(colour: str) -> float:
 
 def test_contrasts_are_enough_in_light_and_dark():
     style = Path(charts.__file__).with_name("page.css").read_text()
-    for theme in re.findall(r":root \{(.*?)\}", style, re.S):
+    themes = re.findall(r":root \{(.*?)\}", style, re.S)
+    assert len(themes) == 2
+    for theme in themes:
         colour = {k: luminance(v) for k, v in re.findall(r"--(\w+): (#\w{6})", theme)}
 
         def contrast(a, b, colour=colour):

@@ -77,6 +77,59 @@ def test_a_folder_belongs_to_one_process(tmp_path):
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+HOLDS = """
+import sys, time
+from pathlib import Path
+from selfdistill.records import Rewrite
+from selfdistill.store import Journal, locked
+
+with {held}:
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    "held", ["locked(Path(sys.argv[1]))", "locked(Path(sys.argv[1]), True)", "Journal(Path(sys.argv[1]), Rewrite, {})"]
+)
+def test_one_process_holds_a_place_and_a_killed_one_leaves_it(tmp_path, held):
+    place = tmp_path / "place"
+    command = [sys.executable, "-c", HOLDS.format(held=held), str(place)]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert first.stdout.readline() == "held\n"
+    second = subprocess.run(command, capture_output=True, text=True)
+    assert f"{place}: another process is" in second.stderr and second.returncode == 1 and not second.stdout
+    first.kill()
+    first.communicate()
+    with Journal(place, Rewrite, {}) if "Journal" in held else locked(place, "True" in held):
+        third = subprocess.run(command, capture_output=True, text=True)
+    assert f"{place}: another process is" in third.stderr
+    assert not [f.name for f in tmp_path.rglob("*") if f.name.endswith(".lock")]
+
+
+WITHOUT = """
+import builtins, importlib, pkgutil
+there = builtins.__import__
+
+def here(name, globals=None, locals=None, fromlist=(), level=0):
+    if (globals or {}).get("__name__", "").startswith("selfdistill") and name in ("fcntl", "resource", "pwd", "grp", "termios", "tty", "pty"):
+        raise ImportError(name)
+    return there(name, globals, locals, fromlist, level)
+
+builtins.__import__ = here
+import selfdistill
+names = [m.name for m in pkgutil.walk_packages(selfdistill.__path__, "selfdistill.")]
+names.remove("selfdistill.__main__")
+print(len([importlib.import_module(name) for name in names]))
+"""
+
+
+def test_every_module_is_imported_where_the_modules_of_posix_are_missing():
+    done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 70
+
+
 def recipe(tmp_path, text="", **tables):
     path = tmp_path / "r.toml"
     path.write_text('model = "embedded"\n[data]\npath = "d.jsonl"\n' + text)

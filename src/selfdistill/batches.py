@@ -1,7 +1,7 @@
 """Batches: which rows make a step, in which order, and how they lie in tensors.
 
 In:  rows of token ids with labels.
-Out: the same rows a step for any cut into batches, accumulation and processes.
+Out: the same rows a step for any cut into batches, accumulation and processes; whether a model can have rows packed.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,12 @@ IGNORED = -100
 WINDOW = 100
 """Steps' worth of rows that are sorted by length together. The whole set would order the training by length; one step's
 worth would not sort at all."""
+
+
+NOISE = {"float32": 1e-5, "bfloat16": 1e-3}
+"""How far the logits of a row may differ, in shares of their spread, in two lines of one shape. Another shape rounds
+otherwise, up to `ROUNDING` times as far."""
+ROUNDING = 50
 
 
 class Rows(Dataset[tuple[np.ndarray, np.ndarray]]):
@@ -131,6 +138,38 @@ class Layout:
         for line, (x, y) in enumerate(rows):
             ids[line, : len(x)], targets[line, : len(y)] = x, y
         return {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(targets)}
+
+
+def packing_mixes(model: Any, tokenizer: Any, dtype: str) -> str | None:
+    """What goes wrong where this model has rows packed; None where each is as if alone.
+
+    Found by three runs over a short row: alone, and packed behind two others. `dtype` is that of training.
+    """
+    words = sorted(set(range(tokenizer.vocab_size)) - set(tokenizer.all_special_ids))
+    last = words[:: math.ceil(len(words) / 16)]
+    lines = [[last], [last[::-1], last], [last, last]]  # a convolution sees but the end of the row before
+    device, training = next(model.parameters()).device, model.training
+    model.eval()
+    try:
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
+            alone, one, other = (_logits(model, line, device)[-len(last) :] for line in lines)
+    except (TypeError, ValueError, RuntimeError) as error:
+        return f"this model cannot take packed rows ({str(error).strip().splitlines()[0][:120]})"
+    finally:
+        model.train(training)
+    seen, moved = ((a - b).square().mean(-1).sqrt().max() / alone.std() for a, b in ((one, other), (one, alone)))
+    if not seen <= NOISE[dtype]:
+        return "in this model a row sees those packed before it"
+    if not moved <= ROUNDING * NOISE[dtype]:
+        return "in this model a row has other logits packed than alone"
+    return None
+
+
+def _logits(model: Any, rows: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
+    packed = Layout(0, packed=True)([(np.asarray(ids), np.asarray(ids)) for ids in rows])
+    inputs = {name: packed[name].to(device) for name in ("input_ids", "position_ids")}
+    logits: torch.Tensor = model(**inputs, use_cache=False).logits[0].float()
+    return logits
 
 
 def _line(values: np.ndarray) -> torch.Tensor:

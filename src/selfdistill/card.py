@@ -208,7 +208,7 @@ def _recipe(recipe: Recipe) -> dict[str, Any]:
     for part, model in (("engine", recipe.engine), ("judge", recipe.judge)):
         if part in tree and model is not None:
             tree[part] = model.model_dump(exclude_none=True)  # without its name an engine would be the default one
-            if "base_url" in tree[part]:  # where it runs is this machine's business, and may hold a password
+            if "base_url" in tree[part]:  # where it runs is this machine's business
                 tree[part]["base_url"] = "http://localhost:8000/v1"
     for table, key in (
         (tree, "model"),

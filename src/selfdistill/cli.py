@@ -7,16 +7,20 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 app = typer.Typer(
     help="Fine-tune a language model in its own words, and measure what it kept (SDFT, arXiv 2402.13669).",
+    epilog="Errors are one line and exit code 2. SELFDISTILL_DEBUG=1 in the environment shows where they come from.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+DEBUG = "SELFDISTILL_DEBUG"
+"""The environment variable that shows tracebacks."""
 
 LAUNCHED = ("train", "run")
 """Commands that many processes can share."""
@@ -265,7 +269,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             help="name=math,path=test.jsonl,check=last_number[,limit=200,...]; or paper:NAME, lm-eval:NAME, "
-            "micro:ABILITY, or micro for all of these."
+            'micro:ABILITY, or micro for all of these. A value with ,key= in it goes into quotes: check="regex:...".'
         ),
     ] = None,
     regrade: Annotated[
@@ -589,15 +593,33 @@ def _pairs(texts: list[str], mark: str, option: str) -> dict[str, str]:
 
     pairs: dict[str, str] = {}
     for text in texts:
-        key, found, value = text.partition(mark)
-        if not found or not key.strip() or not value.strip():
+        key, _, value = (part.strip() for part in text.partition(mark))
+        if not key or not value:
             raise UserError(f"{option} {text}: expected NAME{mark}VALUE.")
-        pairs[key.strip()] = value.strip()
+        if key in pairs:
+            raise UserError(f"{option} {text}: {key} stands there twice.")
+        pairs[key] = value
     return pairs
 
 
+def _settings(text: str, option: str) -> dict[str, str]:
+    """`name=x,check=regex:a,b,role=target` as a dict. A value ends where a comma and another `key=` follow. A regex may
+    hold such a text itself: it ends only before a key that a task has. What stands in double quotes is one value."""
+    import re
+
+    from selfdistill.config import TaskSettings
+
+    keys = "|".join([*TaskSettings.model_fields, r"columns\.[^=,]+"])
+    quoted = r'"[^"]*"(?=\s*(?:,|$))'
+    regex = rf"(?<=\bcheck=)regex:.*?(?=,\s*(?:{keys})=|$)"
+    plain = r".*?(?=,\s*[A-Za-z_][\w.-]*\s*=|$)"
+    parts = re.findall(rf"(?s)([^=]*?=(?:{quoted}|{regex}|{plain})|.+$)(?:\s*,\s*|$)", text)
+    values = _pairs(parts, "=", option)
+    return {k: v[1:-1] if re.fullmatch(r'(?s)"[^"]*"', v) else v for k, v in values.items()}
+
+
 def _columns(text: str) -> dict[str, str]:
-    return _pairs(text.split(",") if text else [], "=", "--columns")
+    return _settings(text, "--columns") if text else {}
 
 
 def _examples(
@@ -618,7 +640,7 @@ def _engine(text: str, model: str, prompt_format: str, template: str, progress: 
     from selfdistill.errors import UserError
     from selfdistill.templates import Prompter
 
-    values = _pairs(_split_task(text), "=", "--engine") if "=" in text else {"name": text}
+    values = _settings(text, "--engine") if "=" in text else {"name": text}
     name = values.setdefault("name", "transformers")
     if name not in ENGINES:
         raise UserError(f"--engine {name}: expected one of {', '.join(ENGINES)}.")
@@ -652,24 +674,17 @@ def _tasks(texts: list[str]) -> list[dict[str, Any]]:
         tasks += [{"name": n, "path": f"micro:{n}", "limit": 200, "max_new_tokens": 128} for n in names]
         if text.startswith(("paper:", "lm-eval:")):
             path, _, rest = text.partition(",")
-            settings = _pairs(_split_task(rest), "=", "--task") if rest else {}
+            settings = _settings(rest, "--task") if rest else {}
             tasks.append({"name": path.partition(":")[2], "path": path} | settings)
         elif not names:
-            values: dict[str, Any] = dict(_pairs(_split_task(text), "=", "--task"))
+            values: dict[str, Any] = dict(_settings(text, "--task"))
             columns = {k.removeprefix("columns."): values.pop(k) for k in list(values) if k.startswith("columns.")}
             tasks.append(values | ({"columns": columns} if columns else {}))
     return tasks
 
 
-def _split_task(text: str) -> list[str]:
-    """Split at commas that begin a new key=: a regex may hold commas of its own."""
-    import re
-
-    return re.split(r",(?=[a-z_.]+=)", text)
-
-
 def main() -> None:
-    """Entry point: bad input and a full disk are one line and exit code 2, never a traceback."""
+    """Entry point: an error is one line and exit code 2, with a traceback before it only where DEBUG is set."""
     import warnings
 
     from selfdistill.errors import UserError
@@ -678,27 +693,41 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        _fail(str(error))
+        _fail(str(error), error)
     except SystemExit as stopped:
         if stopped.code == 130:  # what typer makes of Ctrl-C
-            _fail("stopped. What is finished is on disk; the same command goes on from there.")
+            _fail("stopped. What is finished is on disk; the same command goes on from there.", stopped)
         raise
     except OSError as error:
-        _fail(f"{error.filename or 'system'}: {error.strerror or error}.")
-    except Exception as error:  # safetensors and others wrap a full disk in errors of their own
-        if "No space left on device" not in str(error):
-            raise
-        _fail(f"{error}. Free some space; the same command goes on from there.")
+        _fail(f"{error.filename or 'system'}: {error.strerror or error}.", error)
+    except Exception as error:
+        if "No space left on device" in str(error):  # safetensors and others wrap a full disk in errors of their own
+            _fail(f"{error}. Free some space; the same command goes on from there.", error)
+        _fail(f"unexpected {type(error).__name__}: {error}. {DEBUG}=1 shows where it comes from.", error)
 
 
-def _fail(message: str) -> None:
+def _fail(message: str, error: BaseException) -> NoReturn:
+    from selfdistill.addresses import hidden
     from selfdistill.models import process
 
     if not process().main:
         time.sleep(ALONE)
-    clean = "".join(c if c.isprintable() else " " for c in message)
+    if os.environ.get(DEBUG, "0") not in ("", "0"):
+        print(hidden(_traceback(error)), file=sys.stderr)
+    clean = "".join(c if c.isprintable() else " " for c in hidden(message))
     print(f"error: {' '.join(clean.split())}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def _traceback(error: BaseException) -> str:
+    """With the errors that this one was made from, also where it stands in for them."""
+    import traceback
+
+    cause: BaseException | None = error
+    while cause:
+        cause.__suppress_context__ = False
+        cause = cause.__cause__ or cause.__context__
+    return "".join(traceback.format_exception(error))
 
 
 if __name__ == "__main__":

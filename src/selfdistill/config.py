@@ -7,14 +7,16 @@ are the paper's settings (Section 4.1, Appendix A) where it states one.
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from selfdistill.addresses import hidden, is_key, without_secrets
 from selfdistill.errors import UserError
 
 
@@ -26,6 +28,9 @@ class Settings(BaseModel):
 
 S = TypeVar("S", bound=Settings)
 
+Place = Annotated[str, AfterValidator(without_secrets)]
+"""A path, a name, or an address without a secret."""
+
 
 class DataSettings(Settings):
     """A dataset. `path` is a JSON, JSONL, CSV or Parquet file, a hub name, `paper:NAME` (sources.py) or `micro:ABILITY`
@@ -35,7 +40,7 @@ class DataSettings(Settings):
     `sample` draws that many rows at random; None takes all.
     """
 
-    path: str
+    path: Place
     format: Literal["auto", "alpaca", "prompt-completion", "messages", "columns"] = "auto"
     columns: dict[str, str] = {}
     split: str = "train"
@@ -151,7 +156,7 @@ class TaskSettings(Settings):
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
-    path: str
+    path: Place
     check: str | None = None
     format: Literal["auto", "alpaca", "prompt-completion", "messages", "columns"] = "auto"
     columns: dict[str, str] = {}
@@ -168,15 +173,16 @@ class TaskSettings(Settings):
 class EndpointSettings(Settings):
     """An OpenAI-compatible endpoint: where it is and how it is asked.
 
-    `base_url` ends where the API begins, usually in /v1; `model` is the model's name there. `api_key_env` names the
-    environment variable that holds the key; a server on this machine needs none. `max_tokens_name` is what the endpoint
-    calls the limit of a reply (OpenAI's own newer models want "max_completion_tokens"). `timeout` is in seconds, for
-    one try; `max_retries` further tries follow a passing fault; `concurrency` requests are in flight at a time.
+    `base_url` ends where the API begins, usually in /v1, and holds no secret; `model` is the model's name there.
+    `api_key_env` names the environment variable that holds the key; a server on this machine needs none.
+    `max_tokens_name` is what the endpoint calls the limit of a reply (OpenAI's own newer models want
+    "max_completion_tokens"). `timeout` is in seconds, for one try; `max_retries` further tries follow a passing fault;
+    `concurrency` requests are in flight at a time.
     """
 
-    base_url: Annotated[str, Field(pattern=r"^https?://[^/\s]+\S*$")]
+    base_url: Place
     model: Annotated[str, Field(min_length=1)]
-    api_key_env: Annotated[str, Field(min_length=1)] = "OPENAI_API_KEY"
+    api_key_env: str = "OPENAI_API_KEY"
     max_tokens_name: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     timeout: Annotated[float, Field(gt=0)] = 120.0
     max_retries: Annotated[int, Field(ge=0)] = 5
@@ -187,11 +193,23 @@ class EndpointSettings(Settings):
     def _is_a_url(cls, url: str) -> str:
         try:
             parts = urlsplit(url)
-            if not parts.hostname or parts.port == 0:
-                raise ValueError
+            whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
         except ValueError:
-            raise ValueError(f"{url!r} is no address; expected http://HOST[:PORT]/v1") from None
+            whole = False
+        if not whole or any(c.isspace() for c in url):
+            raise ValueError(f"{hidden(url)!r} is no address; expected http://HOST[:PORT]/v1")
+        if parts.query:
+            raise ValueError(
+                "the address ends in a query, and the API's paths cannot follow it. Leave out what begins with ?"
+            )
         return url
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _names_a_variable(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_]\w*", name) or is_key(name):  # it may be the key itself: it is not repeated
+            raise ValueError("expected the name of an environment variable that holds the key, such as OPENAI_API_KEY")
+        return name
 
 
 class JudgeSettings(EndpointSettings):
@@ -238,7 +256,7 @@ class RaySettings(Settings):
     name: Literal["ray"] = "ray"
     workers: Annotated[int, Field(ge=1)] = 2
     local: Annotated[TransformersSettings | VllmSettings, Field(discriminator="name")] = TransformersSettings()
-    address: str | None = None
+    address: Place | None = None
     cpus: Annotated[float, Field(gt=0)] = 1
     gpus: Annotated[float, Field(ge=0)] = 0
 
@@ -270,14 +288,14 @@ class Recipe(Settings):
     them, one training with `seed`.
     """
 
-    model: str
+    model: Place
     data: DataSettings
     distill: DistillSettings = DistillSettings()
     select: SelectSettings = SelectSettings()
     train: TrainSettings = TrainSettings()
     tasks: tuple[TaskSettings, ...] = ()
     judge: JudgeSettings | None = None
-    data_dir: str | None = None
+    data_dir: Place | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
     engine: Annotated[EngineSettings, Field(discriminator="name")] = TransformersSettings()

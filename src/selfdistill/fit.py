@@ -28,7 +28,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput
 
-from selfdistill.batches import IGNORED, Batches, Layout, Rows
+from selfdistill.batches import IGNORED, Batches, Layout, Rows, packing_mixes
 from selfdistill.config import TrainSettings
 from selfdistill.errors import UserError
 from selfdistill.models import SeedLM, pick_dtype, process, sharded
@@ -112,7 +112,7 @@ def _plan(seed_lm: SeedLM, settings: TrainSettings, batches: Batches, model: Any
     log_steps = math.ceil(steps / CURVE)
     apart = settings.checkpoint_steps or max(APART, math.ceil(steps / CHECKPOINTS))
     apart = math.ceil(apart / log_steps) * log_steps  # so that a resumed training logs what an undisturbed one does
-    packing, layout = _layout(settings, batches, model)
+    packing, layout = _layout(seed_lm, settings, batches, model)
     checkpointing, why = _gradient_checkpointing(settings, seed_lm.device)
     held = f", with the loss on {settings.holdout:.0%} of the rows" if settings.holdout else ""
     notes = [
@@ -140,13 +140,20 @@ def _what_trains(settings: TrainSettings, model: Any) -> str:
     return f"{settings.tune} with r = {lora['rank']}, alpha = {lora['alpha']:g} on {where}{kinds}: {share}"
 
 
-def _layout(settings: TrainSettings, batches: Batches, model: Any) -> tuple[bool, str]:
-    flash = "flash" in (model.config._attn_implementation or "")
-    if not (flash if settings.packing is None else settings.packing):
-        return False, f"batches of similar lengths, {100 * batches.padding():.1f} % padding"
-    if getattr(model, "_is_stateful", False):
-        raise UserError("train.packing: this model keeps a state from token to token, so packed rows would mix.")
-    return True, "packed in one line, " + ("as set" if settings.packing else "which flash attention tells apart")
+def _layout(seed_lm: SeedLM, settings: TrainSettings, batches: Batches, model: Any) -> tuple[bool, str]:
+    if settings.packing:  # `check_trainable` has seen that it can be
+        return True, "packed in one line, as set"
+    why = ""
+    if settings.packing is None and _flash(model):
+        mixes = packing_mixes(model, seed_lm.tokenizer, seed_lm.dtype)
+        if not mixes:
+            return True, "packed in one line, which flash attention tells apart"
+        why = f"; not packed, since {mixes}"
+    return False, f"batches of similar lengths, {100 * batches.padding():.1f} % padding{why}"
+
+
+def _flash(model: Any) -> bool:
+    return "flash" in (model.config._attn_implementation or "")
 
 
 def _gradient_checkpointing(settings: TrainSettings, device: str) -> tuple[bool, str]:

@@ -58,7 +58,7 @@ def merge(model: str, adapter: str, out: Path, progress: Progress | None = None)
     _warn_of_another_base(folder, model, base.digest, progress)
     merged = _merged(model, folder)
     partial = out.with_name(out.name + ".partial")
-    with locked(partial):
+    with locked(partial, beside=True):
         _clear(partial)
         record = {"base": shown(model), "base_digest": base.digest, "adapter": shown(adapter)}
         write_atomic(partial / "merge.json", json.dumps(record, indent=1) + "\n")

@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from selfdistill.digests import digest_weights
 from selfdistill.errors import UserError
 from selfdistill.store import digest_file, digest_of
 
@@ -193,7 +194,7 @@ def _explained(name: str) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
         raise UserError(f"model {name}: cannot be loaded: {first}") from None
 
@@ -227,7 +228,7 @@ def digest(where: str) -> str:
     path = Path(where)
     if path.is_dir():
         files = sorted(f for f in path.iterdir() if f.suffix in (".safetensors", ".json", ".jinja", ".model"))
-        return digest_of([[f.name, digest_file(f)] for f in files])
+        return digest_of([[f.name, digest_weights(f) if f.suffix == ".safetensors" else digest_file(f)] for f in files])
     from huggingface_hub import try_to_load_from_cache
 
     cached = try_to_load_from_cache(where, "config.json")

@@ -27,6 +27,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from selfdistill.addresses import hidden
 from selfdistill.card import write_cards
 from selfdistill.checks import load_check
 from selfdistill.checks.base import Check
@@ -42,7 +43,7 @@ from selfdistill.progress import Progress
 from selfdistill.records import Example, Selected, read_records
 from selfdistill.report import build
 from selfdistill.select import read_selected, select
-from selfdistill.store import locked, write_atomic, write_records
+from selfdistill.store import LOCK, locked, write_atomic, write_records
 from selfdistill.tasks.load import Permissions, Task, load_tasks
 from selfdistill.templates import Prompter, load_template
 from selfdistill.train import check_trainable, drawn, mixed, train
@@ -67,6 +68,7 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
     load_template(recipe.distill.template)
     seed_lm = load_for(recipe.engine, recipe.model, recipe.train.tune == "qlora")
     check_trainable(seed_lm, recipe.train)
+    _leave_device(recipe, seed_lm)
     arms = arms_of(recipe, len(examples))
     loaded = _Loaded(check, examples, tasks, arms, seed_lm, *_engines(recipe, seed_lm, progress))
     if not process().main:
@@ -77,7 +79,9 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
         write_atomic(out / "recipe.toml", to_toml(recipe))
         manifest = Manifest(out / "run.json")
         with manifest.status():
-            return _stages(recipe, out, loaded, manifest, progress)
+            _stages(recipe, out, loaded, manifest, progress)
+            manifest.finish()
+            return build(out)  # it tells how the run ended
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,7 @@ def _engines(recipe: Recipe, seed_lm: SeedLM, progress: Progress) -> tuple[Promp
     return Prompter.create(None, *shape), writer, prompter, make_engine(TransformersSettings(), seed_lm, prompter)
 
 
-def _stages(recipe: Recipe, out: Path, loaded: _Loaded, manifest: Manifest, progress: Progress) -> dict[str, Any]:
+def _stages(recipe: Recipe, out: Path, loaded: _Loaded, manifest: Manifest, progress: Progress) -> None:
     """All stages, top to bottom."""
     examples, seed_lm, prompter, engine = loaded.examples, loaded.seed_lm, loaded.prompter, loaded.engine
     write_records(out / "examples.jsonl", examples)
@@ -181,8 +185,7 @@ def _stages(recipe: Recipe, out: Path, loaded: _Loaded, manifest: Manifest, prog
     for arm in loaded.arms:
         with manifest.timed(f"train {arm.name}"):
             _train(recipe, arm, out, seed_lm, examples, selected, prompter, progress)
-    if recipe.engine.name in ("vllm", "ray"):
-        seed_lm.unload()  # the engine's process needs the device
+    _leave_device(recipe, seed_lm)
     with closing(engine):
         for name in ("seed", *(arm.name for arm in loaded.arms)):
             adapter = None if name == "seed" else str(out / name / "adapter")
@@ -197,7 +200,12 @@ def _stages(recipe: Recipe, out: Path, loaded: _Loaded, manifest: Manifest, prog
                 _answer_samples(samples, name, engine, prompter, recipe.distill.max_new_tokens)
     write_atomic(out / "samples.json", json.dumps([s for _, s in samples], indent=1, ensure_ascii=False) + "\n")
     write_cards(out)
-    return build(out)
+
+
+def _leave_device(recipe: Recipe, seed_lm: SeedLM) -> None:
+    """Engines of other processes need it."""
+    if recipe.engine.name in ("vllm", "ray"):
+        seed_lm.unload()
 
 
 def _train(
@@ -266,7 +274,9 @@ def _claim(out: Path, recipe: Recipe) -> None:
     old = out / "recipe.toml"
     files = list(out.iterdir())  # in one look, while the first process of a launcher may begin to write
     if old not in files:
-        if any(f.suffix != ".new" for f in files):  # a first file that was never finished is none
+        if any(
+            f.suffix != ".new" and f.name != LOCK for f in files
+        ):  # a lock, or a first file that was never finished, is none
             raise UserError(f"{out}: holds other files and no run of ours. Choose another output folder.")
         return
     changed = _changes(old.read_text(encoding="utf-8"), to_toml(recipe))
@@ -336,13 +346,17 @@ class Manifest:
 
     @contextmanager
     def status(self) -> Iterator[None]:
-        """Record how the run ends."""
+        """Record how the block ends, where it does not `finish`."""
         self._write()
         try:
             yield
         except BaseException as error:
-            self.add(status=f"stopped: {type(error).__name__}: {error}"[:300])
+            self.values.pop("finished", None)
+            self.add(status=hidden(f"stopped: {type(error).__name__}: {error}")[:300])
             raise
+
+    def finish(self) -> None:
+        """Record that all is made."""
         self.add(status="finished", finished=_now())
 
     def _write(self) -> None:

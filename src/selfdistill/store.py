@@ -7,16 +7,16 @@ to NAME in one step, so NAME is either absent or complete, and the same bytes wh
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, KeysView, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, Self, TypeVar
 
+from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from selfdistill.errors import UserError
@@ -24,6 +24,9 @@ from selfdistill.records import Record, dump
 
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
+
+LOCK = ".lock"
+"""What a lock's name ends with. One that a killed process leaves locks nothing."""
 
 
 class Journal(Generic[R]):
@@ -37,18 +40,21 @@ class Journal(Generic[R]):
     def __init__(
         self, path: Path, kind: type[R], settings: dict[str, Any], again: Callable[[R], bool] = lambda record: False
     ) -> None:
+        if path.is_dir():
+            raise UserError(f"{path}: a folder; expected the name of a file to write.")
         self.path, self.kind, self.again = path, kind, again
         self.partial = path.with_name(path.name + ".partial")
         meta = path.with_name(path.name + ".meta.json")
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not meta.exists():
             raise UserError(f"{path}: exists and was not written by this command. Choose another output.")
-        # The meta file is the lock: opened before anything is read, and written in place, so that it stays the same.
-        self._lock = _lock(meta, f"{path}: another process is writing this file. Wait for it, or stop it.", create=True)
+        self._held = ExitStack()
+        taken = f"{path}: another process is writing this file. Wait for it, or stop it."
+        self._held.enter_context(_lock(path.with_name(path.name + LOCK), taken))
         try:
             self._open(meta, settings)
         except BaseException:
-            os.close(self._lock)
+            self._held.close()
             raise
 
     def _open(self, meta: Path, settings: dict[str, Any]) -> None:
@@ -151,7 +157,7 @@ class Journal(Generic[R]):
         return self
 
     def __exit__(self, *error: object) -> None:
-        os.close(self._lock)  # the end of the process does so too
+        self._held.close()  # the end of the process does so too
 
 
 def in_time(found: Iterator[T | None], seconds: float = 0.5) -> Iterator[list[T]]:
@@ -240,25 +246,31 @@ def new_files(*paths: Path) -> Iterator[list[BinaryIO]]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process. Raises UserError if another process has it."""
+def locked(folder: Path, beside: bool = False) -> Iterator[None]:
+    """Hold the folder for this process. Raises UserError if another process has it.
+
+    The lock lies in the folder; `beside` it where the folder gets another name meanwhile.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = _lock(folder, f"{folder}: another process is working in this folder. Wait for it, or stop it.")
+    lock = folder.with_name(folder.name + LOCK) if beside else folder / LOCK
+    with _lock(lock, f"{folder}: another process is working in this folder. Wait for it, or stop it."):
+        yield
+
+
+@contextmanager
+def _lock(path: Path, taken: str) -> Iterator[None]:
+    """An exclusive lock on a file made for it, held until the block or the process ends."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise UserError(taken) from None
     try:
         yield
     finally:
-        os.close(lock)
-
-
-def _lock(path: Path, taken: str, create: bool = False) -> int:
-    """An exclusive lock on a file or folder, held until the descriptor is closed or the process ends."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT if create else os.O_RDONLY, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise UserError(taken) from None
-    return descriptor
+        with suppress(OSError):  # Windows removes it on release
+            path.unlink()  # before the release: one who has it open by then sees that it is gone
+        lock.release()
 
 
 def digest_file(path: Path) -> str:

@@ -190,7 +190,9 @@ def _finished(run: Path) -> tuple[Recipe, dict[str, Any]]:
     try:
         manifest = json.loads((run / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise UserError(f"{run}: no run.json. Expected the folder of a finished `selfdistill run`.") from None
+        manifest = None
+    if not isinstance(manifest, dict):
+        raise UserError(f"{run}: no run.json. Expected the folder of a finished `selfdistill run`.")
     if manifest.get("status") != "finished":
         raise UserError(f"{run}: the run is not finished ({manifest.get('status')}). Finish it with the same command.")
     if "arms" not in manifest:

@@ -25,7 +25,7 @@ from typing import Any
 
 from selfdistill.config import TrainSettings
 from selfdistill.errors import UserError
-from selfdistill.models import SeedLM, process
+from selfdistill.models import SeedLM, process, sharded
 from selfdistill.progress import Progress
 from selfdistill.records import Example, Selected
 from selfdistill.store import digest_of, locked, write_atomic
@@ -129,7 +129,7 @@ def train(
             f"tokens and {data.held_examples} are held out."
         )
     partial = out.with_name(out.name + ".partial")
-    with locked(partial) if process().main else nullcontext():
+    with locked(partial, beside=True) if process().main else nullcontext():
         _go_on(partial, identity)
         from selfdistill.fit import fit
 
@@ -186,11 +186,20 @@ def check_trainable(seed_lm: SeedLM, settings: TrainSettings) -> None:
         check_targets(seed_lm.skeleton(), settings)
     if settings.tune == "qlora" and not seed_lm.quantized:
         raise UserError('train.tune = "qlora": the model was not loaded in 4 bits.')
+    if settings.packing and process().main and (mixes := _packing_mixes(seed_lm)):
+        raise UserError(f"train.packing = true: {mixes}, so packed rows would train on each other. Leave it out.")
     for tracker in settings.report_to:
         if tracker not in TRACKERS:
             raise UserError(f"train.report_to: unknown tracker {tracker!r}. There are: {', '.join(TRACKERS)}.")
         if find_spec(tracker) is None:
             raise UserError(f"train.report_to: {tracker} is not installed. pip install {tracker}")
+
+
+def _packing_mixes(seed_lm: SeedLM) -> str | None:
+    from selfdistill.batches import packing_mixes
+
+    model = seed_lm.fresh() if sharded() else seed_lm.model  # what is to be cut into shards may fit no device
+    return packing_mixes(model, seed_lm.tokenizer, seed_lm.dtype)
 
 
 def check_targets(model: Any, settings: TrainSettings) -> None:

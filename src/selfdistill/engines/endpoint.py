@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from typing import Any, Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from selfdistill.config import EndpointSettings
 from selfdistill.errors import UserError
@@ -50,9 +50,8 @@ def connection(settings: EndpointSettings, who: Who) -> dict[str, Any]:
 
 
 def where(settings: EndpointSettings, who: Who) -> str:
-    """Who asks where, as errors begin. A password in the URL is left out."""
-    parts = urlsplit(settings.base_url)
-    return f"{who} {urlunsplit((parts.scheme, parts.netloc.rpartition('@')[2], parts.path, '', ''))}"
+    """Who asks where, as errors begin."""
+    return f"{who} {settings.base_url}"
 
 
 def said(error: Exception, settings: EndpointSettings) -> str:

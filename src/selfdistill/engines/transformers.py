@@ -354,7 +354,7 @@ class TransformersEngine:
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", message=".*missing adapter keys.*")
                 tuned = PeftModel.from_pretrained(base, path)
-        except (RuntimeError, ValueError, UserWarning) as error:
+        except (RuntimeError, ValueError, TypeError, KeyError, UserWarning) as error:
             first = str(error).strip().splitlines()[0][:200]
             raise UserError(f"adapter {path}: does not fit this model: {first}") from None
         self.instead = tuned.eval()

@@ -74,7 +74,9 @@ def run_studies(
         manifest = Manifest(out / "study.json")
         with manifest.status():
             manifest.add(world=world, model=lab.seed_lm.digest, device=lab.seed_lm.device, dtype=lab.seed_lm.dtype)
-            return _run([listed[name] for name in wanted], lab, world, out, manifest, progress)
+            texts = _run([listed[name] for name in wanted], lab, world, out, manifest, progress)
+            manifest.finish()
+            return texts
 
 
 def _run(
