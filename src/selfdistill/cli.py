@@ -284,7 +284,7 @@ def evaluate(
     from selfdistill import evaluate as stage
     from selfdistill.config import TaskSettings, checked
     from selfdistill.errors import UserError
-    from selfdistill.report import score_cell
+    from selfdistill.report import score_cell, unjudgeable_line
     from selfdistill.tasks.load import Permissions, load_tasks
 
     progress = _progress()
@@ -302,6 +302,9 @@ def evaluate(
             results = stage.evaluate(tasks, out, name, made, prompter, digest, "evaluate", progress)
     for r in results:
         _console().print(f"{r.task:<24} n = {r.n:<6} {score_cell(r.model_dump())}", highlight=False)
+        if r.unjudgeable:
+            line = f"{'':<24} {unjudgeable_line(r.unjudgeable)}"
+            _console().print(line, highlight=False, markup=False, soft_wrap=True)
     if failed := stage.engine_errors(out):
         how = "evaluate without --regrade" if regrade else "the same command"
         progress.warn(f"the engine failed on {failed} items; {how} asks them again")

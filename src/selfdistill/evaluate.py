@@ -17,13 +17,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from selfdistill.checks import load_check
+from selfdistill.checks import load_check, source_digest
+from selfdistill.checks.base import Outcome
 from selfdistill.config import TaskSettings
 from selfdistill.engines import Completion, Engine, Request, Sampling
 from selfdistill.errors import UserError
@@ -39,6 +41,15 @@ PASS_AT = (1, 10, 100)
 """The k of pass@k; those up to the number of samples are reported."""
 
 UNMEASURED = "not measured: "
+
+NOTHING = "nothing to judge"
+"""The note of a task of which no item can be judged."""
+
+UNREADABLE: dict[Outcome, str] = {
+    "no_reference": "the reference has no answer",
+    "cannot_tell": "the check has no rules for this answer",
+}
+"""Outcomes that say an item cannot be judged, and why, where the check does not say more."""
 
 HARNESS_ROWS = 64
 """Rows that the harness scores together."""
@@ -67,6 +78,7 @@ def evaluate(
     if harness and not hasattr(engine, "seed_lm"):
         raise UserError(f"task {harness[0]}: lm-evaluation-harness needs the model here; it cannot ask an endpoint.")
     identity = evaluation_identity(tasks, model, engine, prompter, adapter)
+    _same_checks(out, identity)
     meta = out / "predictions.jsonl.meta.json"
     for name_there in ("items.jsonl", "result.json"):
         if (out / name_there).exists() and not meta.exists():
@@ -102,7 +114,8 @@ def _write_model_outputs(task: Task, predictions: Sequence[Prediction], out: Pat
 def evaluation_identity(
     tasks: Sequence[Task], model: str, engine: Engine, prompter: Prompter, adapter: str | None
 ) -> dict[str, Any]:
-    """Everything that decides what an evaluation folder holds."""
+    """Everything that decides what an evaluation folder holds. "check of T" is what judged the answers to task T; it
+    changes with the check's source, and `regrade` brings it up to date."""
     identity: dict[str, Any] = {
         "stage": "evaluate",
         "model": model,
@@ -118,7 +131,33 @@ def evaluation_identity(
             asked = prompter.for_task(template_of(task.settings))
             form = [*asked.template.evaluate, asked.asks_form]
             identity[f"task {task.settings.name}"] = [settings, task.check_name, judge, form, items]
+            identity[_CHECK + task.settings.name] = [task.check_name, _judged_by(task)]
     return identity
+
+
+_CHECK = "check of "
+
+
+def _judged_by(task: Task) -> str:
+    """What the verdicts of a task depend on beside its settings."""
+    return f"lm-eval {version('lm_eval')}" if task.harness else source_digest(task.check_name)
+
+
+def _same_checks(out: Path, identity: dict[str, Any]) -> None:
+    """Raises UserError where the answers in `out` are the same ones, judged by a check of another source: those need no
+    model, so the remedy is another one than for other settings."""
+    try:
+        old = json.loads((out / "predictions.jsonl.meta.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    new = json.loads(json.dumps(identity))
+    changed = [k for k in {**old, **new} if old.get(k) != new.get(k)]
+    if changed and all(k.startswith(_CHECK) and "lm-eval" not in new.get(k, ()) for k in changed):
+        listed = ", ".join(f"{k} ({new[k][0]})" for k in changed if k in new)
+        raise UserError(
+            f"{out}: its answers were judged by another version of the {listed}. Judge them again without a model: "
+            f"selfdistill evaluate --out {out} --regrade (or choose another output folder)."
+        )
 
 
 def _expected(task: Task) -> int:
@@ -215,7 +254,18 @@ def regrade(out: Path, permissions: Permissions) -> list[TaskResult]:
     with ThreadPoolExecutor(max((t.at_once for t in tasks), default=1)) as pool:
         fresh = list(pool.map(again, read_records(out / "predictions.jsonl", Prediction)))
     write_records(out / "predictions.jsonl", fresh)
-    return _results(tasks, out, fresh)
+    results = _results(tasks, out, fresh)
+    _note_checks(out, [t for t in tasks if t.check])
+    return results
+
+
+def _note_checks(out: Path, tasks: Sequence[Task]) -> None:
+    """Record which source of their checks judged these tasks. The file is the journal's lock: it is written in place."""
+    meta = out / "predictions.jsonl.meta.json"
+    if meta.is_file():
+        identity = json.loads(meta.read_text(encoding="utf-8"))
+        identity |= {_CHECK + t.settings.name: [t.check_name, _judged_by(t)] for t in tasks}
+        meta.write_text(json.dumps(identity, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_results(folder: Path) -> dict[str, TaskResult]:
@@ -240,6 +290,7 @@ class _Asked:
     task: Task
     example: Example
     prompt: str
+    asked: str
     left: int
     greedy: Completion | None = None
     drawn: dict[int, Completion] = field(default_factory=dict)
@@ -260,9 +311,9 @@ def _answers(
             for e in task.items:
                 if e.id not in journal.done:
                     prompt = asker.evaluate(e.prompt)
-                    asked[e.id] = _Asked(
-                        task, e, digest_of(prompt.ids or [prompt.turns, prompt.text]), settings.samples
-                    )
+                    said = digest_of([prompt.turns, prompt.text])
+                    hashed = digest_of(prompt.ids) if prompt.ids else said
+                    asked[e.id] = _Asked(task, e, hashed, said, settings.samples)
                     yield Request(f"{e.id}~", prompt, greedy)
                     yield from (Request(f"{e.id}~{i}", prompt, drawn) for i in range(settings.samples))
 
@@ -297,6 +348,7 @@ def _predict(item: _Asked) -> Prediction:
         id=item.example.id,
         task=item.task.settings.name,
         prompt=item.prompt,
+        asked=item.asked,
         text="",
         finish_reason=bad.finish_reason if bad else greedy.finish_reason,
         verdict=Verdict.ERROR if item.task.check else Verdict.UNJUDGED,
@@ -304,7 +356,7 @@ def _predict(item: _Asked) -> Prediction:
     )
     if bad:
         return blank
-    samples = tuple(Sample(text=c.text, finish_reason=_ending(c), passed=False) for c in drawn)
+    samples = tuple(Sample(text=c.text, finish_reason=_ending(c), passed=None) for c in drawn)
     update = {"text": greedy.text, "tokens": greedy.tokens, "samples": samples}
     return _judged(item.task, item.example, blank.model_copy(update=update))
 
@@ -314,24 +366,25 @@ def _ending(completion: Completion) -> Literal["stop", "length"]:
 
 
 def _judged(task: Task, example: Example, answer: Prediction) -> Prediction:
-    """The prediction with its verdict. An answer that was cut off and does not pass counts as truncated."""
+    """The prediction with its verdict. An answer that was cut off and does not pass counts as truncated. An item that
+    cannot be judged says why in its note."""
     if task.check is None:
         return answer.model_copy(update={"verdict": Verdict.UNJUDGED})
     judgement = task.check(answer.text, example.reference, example)
     if judgement.outcome == "same":
         verdict = Verdict.CORRECT
-    elif judgement.outcome == "no_reference":
-        verdict = Verdict.ERROR
+    elif judgement.outcome in UNREADABLE:
+        verdict = Verdict.UNJUDGEABLE
     else:
         verdict = Verdict.TRUNCATED if answer.finish_reason == "length" else Verdict.WRONG
-    note = judgement.note or ("the reference has no answer" if judgement.outcome == "no_reference" else None)
-    passed = [task.check(s.text, example.reference, example).outcome == "same" for s in answer.samples]
+    outcomes = [task.check(s.text, example.reference, example).outcome for s in answer.samples]
+    passed = [None if o in UNREADABLE else o == "same" for o in outcomes]
     return answer.model_copy(
         update={
             "extracted": judgement.extracted,
             "expected": judgement.expected,
             "verdict": verdict,
-            "note": note,
+            "note": judgement.note or UNREADABLE.get(judgement.outcome),
             "label": judgement.label,
             "metrics": dict(judgement.metrics),
             "samples": tuple(s.model_copy(update={"passed": p}) for s, p in zip(answer.samples, passed, strict=True)),
@@ -347,9 +400,11 @@ def _results(tasks: Sequence[Task], out: Path, predictions: Sequence[Prediction]
 
 def task_result(task: Task, predictions: Sequence[Prediction]) -> TaskResult:
     """Counts, score and interval of one task."""
-    verdicts = [p.verdict for p in predictions if p.verdict is not Verdict.UNJUDGED]
+    verdicts = [p.verdict for p in predictions if p.verdict.judged]
     n, correct = len(verdicts), verdicts.count(Verdict.CORRECT)
     low, high = wilson(correct, n) if n else (None, None)
+    unjudgeable = Counter(p.note or "" for p in predictions if p.verdict is Verdict.UNJUDGEABLE)
+    empty = NOTHING if unjudgeable else f"{UNMEASURED}{task.missing}"
     return TaskResult(
         task=task.settings.name,
         check=task.check_name,
@@ -362,25 +417,26 @@ def task_result(task: Task, predictions: Sequence[Prediction]) -> TaskResult:
         score=correct / n if n else None,
         low=low,
         high=high,
-        note=None if n else f"{UNMEASURED}{task.missing}",
+        note=None if n else empty,
+        unjudgeable=dict(unjudgeable.most_common()),
         labels=dict(sorted(Counter(p.label for p in predictions if p.label).items())),
         metrics=_metrics(predictions),
     )
 
 
 def _metrics(predictions: Sequence[Prediction]) -> dict[str, Metric]:
-    """Means of the other rules' values over the items that have one, and pass@k over all items. An item that could not
-    be asked has no samples and passes with none."""
+    """Means of the other rules' values over the judged items that have one, and pass@k over those whose samples can all
+    be judged. An item that could not be asked has no samples and passes with none."""
     values: dict[str, list[float]] = {}
     drawn = max((len(p.samples) for p in predictions), default=0)
     for p in predictions:
-        if p.verdict is Verdict.UNJUDGED:
+        if not p.verdict.judged:
             continue
         for name, value in p.metrics.items():
             values.setdefault(name, []).append(value)
         for k in PASS_AT:
-            if k <= drawn:
-                passed = sum(s.passed for s in p.samples)
+            if k <= drawn and all(s.passed is not None for s in p.samples):
+                passed = sum(bool(s.passed) for s in p.samples)
                 values.setdefault(f"pass@{k}", []).append(pass_at_k(drawn, passed, k))
     metrics = {}
     for name, found in sorted(values.items()):

@@ -114,8 +114,8 @@ def _difference(task: dict[str, Any], a: str, b: str) -> dict[str, Any] | None:
 
 
 def sentence(report: dict[str, Any]) -> str:
-    """What the run shows, in plain words made from its numbers. A difference is called one only where its interval
-    excludes zero."""
+    """What the run shows, in plain words made from its numbers. A difference is called one only where its p, adjusted
+    over all tasks of the two arms, is at most ALPHA."""
     several = len(pairs(report)) > 1
     parts = [
         (f"{sdft} against {vanilla}: " if several else "") + said
@@ -136,7 +136,7 @@ def _said(tasks: list[dict[str, Any]], vanilla: str, sdft: str) -> str:
     ]
     others = [(t["task"], d) for t, d in both if t["role"] != "target"]
     if others:
-        fell = {arm: [name for name, d in others if d[arm]["high"] < 0] for arm in ("vanilla", "sdft")}
+        fell = {arm: [name for name, d in others if d[arm]["value"] < 0 and _moved(d[arm])] for arm in ("vanilla", "sdft")}
         mean = {arm: 100 * sum(d[arm]["value"] for _, d in others) / len(others) for arm in ("vanilla", "sdft")}
         parts.append(
             f"Of {len(others)} other abilities, {len(fell['vanilla'])} fell under vanilla fine-tuning"
@@ -147,8 +147,17 @@ def _said(tasks: list[dict[str, Any]], vanilla: str, sdft: str) -> str:
 
 
 def _points(d: dict[str, Any]) -> str:
-    noise = "" if d["low"] > 0 or d["high"] < 0 else " (inside the noise)"
+    noise = "" if _moved(d) else " (inside the noise)"
     return f"{100 * d['value']:+.1f}{noise}"
+
+
+ALPHA = 0.05
+"""Level of the adjusted tests behind the summary."""
+
+
+def _moved(d: dict[str, Any]) -> bool:
+    """Whether a difference is one, by the test that is adjusted over the tasks."""
+    return bool(d["p_holm"] <= ALPHA)
 
 
 def _names(names: list[str]) -> str:
@@ -159,10 +168,12 @@ def _names(names: list[str]) -> str:
 
 
 def score_cell(result: dict[str, Any] | None) -> str:
-    """A score with its interval, in percent; what was not run is "not measured"."""
+    """A score with its interval, in percent, and how far trainings with other seeds lie apart; what was not run is "not
+    measured"."""
     if not result or result["score"] is None:
-        return "not measured"
-    return f"{100 * result['score']:.1f} [{100 * result['low']:.1f}, {100 * result['high']:.1f}]"
+        return "nothing to judge" if result and result.get("unjudgeable") else "not measured"
+    spread = f", sd {100 * result['spread']:.1f} over {len(result['seeds'])} seeds" if result.get("seeds") else ""
+    return f"{100 * result['score']:.1f} [{100 * result['low']:.1f}, {100 * result['high']:.1f}]{spread}"
 
 
 def difference_cell(d: dict[str, Any] | None) -> str:
@@ -207,6 +218,8 @@ def spread_rows(table: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]
     return ["task", "arm", "mean", "sd between seeds", "95 % error of the items, +/-", "each seed"], rows
 
 
+UNJUDGEABLE = "They are in no score, and a difference is over the items that could be judged in both arms."
+
 COLUMNS = (
     "+ / -: items gained and lost. p: exact McNemar for answers that are right or wrong; p, Holm: adjusted over the "
     "tasks of a pair. MDE: the smallest change, in points, that as many items with as many unlike pairs show with "
@@ -214,18 +227,52 @@ COLUMNS = (
 )
 
 
+def _pairs_cell(d: dict[str, Any]) -> str:
+    """How many items a difference is over, and how many are left out of it."""
+    return f"{d['n']} ({d['left_out']} left out)" if d["left_out"] else str(d["n"])
+
+
 def difference_rows(table: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of all paired differences."""
     found = [(task["task"], d) for task in table for d in task["differences"]]
     rows = [
         [
-            task, f"{d['b']} - {d['a']}", str(d["n"]), difference_cell(d), f"+{d['gained']} / -{d['lost']}",
+            task, f"{d['b']} - {d['a']}", _pairs_cell(d), difference_cell(d), f"+{d['gained']} / -{d['lost']}",
             f"{d['p']:.2g}", f"{d['p_holm']:.2g}",
             "none" if d["detectable"] is None else f"{100 * d['detectable']:.1f}",
         ]
         for task, d in found
     ]  # fmt: skip
     return ["task", "pair", "n", "points", "+ / -", "p", "p, Holm", "MDE"], rows
+
+
+def unjudgeable_rows(table: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the items that cannot be judged, which are in no score; arms with the same ones as one row."""
+    rows = []
+    for task in table:
+        arms: dict[tuple[str, str], list[str]] = {}
+        for name, r in task["arms"].items():
+            if r["unjudgeable"]:
+                count = sum(r["unjudgeable"].values())
+                said = f"{count} of {count + r['n']}", reasons(r["unjudgeable"])
+                arms.setdefault(said, []).append(name)
+        rows += [[task["task"], ", ".join(names), *said] for said, names in arms.items()]
+    return ["task", "arm", "items", "why"], rows
+
+
+def reasons(unjudgeable: dict[str, int], most: int = 3) -> str:
+    """Why items cannot be judged, the commonest reason first; counts where there is more than one."""
+    found = [(" ".join(plain(why).split())[:100], count) for why, count in Counter(unjudgeable).most_common()]
+    if len(found) == 1:
+        return found[0][0]
+    listed = [f"{why}: {count}" for why, count in found[:most]]
+    return "; ".join(listed + ([f"other reasons: {sum(n for _, n in found[most:])}"] if len(found) > most else []))
+
+
+def unjudgeable_line(unjudgeable: dict[str, int]) -> str:
+    """The same in a sentence."""
+    count = sum(unjudgeable.values())
+    return f"{count} item{'s' if count > 1 else ''} cannot be judged: {reasons(unjudgeable)}"
 
 
 def metric_rows(table: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
@@ -261,6 +308,10 @@ def markdown(report: dict[str, Any]) -> str:
         lines += ["", "## Trainings with other seeds", ""]
         lines += ["Scores above are means over the seeds; their intervals are the error of the items alone.", ""]
         lines += _table(*seeds)
+    unread = unjudgeable_rows(report["tasks"])
+    if unread[1]:
+        lines += ["", "## Items that cannot be judged", "", UNJUDGEABLE, ""]
+        lines += _table(unread[0], [[*row[:-1], _escaped(row[-1])] for row in unread[1]])
     other = metric_rows(report["tasks"])
     if other[1]:
         lines += ["", "## What other rules say of the same answers", ""]
@@ -297,8 +348,12 @@ def gap_sentence(values: dict[str, Any]) -> str:
 
 
 def _table(header: list[str], rows: list[list[str]]) -> list[str]:
-    cells = [[re.sub(r"([|\\`*_<>\[\]])", r"\\\1", c) if i == 0 else c for i, c in enumerate(r)] for r in rows]
+    cells = [[_escaped(c) if i == 0 else c for i, c in enumerate(r)] for r in rows]
     return ["| " + " | ".join(r) + " |" for r in [header, ["---"] * len(header), *cells]]
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([|\\`*_<>\[\]])", r"\\\1", text)
 
 
 def print_table(header: list[str], rows: list[list[str]], title: str, console: Any) -> None:
@@ -320,6 +375,7 @@ def show(report: dict[str, Any], console: Any) -> None:
     seeds = spread_rows(report["tasks"])
     if seeds[1]:
         print_table(*seeds, "trainings with other seeds, points", console)
+    _show_unjudgeable(report["tasks"], console)
     for line in plots(report):
         console.print(line, highlight=False, markup=False, no_wrap=True, crop=False)
     share = 100 * report["distilled"] / report["rows"] if report["rows"] else 0.0
@@ -351,6 +407,13 @@ def show_comparison(table: list[dict[str, Any]], console: Any) -> None:
     print_table(["task", *names], rows, "percent correct [95 % interval]", console)
     print_table(*difference_rows(table), "paired differences in points [95 % interval]", console)
     console.print(COLUMNS, highlight=False, markup=False)
+    _show_unjudgeable(table, console)
+
+
+def _show_unjudgeable(table: list[dict[str, Any]], console: Any) -> None:
+    unread = unjudgeable_rows(table)
+    if unread[1]:
+        print_table(*unread, "items that cannot be judged, and are in no score", console)
 
 
 def side_by_side(run: Path, console: Any, count: int = 3) -> None:

@@ -8,7 +8,9 @@ from typing import Any, Literal, NamedTuple
 
 from selfdistill.records import Example
 
-Outcome = Literal["same", "different", "no_answer", "no_reference"]
+Outcome = Literal["same", "different", "no_answer", "no_reference", "cannot_tell"]
+"""The last two say that this item cannot be judged: no answer is found in the reference, or the check knows no rules for
+what it was given."""
 
 
 class Judgement(NamedTuple):

@@ -17,9 +17,10 @@ import json
 import math
 import shlex
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 from jinja2 import Environment
@@ -32,6 +33,7 @@ from selfdistill.page.svg import clean
 from selfdistill.records import Rewrite, Selected, read_records
 from selfdistill.report import (
     EXPLAINED,
+    UNJUDGEABLE,
     difference_cell,
     difference_rows,
     gap_sentence,
@@ -39,6 +41,7 @@ from selfdistill.report import (
     score_cell,
     score_rows,
     spread_rows,
+    unjudgeable_rows,
 )
 from selfdistill.store import write_atomic
 
@@ -72,6 +75,7 @@ def write_page(run: Path, report: dict[str, Any]) -> Path:
         scores=score_rows(report),
         differences=difference_rows(report["tasks"]),
         spread=spread_rows(report["tasks"]),
+        unjudgeable=(unjudgeable_rows(report["tasks"]), UNJUDGEABLE),
         **_forest(report),
         **_distilled(run, report),
         shift=_shift_rows(_json(run / "shift.json")),
@@ -152,7 +156,10 @@ def _facts(report: dict[str, Any], manifest: dict[str, Any], recipe: dict[str, A
 
 def _point_rows(points: list[dict[str, Any]], curves: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
     """The scatter's numbers."""
-    rows = [[p["name"], _mean_cell(p["target"]), _mean_cell(p["retained"])] for p in points]
+    rows = [
+        [p["name"], *(_mean_cell(p[role], [s[k] for s in p["seeds"]]) for k, role in ((1, "target"), (0, "retained")))]
+        for p in points
+    ]
     for arm, curve in curves.items():
         for p in curve:
             if float(p["strength"]) not in (0, 1):
@@ -160,8 +167,10 @@ def _point_rows(points: list[dict[str, Any]], curves: dict[str, list[dict[str, A
     return rows
 
 
-def _mean_cell(mean: dict[str, Any] | None) -> str:
-    return score_cell(mean and mean | {"score": mean["value"]})
+def _mean_cell(mean: dict[str, Any] | None, seeds: Sequence[float] = ()) -> str:
+    """A mean over tasks with its interval; of several trainings also how far they lie apart."""
+    spread = {"seeds": seeds, "spread": stdev(seeds)} if len(seeds) > 1 else {}
+    return score_cell(mean and mean | {"score": mean["value"]} | spread)
 
 
 def _forest(report: dict[str, Any]) -> dict[str, Any]:
