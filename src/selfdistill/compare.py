@@ -66,7 +66,8 @@ def compare(arms: Mapping[str, Path | Sequence[Path]]) -> list[dict[str, Any]]:
                 "differences": [
                     found
                     for a, b in combinations(having, 2)
-                    if items[a] and items[b]
+                    if items[a]
+                    and items[b]
                     and (found := _difference(task, items, a, b, folders, sources_of(task, answers[a] + answers[b])))
                 ],
             }
@@ -168,9 +169,9 @@ def same_prompts(task: str, left: Path, a: Answers, right: Path, b: Answers) -> 
         was, now = first[id][which], second[id][which]
         if was != now and None not in (was, now):
             raise UserError(
-                f"task {task}: {left} and {right} were asked different prompts (for example item {id}: prompt hash {was} "
-                f"and {now}): {_unlike(task, a, b, id)}. Such scores cannot be compared. Evaluate both in the same "
-                "format, template and chat template."
+                f"task {task}: {left} and {right} were asked different prompts (for example item {id}: prompt hash "
+                f"{was} and {now}): {_unlike(task, a, b, id)}. Such scores cannot be compared. Evaluate both in the "
+                "same format, template and chat template."
             )
 
 

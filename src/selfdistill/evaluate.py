@@ -25,7 +25,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from selfdistill.checks import load_check, source_digest
-from selfdistill.checks.base import Outcome
+from selfdistill.checks.base import UNREADABLE
 from selfdistill.config import TaskSettings
 from selfdistill.engines import Completion, Engine, Request, Sampling
 from selfdistill.errors import UserError
@@ -44,12 +44,6 @@ UNMEASURED = "not measured: "
 
 NOTHING = "nothing to judge"
 """The note of a task of which no item can be judged."""
-
-UNREADABLE: dict[Outcome, str] = {
-    "no_reference": "the reference has no answer",
-    "cannot_tell": "the check has no rules for this answer",
-}
-"""Outcomes that say an item cannot be judged, and why, where the check does not say more."""
 
 HARNESS_ROWS = 64
 """Rows that the harness scores together."""
@@ -260,7 +254,7 @@ def regrade(out: Path, permissions: Permissions) -> list[TaskResult]:
 
 
 def _note_checks(out: Path, tasks: Sequence[Task]) -> None:
-    """Record which source of their checks judged these tasks. The file is the journal's lock: it is written in place."""
+    """Record which source of their checks judged these tasks. The file is the journal's lock: it stays the same one."""
     meta = out / "predictions.jsonl.meta.json"
     if meta.is_file():
         identity = json.loads(meta.read_text(encoding="utf-8"))

@@ -132,8 +132,8 @@ def _tasks(base: Path, new: Path, answers: dict[Path, Answers], named: list[str]
         if scores and not answers[base].judged(task) and (not named or task in named):
             why = ", ".join(answers[base].results[task].unjudgeable)
             raise UserError(
-                f"task {task}: nothing to judge: none of its {len(scores)} items can be judged in {base} ({why}). Mend the "
-                "items or the check, or name other tasks with --task."
+                f"task {task}: nothing to judge: none of its {len(scores)} items can be judged in {base} ({why}). "
+                "Mend the items or the check, or name other tasks with --task."
             )
     listed = list(dict.fromkeys(t for place in (base, new) for t in answers[place].results))
     tasks = list(dict.fromkeys(named)) or listed

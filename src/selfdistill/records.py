@@ -138,8 +138,8 @@ class Selected(Record):
 
 
 class Verdict(StrEnum):
-    """How an answer was judged. Unjudged ones wait for a judge; items that cannot be judged have a reference or an answer
-    that the check cannot read. Neither counts in a score."""
+    """How an answer was judged. Unjudged ones wait for a judge; items that cannot be judged have a reference or an
+    answer that the check cannot read. Neither counts in a score."""
 
     CORRECT = "correct"
     WRONG = "wrong"

@@ -16,6 +16,7 @@ from typing import Any
 
 from selfdistill.compare import compare
 from selfdistill.errors import UserError
+from selfdistill.overlap import overlap_line
 from selfdistill.plots import curve, forest
 from selfdistill.records import Example, Prediction, Rewrite, Selected, Verdict, read_records
 from selfdistill.store import write_atomic
@@ -56,6 +57,7 @@ def build(run: Path) -> dict[str, Any]:
         "yield": dict(reasons.most_common()),
         "gap": gap(selected, rewrites),
         "arms": trained,
+        "overlap": manifest(run).get("overlap", {}),
         "training": {folder: _training(run / folder) for arm in trained for folder in arm["folders"]},
         "tasks": compare(measured),
     }
@@ -66,15 +68,22 @@ def build(run: Path) -> dict[str, Any]:
     return report
 
 
-def arms(run: Path) -> list[dict[str, Any]]:
-    """The trained arms of a run, those that differ in the seed of their training only as one:
-    {name, method, mix_ratio, rows, folders}."""
+def manifest(run: Path) -> dict[str, Any]:
+    """run.json, which lists at least the trained arms."""
     try:
-        trained = json.loads((run / "run.json").read_text(encoding="utf-8"))["arms"]
+        found: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        found["arms"]
     except (OSError, ValueError, LookupError, TypeError):
         raise UserError(
             f"{run}: no run.json with a list of arms. Expected the folder of a `selfdistill run`."
         ) from None
+    return found
+
+
+def arms(run: Path) -> list[dict[str, Any]]:
+    """The trained arms of a run, those that differ in the seed of their training only as one:
+    {name, method, mix_ratio, rows, folders}."""
+    trained = manifest(run)["arms"]
     found: dict[str, dict[str, Any]] = {}
     for arm in trained:
         name = arm["name"].removesuffix(f"-seed{arm['seed']}")
@@ -136,7 +145,9 @@ def _said(tasks: list[dict[str, Any]], vanilla: str, sdft: str) -> str:
     ]
     others = [(t["task"], d) for t, d in both if t["role"] != "target"]
     if others:
-        fell = {arm: [name for name, d in others if d[arm]["value"] < 0 and _moved(d[arm])] for arm in ("vanilla", "sdft")}
+        fell = {
+            arm: [name for name, d in others if d[arm]["value"] < 0 and _moved(d[arm])] for arm in ("vanilla", "sdft")
+        }
         mean = {arm: 100 * sum(d[arm]["value"] for _, d in others) / len(others) for arm in ("vanilla", "sdft")}
         parts.append(
             f"Of {len(others)} other abilities, {len(fell['vanilla'])} fell under vanilla fine-tuning"
@@ -275,6 +286,11 @@ def unjudgeable_line(unjudgeable: dict[str, int]) -> str:
     return f"{count} item{'s' if count > 1 else ''} cannot be judged: {reasons(unjudgeable)}"
 
 
+def overlap_lines(report: dict[str, Any]) -> list[str]:
+    """What training rows were test items, a line a task."""
+    return [overlap_line(task, found) for task, found in report["overlap"].items()]
+
+
 def metric_rows(table: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the metrics beside the scores: the paper's rules, win rates, pass@k."""
     arms = list(dict.fromkeys(a for t in table for a in t["arms"]))
@@ -296,7 +312,9 @@ def _classes(result: dict[str, Any]) -> str:
 def markdown(report: dict[str, Any]) -> str:
     """The report as Markdown. Nothing that a model wrote is in it."""
     share = 100 * report["distilled"] / report["rows"] if report["rows"] else 0.0
-    lines = ["# selfdistill report", "", report["summary"], "", "## Scores", ""]
+    lines = ["# selfdistill report", "", report["summary"], ""]
+    lines += [f"**Warning:** {_escaped(line)}.\n" for line in overlap_lines(report)]
+    lines += ["## Scores", ""]
     how = "Student's t over items' means" if any(len(a["folders"]) > 1 for a in report["arms"]) else "Newcombe"
     lines += [f"Percent correct with 95 % intervals; differences are paired by item ({how}).", ""]
     lines += _table(*score_rows(report))
@@ -383,6 +401,8 @@ def show(report: dict[str, Any], console: Any) -> None:
     line = f"yield: {report['distilled']} of {report['rows']} rows distilled ({share:.1f} %): {reasons}"
     for text in (line, gap_sentence(report["gap"])):
         console.print(text, highlight=False)
+    for line in overlap_lines(report):
+        console.print(plain(f"warning: {line}"), style="yellow", highlight=False, markup=False)
     console.print(f"\n{report['summary']}", style="bold", highlight=False, markup=False)
 
 

@@ -240,7 +240,7 @@ def _point(run: Path, strength: float, folder: str) -> dict[str, Any]:
     for role in ("target", "retained"):
         mean = mean_of([r for r in results if r.role == role])
         point[role] = mean and asdict(mean)
-    kept = ("n", "score", "low", "high")
+    kept = ("n", "score", "low", "high", "unjudgeable")
     point["tasks"] = {r.task: {"role": r.role} | r.model_dump(include=set(kept)) for r in results}
     return point
 

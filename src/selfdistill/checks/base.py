@@ -9,8 +9,12 @@ from typing import Any, Literal, NamedTuple
 from selfdistill.records import Example
 
 Outcome = Literal["same", "different", "no_answer", "no_reference", "cannot_tell"]
-"""The last two say that this item cannot be judged: no answer is found in the reference, or the check knows no rules for
-what it was given."""
+
+UNREADABLE: dict[Outcome, str] = {
+    "no_reference": "the reference has no answer",
+    "cannot_tell": "the check has no rules for this answer",
+}
+"""Outcomes that say an item cannot be judged, and why, where the check does not say more."""
 
 
 class Judgement(NamedTuple):

@@ -260,9 +260,11 @@ class Measured:
 
 
 def item_values(predictions: Path, metric: str | None) -> dict[str, float]:
-    """What a metric says of every item, by id; None is the task's own verdict."""
+    """What a metric says of every judged item, by id; None is the task's own verdict."""
     values = {}
     for p in read_records(predictions, Prediction):
+        if not p.verdict.judged:
+            continue
         if metric is None:
             values[p.id] = float(p.verdict is Verdict.CORRECT)
         elif metric in p.metrics:
