@@ -148,7 +148,7 @@ def test_the_source_of_built_in_checks_is_part_of_the_identity(tmp_path, monkeyp
     evaluate(tasks, tmp_path / "e", embedded.digest, engine, prompter)
     found = checks.source_digest("contains")
     assert found == checks.source_digest("last_number") == checks.source_digest("regex:a:b")
-    monkeypatch.setattr("selfdistill.evaluate.source_digest", lambda spec: "other")
+    monkeypatch.setattr("selfdistill.identity.source_digest", lambda spec: "other")
     with pytest.raises(UserError, match="check of facts"):
         evaluate(tasks, tmp_path / "e", embedded.digest, engine, prompter)
 
@@ -158,7 +158,7 @@ def test_another_harness_is_another_evaluation(tmp_path, monkeypatch, embedded, 
     prompter = Prompter.create(embedded.tokenizer, "chat", "using")
     tasks = load(TaskSettings(name="q", path="lm-eval:micro_arc", limit=4))
     evaluate(tasks, tmp_path / "e", embedded.digest, engine, prompter)
-    monkeypatch.setattr("selfdistill.evaluate.version", lambda package: "9.9")
+    monkeypatch.setattr("selfdistill.identity.version", lambda package: "9.9")
     with pytest.raises(UserError, match=r"check of q: .*lm-eval .* -> .*lm-eval 9\.9.*Choose another"):
         evaluate(tasks, tmp_path / "e", embedded.digest, engine, prompter)
 

@@ -292,8 +292,9 @@ def evaluate(
     from selfdistill import evaluate as stage
     from selfdistill.config import TaskSettings, checked
     from selfdistill.errors import UserError
-    from selfdistill.report import score_cell, unjudgeable_line
+    from selfdistill.report import score_cell
     from selfdistill.tasks.load import Permissions, load_tasks
+    from selfdistill.unjudgeable import unjudgeable_line
 
     progress = _progress()
     permissions = Permissions(allow_code, _judge(judge_url, judge_model), data_dir)
@@ -389,8 +390,9 @@ def validate(
     from collections import Counter
 
     from selfdistill.config import TaskSettings, checked
-    from selfdistill.report import plain, unjudgeable_line
+    from selfdistill.report import plain
     from selfdistill.tasks.load import Permissions, load_tasks
+    from selfdistill.unjudgeable import unjudgeable_line
     from selfdistill.validate import validate as run_validate
 
     settings = [checked(TaskSettings, t, "--task") for t in _tasks(task)]

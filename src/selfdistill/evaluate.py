@@ -17,18 +17,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from selfdistill.checks import load_check, source_digest
+from selfdistill.checks import load_check
 from selfdistill.checks.base import UNREADABLE
 from selfdistill.config import TaskSettings
 from selfdistill.engines import Completion, Engine, Request, Sampling
 from selfdistill.errors import UserError
+from selfdistill.identity import META, evaluation_identity, note_checks, same_checks
 from selfdistill.microworld.quizzes import QUIZZES, write_quizzes
 from selfdistill.progress import Progress
 from selfdistill.records import Example, Metric, Prediction, Sample, TaskResult, Verdict, explain, read_records
@@ -72,8 +72,8 @@ def evaluate(
     if harness and not hasattr(engine, "seed_lm"):
         raise UserError(f"task {harness[0]}: lm-evaluation-harness needs the model here; it cannot ask an endpoint.")
     identity = evaluation_identity(tasks, model, engine, prompter, adapter)
-    _same_checks(out, identity)
-    meta = out / "predictions.jsonl.meta.json"
+    same_checks(out, identity)
+    meta = out / META
     for name_there in ("items.jsonl", "result.json"):
         if (out / name_there).exists() and not meta.exists():
             raise UserError(f"{out / name_there}: exists and is not ours. Choose another output folder.")
@@ -105,65 +105,9 @@ def _write_model_outputs(task: Task, predictions: Sequence[Prediction], out: Pat
     write_model_outputs(out / f"{task.settings.name}.model_outputs.json", rows, generator)
 
 
-def evaluation_identity(
-    tasks: Sequence[Task], model: str, engine: Engine, prompter: Prompter, adapter: str | None
-) -> dict[str, Any]:
-    """Everything that decides what an evaluation folder holds. "check of T" is what judged the answers to task T; it
-    changes with the check's source, and `regrade` brings it up to date."""
-    identity: dict[str, Any] = {
-        "stage": "evaluate",
-        "model": model,
-        "engine": engine.describe(),
-        "adapter": adapter,
-        "prompts": [prompter.format, *prompter.template.evaluate],
-    }
-    for task in tasks:
-        if task.items or task.harness:
-            settings = task.settings.model_dump(exclude={"role", "path"} if task.items else {"role"})
-            items = digest_of([e.model_dump() for e in task.items] or _files(task.harness))
-            judge = task.judge.model if task.judge else None
-            asked = prompter.for_task(template_of(task.settings))
-            form = [*asked.template.evaluate, asked.asks_form]
-            identity[f"task {task.settings.name}"] = [settings, task.check_name, judge, form, items]
-            identity[_CHECK + task.settings.name] = [task.check_name, _judged_by(task)]
-    return identity
-
-
-_CHECK = "check of "
-
-
-def _judged_by(task: Task) -> str:
-    """What the verdicts of a task depend on beside its settings."""
-    return f"lm-eval {version('lm_eval')}" if task.harness else source_digest(task.check_name)
-
-
-def _same_checks(out: Path, identity: dict[str, Any]) -> None:
-    """Raises UserError where the answers in `out` are the same ones, judged by a check of another source: those need no
-    model, so the remedy is another one than for other settings."""
-    try:
-        old = json.loads((out / "predictions.jsonl.meta.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return
-    new = json.loads(json.dumps(identity))
-    changed = [k for k in {**old, **new} if old.get(k) != new.get(k)]
-    if changed and all(k.startswith(_CHECK) and "lm-eval" not in new.get(k, ()) for k in changed):
-        listed = ", ".join(f"{k} ({new[k][0]})" for k in changed if k in new)
-        raise UserError(
-            f"{out}: its answers were judged by another version of the {listed}. Judge them again without a model: "
-            f"selfdistill evaluate --out {out} --regrade (or choose another output folder)."
-        )
-
-
 def _expected(task: Task) -> int:
     """Steps of a harness task on the progress bar: its own count of items is not known before it has run."""
     return (task.settings.limit or 1) if task.harness else 0
-
-
-def _files(folder: Path | Literal["hub"] | None) -> list[list[str]]:
-    """What identifies a folder of task files."""
-    if not isinstance(folder, Path):
-        return []
-    return [[str(f.relative_to(folder)), digest_file(f)] for f in sorted(folder.rglob("*")) if f.is_file()]
 
 
 def _of_task(keys: Iterable[str], task: Task) -> list[str]:
@@ -249,17 +193,10 @@ def regrade(out: Path, permissions: Permissions) -> list[TaskResult]:
         fresh = list(pool.map(again, read_records(out / "predictions.jsonl", Prediction)))
     write_records(out / "predictions.jsonl", fresh)
     results = _results(tasks, out, fresh)
-    _note_checks(out, [t for t in tasks if t.check])
+    # Answers that wait for a judge have no verdict of an older check either.
+    waiting = {r.task for r in results if r.check == "win_rate" and not r.n}
+    note_checks(out, [t for t in tasks if t.check or t.settings.name in waiting])
     return results
-
-
-def _note_checks(out: Path, tasks: Sequence[Task]) -> None:
-    """Record which source of their checks judged these tasks. The file is the journal's lock: it stays the same one."""
-    meta = out / "predictions.jsonl.meta.json"
-    if meta.is_file():
-        identity = json.loads(meta.read_text(encoding="utf-8"))
-        identity |= {_CHECK + t.settings.name: [t.check_name, _judged_by(t)] for t in tasks}
-        meta.write_text(json.dumps(identity, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_results(folder: Path) -> dict[str, TaskResult]:

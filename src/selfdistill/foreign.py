@@ -19,6 +19,7 @@ from typing import Any, Literal
 from selfdistill.config import DataSettings
 from selfdistill.errors import UserError
 from selfdistill.evaluate import NOTHING, read_results
+from selfdistill.identity import META
 from selfdistill.records import Prediction, TaskResult, Verdict, read_records
 from selfdistill.rows import rows
 from selfdistill.stats import mean_interval
@@ -104,7 +105,7 @@ def _own(folder: Path) -> Answers:
 def _identity(folder: Path) -> dict[str, Any]:
     """The settings of an evaluation; none where only its answers were kept."""
     try:
-        found: dict[str, Any] = json.loads((folder / "predictions.jsonl.meta.json").read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads((folder / META).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found

@@ -20,6 +20,7 @@ from selfdistill.overlap import overlap_line
 from selfdistill.plots import curve, forest
 from selfdistill.records import Example, Prediction, Rewrite, Selected, Verdict, read_records
 from selfdistill.store import write_atomic
+from selfdistill.unjudgeable import UNJUDGEABLE, unjudgeable_rows
 
 EXPLAINED = {
     "passed": "rewrite kept: same answer as the reference",
@@ -229,8 +230,6 @@ def spread_rows(table: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]
     return ["task", "arm", "mean", "sd between seeds", "95 % error of the items, +/-", "each seed"], rows
 
 
-UNJUDGEABLE = "They are in no score, and a difference is over the items that could be judged in both arms."
-
 COLUMNS = (
     "+ / -: items gained and lost. p: exact McNemar for answers that are right or wrong; p, Holm: adjusted over the "
     "tasks of a pair. MDE: the smallest change, in points, that as many items with as many unlike pairs show with "
@@ -255,35 +254,6 @@ def difference_rows(table: list[dict[str, Any]]) -> tuple[list[str], list[list[s
         for task, d in found
     ]  # fmt: skip
     return ["task", "pair", "n", "points", "+ / -", "p", "p, Holm", "MDE"], rows
-
-
-def unjudgeable_rows(table: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the items that cannot be judged, which are in no score; arms with the same ones as one row."""
-    rows = []
-    for task in table:
-        arms: dict[tuple[str, str], list[str]] = {}
-        for name, r in task["arms"].items():
-            if r["unjudgeable"]:
-                count = sum(r["unjudgeable"].values())
-                said = f"{count} of {count + r['n']}", reasons(r["unjudgeable"])
-                arms.setdefault(said, []).append(name)
-        rows += [[task["task"], ", ".join(names), *said] for said, names in arms.items()]
-    return ["task", "arm", "items", "why"], rows
-
-
-def reasons(unjudgeable: dict[str, int], most: int = 3) -> str:
-    """Why items cannot be judged, the commonest reason first; counts where there is more than one."""
-    found = [(" ".join(plain(why).split())[:100], count) for why, count in Counter(unjudgeable).most_common()]
-    if len(found) == 1:
-        return found[0][0]
-    listed = [f"{why}: {count}" for why, count in found[:most]]
-    return "; ".join(listed + ([f"other reasons: {sum(n for _, n in found[most:])}"] if len(found) > most else []))
-
-
-def unjudgeable_line(unjudgeable: dict[str, int]) -> str:
-    """The same in a sentence."""
-    count = sum(unjudgeable.values())
-    return f"{count} item{'s' if count > 1 else ''} cannot be judged: {reasons(unjudgeable)}"
 
 
 def overlap_lines(report: dict[str, Any]) -> list[str]:

@@ -25,7 +25,8 @@ from selfdistill.config import OpenAISettings, Recipe, TransformersSettings, loa
 from selfdistill.engines import Engine
 from selfdistill.engines.open import load_for, make_engine
 from selfdistill.errors import UserError
-from selfdistill.evaluate import adapter_digest, engine_errors, evaluate, evaluation_identity, read_results
+from selfdistill.evaluate import adapter_digest, engine_errors, evaluate, read_results
+from selfdistill.identity import evaluation_identity
 from selfdistill.models import SeedLM, load_model
 from selfdistill.progress import Progress
 from selfdistill.records import TaskResult

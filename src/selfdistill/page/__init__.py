@@ -33,7 +33,6 @@ from selfdistill.page.svg import clean
 from selfdistill.records import Rewrite, Selected, read_records
 from selfdistill.report import (
     EXPLAINED,
-    UNJUDGEABLE,
     difference_cell,
     difference_rows,
     gap_sentence,
@@ -42,9 +41,9 @@ from selfdistill.report import (
     score_cell,
     score_rows,
     spread_rows,
-    unjudgeable_rows,
 )
 from selfdistill.store import write_atomic
+from selfdistill.unjudgeable import UNJUDGEABLE, unjudgeable_rows
 
 COMPARED = (
     ("seed", "vanilla", "vanilla", "square"),
@@ -134,7 +133,8 @@ def _sentences(report: dict[str, Any]) -> list[str]:
 def _facts(report: dict[str, Any], manifest: dict[str, Any], recipe: dict[str, Any]) -> list[tuple[str, str, str]]:
     """The numbers under the verdict: name, value, what else there is to say."""
     rows, kept = report["rows"], report["distilled"]
-    items = [t["arms"]["seed"]["n"] for t in report["tasks"] if t["arms"].get("seed", {}).get("n")]
+    seeds = [t["arms"]["seed"] for t in report["tasks"] if "seed" in t["arms"]]
+    items = [count for r in seeds if (count := r["n"] + sum(r["unjudgeable"].values()))]
     gap = report["gap"]
     closed = "not measured" if gap["closed"] is None else f"{100 * gap['closed']:.0f} %"
     change = "" if gap["before"] is None else f"{gap['before']:.2f} to {gap['after']:.2f} nats a token"

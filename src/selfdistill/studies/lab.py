@@ -21,7 +21,8 @@ from selfdistill.distill import distill, ids_digest
 from selfdistill.engines import Engine
 from selfdistill.engines.open import load_for, make_engine
 from selfdistill.errors import UserError
-from selfdistill.evaluate import adapter_digest, evaluate, evaluation_identity, read_results, task_result
+from selfdistill.evaluate import adapter_digest, evaluate, read_results, task_result
+from selfdistill.identity import evaluation_identity
 from selfdistill.models import SeedLM
 from selfdistill.progress import Progress
 from selfdistill.records import Example, Prediction, Selected, TaskResult, Verdict, read_records
