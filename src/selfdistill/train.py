@@ -122,7 +122,7 @@ def train(
         return out
     check_trainable(seed_lm, settings)
     limit = min(seed_lm.context, settings.max_length or seed_lm.context)
-    data = _tokenized(examples, responses, others, prompter, settings.holdout, limit, seed)
+    data = _tokenized(examples, responses, prompter, settings.holdout, limit, seed, others)
     if data.dropped:
         where = "in some arm and left out of all" if others else "and left out"
         progress.warn(f"{name}: {len(data.dropped)} of {len(examples)} rows are longer than {limit} tokens {where}")
@@ -163,11 +163,11 @@ class _Data:
 def _tokenized(
     examples: Sequence[Example],
     responses: Mapping[str, tuple[str, ...]],
-    others: Sequence[Mapping[str, tuple[str, ...]]],
     prompter: Prompter,
     holdout: float,
     limit: int,
     seed: int,
+    others: Sequence[Mapping[str, tuple[str, ...]]] = (),
 ) -> _Data:
     # A seed of its own: `mixed` takes the first of the other order, and all held-out rows would be distilled ones.
     held_ids = {e.id for e in drawn(examples, round(holdout * len(examples)), f"holdout-{seed}")}
