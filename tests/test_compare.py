@@ -111,7 +111,6 @@ def test_p_is_adjusted_over_the_tasks_of_a_pair(tmp_path):
     ('{"id": 1, "correct": true}\n{"correct": true}\n', r"line 2: the row has no id\. Expected"),
     ('{"id": 1, "correct": true}\n{"id": 1, "correct": true}\n', r"line 2: item 1 of task all is there twice"),
     ('{"id": 1, "correct": 0.5}\n', r"line 1: correct is '0.5'\. Expected true, false, 0 or 1"),
-    ('{"id": 1, "correct": null}\n', r"line 1: correct is 'None'\. Expected true"),
     ('{"id": 1, "score": 1.5}\n', r"line 1: score is '1.5'\. Expected a number from 0 to 1"),
     ('{"id": 1, "score": NaN}\n', r"line 1: score is 'nan'"),
     ('{"id": 1, "score": "high"}\n', r"line 1: score is 'high'"),

@@ -21,7 +21,7 @@ from selfdistill.sources import LARGE, SOURCES, SUBSET, locate
 from selfdistill.studies.lab import load_world
 from selfdistill.tasks import BENCHMARKS
 from selfdistill.tasks.load import Permissions, load_tasks
-from selfdistill.validate import validate
+from selfdistill.validate import Validation, validate
 
 real = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real datasets in ../shared/data")
 
@@ -189,7 +189,7 @@ def test_checks_accept_every_gold_answer_of_the_real_test_sets_and_reject_wrong_
     settings = [TaskSettings(name=name, path=f"paper:{name}")]
     (task,) = load_tasks(settings, 0, Permissions(allow_code=True, data_dir=str(SHARED)), Progress())
     assert len(task.items) == n
-    assert validate(task) == []
+    assert validate(task) == Validation([], {})
 
 
 @real
@@ -197,7 +197,7 @@ def test_the_call_check_accepts_every_gold_call_of_the_real_training_set():
     settings = TaskSettings(name="x", path=str(SHARED / "openfunctions_train.json"), check="function_call")
     (task,) = load_tasks([settings], 0, Permissions(), Progress())
     assert len(task.items) == 2211
-    assert validate(task) == []
+    assert validate(task) == Validation([], {})
 
 
 @real

@@ -184,13 +184,18 @@ def _results(run: Path, name: str, plain: str | None) -> list[str]:
         changes = {d["a"]: d for d in task["differences"] if d["b"] == name}
         role = " (target)" if task["role"] == "target" else ""
         cells = [score_cell(task["arms"].get(arm)) for arm in ("seed", name)]
-        n = str(task["arms"][name]["n"]) if name in task["arms"] else "-"
+        n = _items(task["arms"][name]) if name in task["arms"] else "-"
         rows.append([f"{task['task']}{role}", n, *cells, *(difference_cell(changes.get(a)) for a in others)])
     if not rows:
         return ["", "## Results", "", "Nothing was measured: the run had no tasks."]
     header = ["task", "n", "seed", name, *(f"{name} - {a}" for a in others)]
     note = "Percent correct with 95 % Wilson intervals; differences in points, paired by item (Newcombe)."
     return ["", "## Results", "", note, "", *_table(header, rows)]
+
+
+def _items(result: dict[str, Any]) -> str:
+    unread = sum(result["unjudgeable"].values())
+    return f"{result['n']} ({unread} more cannot be judged)" if unread else str(result["n"])
 
 
 def _again(recipe: Recipe) -> list[str]:

@@ -222,14 +222,19 @@ def train(
     set: Annotated[
         list[str] | None, typer.Option("--set", help="Any other setting of a recipe's train table: --set dora=true.")
     ] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="What will be measured, as for evaluate: warns of rows that are its items.")
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Fine-tune on the selected (or the original) responses."""
     from selfdistill.card import write_card
-    from selfdistill.config import TrainSettings, apply_override, checked
+    from selfdistill.config import TaskSettings, TrainSettings, apply_override, checked
     from selfdistill.errors import UserError
     from selfdistill.models import load_model, process
+    from selfdistill.overlap import overlap_line, overlaps
     from selfdistill.select import read_selected
+    from selfdistill.tasks.load import Permissions, load_tasks
     from selfdistill.templates import Prompter
     from selfdistill.train import drawn, mixed
     from selfdistill.train import train as run_train
@@ -252,6 +257,9 @@ def train(
     examples = drawn(examples, settings.rows, seed)
     responses = mixed(examples, rows, settings.mix_ratio if selected else 0.0, seed)
     progress = _progress()
+    tasks = [checked(TaskSettings, t, "--task") for t in _tasks(task or [])]
+    for name, found in overlaps(examples, load_tasks(tasks, seed, Permissions(True, None, data_dir), progress)).items():
+        progress.warn(overlap_line(name, found))
     seed_lm = load_model(model, quantized=settings.tune == "qlora")
     prompter = Prompter.create(seed_lm.tokenizer, prompt_format, template, progress.warn)  # type: ignore[arg-type]
     run_train(seed_lm, examples, responses, out, settings, prompter, seed, "train", progress)
@@ -290,6 +298,7 @@ def evaluate(
     from selfdistill.errors import UserError
     from selfdistill.report import score_cell
     from selfdistill.tasks.load import Permissions, load_tasks
+    from selfdistill.unjudgeable import unjudgeable_line
 
     progress = _progress()
     permissions = Permissions(allow_code, _judge(judge_url, judge_model), data_dir)
@@ -306,6 +315,9 @@ def evaluate(
             results = stage.evaluate(tasks, out, name, made, prompter, digest, "evaluate", progress)
     for r in results:
         _console().print(f"{r.task:<24} n = {r.n:<6} {score_cell(r.model_dump())}", highlight=False)
+        if r.unjudgeable:
+            line = f"{'':<24} {unjudgeable_line(r.unjudgeable)}"
+            _console().print(line, highlight=False, markup=False, soft_wrap=True)
     if failed := stage.engine_errors(out):
         how = "evaluate without --regrade" if regrade else "the same command"
         progress.warn(f"the engine failed on {failed} items; {how} asks them again")
@@ -343,6 +355,8 @@ def shift(
         if bool(model) != bool(tuned):
             raise UserError("--model and --tuned belong together.")
         pair = {"a": a.name, "b": b.name, "texts": drift.compare_texts(a, b)}
+        if not pair["texts"] and not model:
+            raise UserError("shift: all items are multiple choice, so there are no texts to compare. Name the models.")
         if model and tuned:
             seed_lm = load_model(model)
             prompter = Prompter.create(seed_lm.tokenizer, prompt_format, template, progress.warn)  # type: ignore[arg-type]
@@ -377,19 +391,25 @@ def validate(
     allow_code: AllowCode = False,
 ) -> None:
     """Try a task's check on all its gold answers, and on the same answers made wrong."""
+    from collections import Counter
+
     from selfdistill.config import TaskSettings, checked
     from selfdistill.report import plain
     from selfdistill.tasks.load import Permissions, load_tasks
+    from selfdistill.unjudgeable import unjudgeable_line
     from selfdistill.validate import validate as run_validate
 
     settings = [checked(TaskSettings, t, "--task") for t in _tasks(task)]
     failed = False
     for loaded in load_tasks(settings, 0, Permissions(allow_code, None, data_dir), _progress()):
-        failures = run_validate(loaded)
-        failed = failed or bool(failures)
-        text = f"{loaded.settings.name:<24} {len(loaded.items)} items, {len(failures)} answers judged wrongly"
+        found = run_validate(loaded)
+        failed = failed or not found.good
+        text = f"{loaded.settings.name:<24} {len(loaded.items)} items, {len(found.failures)} answers judged wrongly"
         _console().print(text, highlight=False, markup=False)
-        for f in failures[:10]:
+        if found.unjudgeable:
+            line = f"{unjudgeable_line(Counter(found.unjudgeable.values()))}: {', '.join(list(found.unjudgeable)[:10])}"
+            _console().print(plain(f"  {line}"), highlight=False, markup=False, soft_wrap=True)
+        for f in found.failures[:10]:
             line = f"  {f.id}: {f.what} answer judged {f.outcome}: {' '.join(f.answer.split())[:100]}"
             _console().print(plain(line), highlight=False, markup=False)
     if failed:

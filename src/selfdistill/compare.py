@@ -26,13 +26,13 @@ from selfdistill.foreign import Answers, kind_of, read_answers
 from selfdistill.power import effect_of
 from selfdistill.progress import Progress
 from selfdistill.records import TaskResult
-from selfdistill.stats import Difference, clustered, differ, holm, mean_interval, repeated
+from selfdistill.stats import clustered, differ, holm, mean_interval, repeated
 from selfdistill.store import digest_of
 from selfdistill.tasks.load import Task
 from selfdistill.templates import Prompter
 
-Scores = dict[str, list[float]]
-"""Score by item id, once per seed."""
+Scores = dict[str, list[float | None]]
+"""Score by item id, once per seed; None where that answer cannot be judged."""
 
 
 def compare(arms: Mapping[str, Path | Sequence[Path]]) -> list[dict[str, Any]]:
@@ -40,9 +40,11 @@ def compare(arms: Mapping[str, Path | Sequence[Path]]) -> list[dict[str, Any]]:
 
     A result is a TaskResult; an arm of several folders has the mean over them, whose interval is the error of the items
     alone, and beside it `seeds` (the score in each folder) and `spread` (their standard deviation). A difference is a
-    `stats.Difference`, with `p_holm` (p adjusted over all tasks of the same two arms) and `detectable` (the smallest
-    change that as many items with as many unlike pairs show with 80 % power).
-    Raises UserError where two folders did not answer the same items: such scores cannot be paired.
+    `stats.Difference` over the items that every answer of both arms could be judged on, with `left_out` (the others),
+    `p_holm` (p adjusted over all tasks of the same two arms) and `detectable` (the smallest change that as many items
+    with as many unlike pairs show with 80 % power).
+    Raises UserError where two folders did not answer the same items, or were asked them in other prompts: such scores
+    cannot be paired.
     """
     folders = {arm: [place] if isinstance(place, Path) else list(place) for arm, place in arms.items()}
     answers = {arm: [read_answers(f) for f in places] for arm, places in folders.items()}
@@ -50,6 +52,9 @@ def compare(arms: Mapping[str, Path | Sequence[Path]]) -> list[dict[str, Any]]:
     table = []
     for task in tasks:
         having = [arm for arm in arms if all(task in r.results for r in answers[arm])]
+        asked = [(place, r) for arm in having for place, r in zip(folders[arm], answers[arm], strict=True)]
+        for place, other in asked[1:]:
+            same_prompts(task, *asked[0], place, other)
         items = {arm: _joined(task, [s.scores.get(task, {}) for s in answers[arm]], folders[arm]) for arm in having}
         first = answers[having[0]][0].results[task]
         table.append(
@@ -59,10 +64,11 @@ def compare(arms: Mapping[str, Path | Sequence[Path]]) -> list[dict[str, Any]]:
                 "check": first.check,
                 "arms": {arm: _result([r.results[task] for r in answers[arm]], items[arm]) for arm in having},
                 "differences": [
-                    {"a": a, "b": b, **asdict(found), "detectable": effect_of(found)}
+                    found
                     for a, b in combinations(having, 2)
-                    if items[a] and items[b]
-                    for found in [_difference(task, items, a, b, folders, sources_of(task, answers[a] + answers[b]))]
+                    if items[a]
+                    and items[b]
+                    and (found := _difference(task, items, a, b, folders, sources_of(task, answers[a] + answers[b])))
                 ],
             }
         )
@@ -134,7 +140,7 @@ def sources_of(task: str, answers: Sequence[Answers]) -> dict[str, str] | None:
     return found[0] if found else None
 
 
-def _joined(task: str, seeds: list[dict[str, float]], folders: list[Path]) -> Scores:
+def _joined(task: str, seeds: list[dict[str, float | None]], folders: list[Path]) -> Scores:
     for folder, one in zip(folders, seeds, strict=True):
         same_items(task, seeds[0], one, folders[0], folder)
     return {id: [one[id] for one in seeds] for id in seeds[0]}
@@ -150,17 +156,60 @@ def same_items(task: str, a: Mapping[str, Any], b: Mapping[str, Any], left: Path
         )
 
 
+def same_prompts(task: str, left: Path, a: Answers, right: Path, b: Answers) -> None:
+    """Raises UserError where an item that both answered was asked in another prompt.
+
+    Of one model (with whatever adapters) the token ids must be the same. Another model has another tokenizer and chat
+    template: there the turns must be, in the same format and template. Files of other programs do not say.
+    """
+    models = a.identity.get("model"), b.identity.get("model")
+    which = 0 if models[0] == models[1] or None in models else 1
+    first, second = a.prompts.get(task, {}), b.prompts.get(task, {})
+    for id in (i for i in first if i in second):
+        was, now = first[id][which], second[id][which]
+        if was != now and None not in (was, now):
+            raise UserError(
+                f"task {task}: {left} and {right} were asked different prompts (for example item {id}: prompt hash "
+                f"{was} and {now}): {_unlike(task, a, b, id)}. Such scores cannot be compared. Evaluate both in the "
+                "same format, template and chat template."
+            )
+
+
+def _unlike(task: str, a: Answers, b: Answers, id: str) -> str:
+    """What differs between two prompts of the same item, as far as the settings say it."""
+    formats = [answers.identity.get("prompts", [""])[0] for answers in (a, b)]
+    if formats[0] != formats[1]:
+        return f"the format is {formats[0] or 'not known'} in one and {formats[1] or 'not known'} in the other"
+    asked = a.prompts[task][id][1], b.prompts[task][id][1]
+    if None not in asked and asked[0] == asked[1]:
+        return "the question is the same, and the model's chat template wrote something else around it, such as a date"
+    return "the question stands in another template"
+
+
 def _difference(
     task: str, items: dict[str, Scores], a: str, b: str, folders: dict[str, list[Path]], sources: dict[str, str] | None
-) -> Difference:
+) -> dict[str, Any] | None:
+    """The difference over the items that can be judged in both arms; None without any."""
     same_items(task, items[a], items[b], folders[a][0], folders[b][0])
-    ids = sorted(items[a])
-    left, right = ([_mean(items[arm][i]) for i in ids] for arm in (a, b))
+    means = {arm: _means(items[arm]) for arm in (a, b)}
+    ids = sorted(means[a].keys() & means[b].keys())
+    left, right = ([means[arm][i] for i in ids] for arm in (a, b))
+    if not ids:
+        return None
     if sources:
-        return clustered(left, right, [sources[i] for i in ids])
-    if len(folders[a]) == len(folders[b]) == 1:
-        return differ(left, right)
-    return repeated(left, right)
+        found = clustered(left, right, [sources[i] for i in ids])
+    elif len(folders[a]) == len(folders[b]) == 1:
+        found = differ(left, right)
+    else:
+        found = repeated(left, right)
+    left_out = len(items[a]) - len(ids)
+    return {"a": a, "b": b, **asdict(found), "left_out": left_out, "detectable": effect_of(found)}
+
+
+def _means(items: Scores) -> dict[str, float]:
+    """The mean over the seeds of every item that could be judged in all of them."""
+    known = {i: [v for v in values if v is not None] for i, values in items.items()}
+    return {i: _mean(values) for i, values in known.items() if len(values) == len(items[i])}
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -168,24 +217,30 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _result(seeds: list[TaskResult], items: Scores) -> dict[str, Any]:
-    """One arm's result; counts are those of all seeds together."""
+    """One arm's result; counts are those of all seeds together, its score is over the items that could be judged in all
+    of them."""
     first = seeds[0].model_dump(exclude={"task", "role", "check"})
-    if len(seeds) == 1 or not items:
+    means = _means(items)
+    if len(seeds) == 1 or not means:
         return first
     counts = {k: sum(getattr(r, k) for r in seeds) for k in ("n", "correct", "wrong", "truncated", "errors")}
-    score, low, high = mean_interval([_mean(v) for v in items.values()])
-    by_seed = [_mean([float(v[k]) for v in items.values()]) for k in range(len(seeds))]
+    score, low, high = mean_interval(list(means.values()))
+    by_seed = [_mean([float(items[i][k] or 0) for i in means]) for k in range(len(seeds))]
     labels: Counter[str] = Counter()
+    unjudgeable: Counter[str] = Counter()
     for r in seeds:
         labels.update(r.labels)
+        unjudgeable.update(r.unjudgeable)
+    metrics = [name for name in seeds[0].metrics if all(name in r.metrics for r in seeds)]
     return {
         **first,
         **counts,
         "score": score,
         "low": low,
         "high": high,
+        "unjudgeable": dict(unjudgeable),
         "labels": dict(labels),
-        "metrics": {name: _metric([r.metrics[name].model_dump() for r in seeds]) for name in seeds[0].metrics},
+        "metrics": {name: _metric([r.metrics[name].model_dump() for r in seeds]) for name in metrics},
         "seeds": by_seed,
         "spread": stdev(by_seed),
     }

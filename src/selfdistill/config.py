@@ -152,7 +152,8 @@ class TaskSettings(Settings):
 
     `path` may also be `paper:NAME`, a benchmark of tasks/, which brings its check and template, or `lm-eval:NAME`.
     `template` puts the items into that template's evaluation prompt where it differs from its training prompt.
-    `samples` answers are drawn at `temperature` beside the greedy one, for pass@k.
+    `samples` answers are drawn at `temperature` beside the greedy one, for pass@k. `limit` items are drawn at
+    random, the same ones every time.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]

@@ -14,7 +14,6 @@ import itertools
 import json
 import random
 from collections.abc import Callable, Iterator
-from itertools import islice
 from typing import Any
 
 from selfdistill.config import DataSettings
@@ -36,17 +35,16 @@ def stream_examples(
     task: str = "data",
     seed: int = 0,
     need_response: bool = True,
-    limit: int | None = None,
     data_dir: str | None = None,
 ) -> Iterator[Example]:
     """The examples of a dataset, or `settings.sample` of them drawn at random with `seed`, in the order of the file.
 
     `need_response=False` lets rows pass that have no reference, for checks that need none. `data_dir` holds local
-    copies of the datasets that are named `paper:NAME`. Only the first `limit` rows count.
+    copies of the datasets that are named `paper:NAME`.
     Raises UserError for anything that cannot be read, and for a dataset without rows, when it comes to it.
     """
     if settings.path.startswith("micro:"):
-        return _some(islice(_micro(settings, task, seed), limit), settings.path)
+        return _some(_micro(settings, task, seed), settings.path)
     adapt: Callable[[Row], Row | None] = dict
     if settings.path.startswith("paper:"):
         settings, source = locate(settings, data_dir)
@@ -54,7 +52,7 @@ def stream_examples(
         adapt = source.adapt
 
     def whole() -> Iterator[Example]:
-        return islice(_numbered(_convert(settings, task, need_response, adapt)), limit)
+        return _numbered(_convert(settings, task, need_response, adapt))
 
     stream = whole() if settings.sample is None else _drawn(whole, settings.sample, seed)
     return _some(stream, settings.path)
@@ -65,11 +63,10 @@ def read_examples(
     task: str = "data",
     seed: int = 0,
     need_response: bool = True,
-    limit: int | None = None,
     data_dir: str | None = None,
 ) -> list[Example]:
     """All examples that `stream_examples` gives."""
-    return list(stream_examples(settings, task, seed, need_response, limit, data_dir))
+    return list(stream_examples(settings, task, seed, need_response, data_dir))
 
 
 def _some(stream: Iterator[Example], path: str) -> Iterator[Example]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -21,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from selfdistill.checks.coherence import incoherent
+from selfdistill.compare import same_prompts
 from selfdistill.errors import UserError
 from selfdistill.evaluate import read_results
+from selfdistill.foreign import read_answers
 from selfdistill.models import SeedLM, resolve
 from selfdistill.progress import Progress
 from selfdistill.records import Example, Prediction, read_records
@@ -39,16 +42,25 @@ ALL = "all"
 """The group of predictions that do not say which task they belong to."""
 
 
+CHOICE = re.compile(r"\W*[A-Za-z]\W*")
+"""A reference that only names one of several choices."""
+
+
 def answers(path: Path) -> dict[str, Answers]:
-    """Answers by group: "target" and "retained" items of an evaluation folder of ours; else `ALL`.
+    """Answers by group: "target" and "retained" items of an evaluation folder of ours, without multiple choice, whose
+    answers are no texts of the model's own; else `ALL`.
 
     A file has rows with `id` and `text`, and perhaps `finish_reason`. Raises UserError for what cannot be read.
     """
     found: dict[str, Answers] = defaultdict(dict)
     if path.is_dir():
-        roles = {name: r.role for name, r in read_results(path).items()}
+        results = read_results(path)
+        items = path / "items.jsonl"
+        asked = read_records(items, Example) if items.is_file() else ()
+        choices = {e.id for e in asked if CHOICE.fullmatch(e.reference)}
         for p in read_records(path / "predictions.jsonl", Prediction):
-            found[roles[p.task]][p.id] = p.text, p.finish_reason == "length"
+            if results[p.task].check != "lm-eval" and p.id not in choices:
+                found[results[p.task].role][p.id] = p.text, p.finish_reason == "length"
         return dict(found)
     from selfdistill.config import DataSettings
 
@@ -64,7 +76,12 @@ def answers(path: Path) -> dict[str, Answers]:
 
 
 def compare_texts(a: Path, b: Path) -> dict[str, dict[str, Any]]:
-    """By group: the likeness of b's answers to a's (`shift.Shift`), their lengths, and how many are broken."""
+    """By group: the likeness of b's answers to a's (`shift.Shift`), their lengths, and how many are broken. A group of
+    nothing but multiple choice is left out. Raises UserError where both were asked in different prompts."""
+    if a.is_dir() and b.is_dir():
+        asked = read_answers(a), read_answers(b)
+        for task in asked[0].results:
+            same_prompts(task, a, asked[0], b, asked[1])
     left, right = answers(a), answers(b)
     if left.keys() != right.keys():
         left, right = ({ALL: {k: v for g in side.values() for k, v in g.items()}} for side in (left, right))
@@ -168,21 +185,22 @@ def grouped(folder: Path) -> dict[str, list[Example]]:
 def table(pairs: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Header and rows: a measure a row, a pair a column; "not measured" where it is not there."""
     header = ["measure", "items", *(f"{p['a']} -> {p['b']}" for p in pairs)]
-    groups = list(dict.fromkeys(g for p in pairs for g in p["texts"]))
-    measures: dict[str, Callable[[Mapping[str, Any], str], str]] = {
-        "BLEU-4 to a": lambda p, g: _cell(p["texts"][g]["bleu4"]),
-        "ROUGE-L to a": lambda p, g: _cell(p["texts"][g]["rouge_l"]),
-        "embedding similarity to a": lambda p, g: _cell(p["texts"][g]["similarity"]),
-        "length, times a": lambda p, g: _cell(p["texts"][g]["length_ratio"]),
-        "cut off, a": lambda p, g: _cell(p["texts"][g]["cut_off"][0]),
-        "cut off, b": lambda p, g: _cell(p["texts"][g]["cut_off"][1]),
-        "incoherent, a": lambda p, g: _cell(p["texts"][g]["incoherent"][0]),
-        "incoherent, b": lambda p, g: _cell(p["texts"][g]["incoherent"][1]),
-        "KL(a || b), nats a token": lambda p, g: _cell(p.get("kl", {}).get(g, {}).get("forward")),
-        "KL(b || a), nats a token": lambda p, g: _cell(p.get("kl", {}).get(g, {}).get("reverse")),
+    groups = list(dict.fromkeys(g for p in pairs for g in (*p["texts"], *p.get("kl", ()))))
+    measures: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], str]] = {
+        "texts compared": lambda texts, kl: str(texts.get("n", 0)),
+        "BLEU-4 to a": lambda texts, kl: _cell(texts.get("bleu4")),
+        "ROUGE-L to a": lambda texts, kl: _cell(texts.get("rouge_l")),
+        "embedding similarity to a": lambda texts, kl: _cell(texts.get("similarity")),
+        "length, times a": lambda texts, kl: _cell(texts.get("length_ratio")),
+        "cut off, a": lambda texts, kl: _cell(texts.get("cut_off", (None, None))[0]),
+        "cut off, b": lambda texts, kl: _cell(texts.get("cut_off", (None, None))[1]),
+        "incoherent, a": lambda texts, kl: _cell(texts.get("incoherent", (None, None))[0]),
+        "incoherent, b": lambda texts, kl: _cell(texts.get("incoherent", (None, None))[1]),
+        "KL(a || b), nats a token": lambda texts, kl: _cell(kl.get("forward")),
+        "KL(b || a), nats a token": lambda texts, kl: _cell(kl.get("reverse")),
     }
     found = [
-        [name, group, *(cell(p, group) if group in p["texts"] else "not measured" for p in pairs)]
+        [name, group, *(cell(p["texts"].get(group, {}), p.get("kl", {}).get(group, {})) for p in pairs)]
         for group in groups
         for name, cell in measures.items()
     ]

@@ -24,9 +24,11 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from selfdistill.checks import load_check
+from selfdistill.checks.base import UNREADABLE
 from selfdistill.config import TaskSettings
 from selfdistill.engines import Completion, Engine, Request, Sampling
 from selfdistill.errors import UserError
+from selfdistill.identity import META, evaluation_identity, note_checks, same_checks
 from selfdistill.microworld.quizzes import QUIZZES, write_quizzes
 from selfdistill.progress import Progress
 from selfdistill.records import Example, Metric, Prediction, Sample, TaskResult, Verdict, explain, read_records
@@ -39,6 +41,9 @@ PASS_AT = (1, 10, 100)
 """The k of pass@k; those up to the number of samples are reported."""
 
 UNMEASURED = "not measured: "
+
+NOTHING = "nothing to judge"
+"""The note of a task of which no item can be judged."""
 
 HARNESS_ROWS = 64
 """Rows that the harness scores together."""
@@ -67,7 +72,8 @@ def evaluate(
     if harness and not hasattr(engine, "seed_lm"):
         raise UserError(f"task {harness[0]}: lm-evaluation-harness needs the model here; it cannot ask an endpoint.")
     identity = evaluation_identity(tasks, model, engine, prompter, adapter)
-    meta = out / "predictions.jsonl.meta.json"
+    same_checks(out, identity)
+    meta = out / META
     for name_there in ("items.jsonl", "result.json"):
         if (out / name_there).exists() and not meta.exists():
             raise UserError(f"{out / name_there}: exists and is not ours. Choose another output folder.")
@@ -99,38 +105,9 @@ def _write_model_outputs(task: Task, predictions: Sequence[Prediction], out: Pat
     write_model_outputs(out / f"{task.settings.name}.model_outputs.json", rows, generator)
 
 
-def evaluation_identity(
-    tasks: Sequence[Task], model: str, engine: Engine, prompter: Prompter, adapter: str | None
-) -> dict[str, Any]:
-    """Everything that decides what an evaluation folder holds."""
-    identity: dict[str, Any] = {
-        "stage": "evaluate",
-        "model": model,
-        "engine": engine.describe(),
-        "adapter": adapter,
-        "prompts": [prompter.format, *prompter.template.evaluate],
-    }
-    for task in tasks:
-        if task.items or task.harness:
-            settings = task.settings.model_dump(exclude={"role", "path"} if task.items else {"role"})
-            items = digest_of([e.model_dump() for e in task.items] or _files(task.harness))
-            judge = task.judge.model if task.judge else None
-            asked = prompter.for_task(template_of(task.settings))
-            form = [*asked.template.evaluate, asked.asks_form]
-            identity[f"task {task.settings.name}"] = [settings, task.check_name, judge, form, items]
-    return identity
-
-
 def _expected(task: Task) -> int:
     """Steps of a harness task on the progress bar: its own count of items is not known before it has run."""
     return (task.settings.limit or 1) if task.harness else 0
-
-
-def _files(folder: Path | Literal["hub"] | None) -> list[list[str]]:
-    """What identifies a folder of task files."""
-    if not isinstance(folder, Path):
-        return []
-    return [[str(f.relative_to(folder)), digest_file(f)] for f in sorted(folder.rglob("*")) if f.is_file()]
 
 
 def _of_task(keys: Iterable[str], task: Task) -> list[str]:
@@ -215,7 +192,11 @@ def regrade(out: Path, permissions: Permissions) -> list[TaskResult]:
     with ThreadPoolExecutor(max((t.at_once for t in tasks), default=1)) as pool:
         fresh = list(pool.map(again, read_records(out / "predictions.jsonl", Prediction)))
     write_records(out / "predictions.jsonl", fresh)
-    return _results(tasks, out, fresh)
+    results = _results(tasks, out, fresh)
+    # Answers that wait for a judge have no verdict of an older check either.
+    waiting = {r.task for r in results if r.check == "win_rate" and not r.n}
+    note_checks(out, [t for t in tasks if t.check or t.settings.name in waiting])
+    return results
 
 
 def read_results(folder: Path) -> dict[str, TaskResult]:
@@ -240,6 +221,7 @@ class _Asked:
     task: Task
     example: Example
     prompt: str
+    asked: str
     left: int
     greedy: Completion | None = None
     drawn: dict[int, Completion] = field(default_factory=dict)
@@ -260,9 +242,9 @@ def _answers(
             for e in task.items:
                 if e.id not in journal.done:
                     prompt = asker.evaluate(e.prompt)
-                    asked[e.id] = _Asked(
-                        task, e, digest_of(prompt.ids or [prompt.turns, prompt.text]), settings.samples
-                    )
+                    said = digest_of([prompt.turns, prompt.text])
+                    hashed = digest_of(prompt.ids) if prompt.ids else said
+                    asked[e.id] = _Asked(task, e, hashed, said, settings.samples)
                     yield Request(f"{e.id}~", prompt, greedy)
                     yield from (Request(f"{e.id}~{i}", prompt, drawn) for i in range(settings.samples))
 
@@ -297,6 +279,7 @@ def _predict(item: _Asked) -> Prediction:
         id=item.example.id,
         task=item.task.settings.name,
         prompt=item.prompt,
+        asked=item.asked,
         text="",
         finish_reason=bad.finish_reason if bad else greedy.finish_reason,
         verdict=Verdict.ERROR if item.task.check else Verdict.UNJUDGED,
@@ -304,7 +287,7 @@ def _predict(item: _Asked) -> Prediction:
     )
     if bad:
         return blank
-    samples = tuple(Sample(text=c.text, finish_reason=_ending(c), passed=False) for c in drawn)
+    samples = tuple(Sample(text=c.text, finish_reason=_ending(c), passed=None) for c in drawn)
     update = {"text": greedy.text, "tokens": greedy.tokens, "samples": samples}
     return _judged(item.task, item.example, blank.model_copy(update=update))
 
@@ -314,24 +297,25 @@ def _ending(completion: Completion) -> Literal["stop", "length"]:
 
 
 def _judged(task: Task, example: Example, answer: Prediction) -> Prediction:
-    """The prediction with its verdict. An answer that was cut off and does not pass counts as truncated."""
+    """The prediction with its verdict. An answer that was cut off and does not pass counts as truncated. An item that
+    cannot be judged says why in its note."""
     if task.check is None:
         return answer.model_copy(update={"verdict": Verdict.UNJUDGED})
     judgement = task.check(answer.text, example.reference, example)
     if judgement.outcome == "same":
         verdict = Verdict.CORRECT
-    elif judgement.outcome == "no_reference":
-        verdict = Verdict.ERROR
+    elif judgement.outcome in UNREADABLE:
+        verdict = Verdict.UNJUDGEABLE
     else:
         verdict = Verdict.TRUNCATED if answer.finish_reason == "length" else Verdict.WRONG
-    note = judgement.note or ("the reference has no answer" if judgement.outcome == "no_reference" else None)
-    passed = [task.check(s.text, example.reference, example).outcome == "same" for s in answer.samples]
+    outcomes = [task.check(s.text, example.reference, example).outcome for s in answer.samples]
+    passed = [None if o in UNREADABLE else o == "same" for o in outcomes]
     return answer.model_copy(
         update={
             "extracted": judgement.extracted,
             "expected": judgement.expected,
             "verdict": verdict,
-            "note": note,
+            "note": judgement.note or UNREADABLE.get(judgement.outcome),
             "label": judgement.label,
             "metrics": dict(judgement.metrics),
             "samples": tuple(s.model_copy(update={"passed": p}) for s, p in zip(answer.samples, passed, strict=True)),
@@ -347,9 +331,11 @@ def _results(tasks: Sequence[Task], out: Path, predictions: Sequence[Prediction]
 
 def task_result(task: Task, predictions: Sequence[Prediction]) -> TaskResult:
     """Counts, score and interval of one task."""
-    verdicts = [p.verdict for p in predictions if p.verdict is not Verdict.UNJUDGED]
+    verdicts = [p.verdict for p in predictions if p.verdict.judged]
     n, correct = len(verdicts), verdicts.count(Verdict.CORRECT)
     low, high = wilson(correct, n) if n else (None, None)
+    unjudgeable = Counter(p.note or "" for p in predictions if p.verdict is Verdict.UNJUDGEABLE)
+    empty = NOTHING if unjudgeable else f"{UNMEASURED}{task.missing}"
     return TaskResult(
         task=task.settings.name,
         check=task.check_name,
@@ -362,25 +348,26 @@ def task_result(task: Task, predictions: Sequence[Prediction]) -> TaskResult:
         score=correct / n if n else None,
         low=low,
         high=high,
-        note=None if n else f"{UNMEASURED}{task.missing}",
+        note=None if n else empty,
+        unjudgeable=dict(unjudgeable.most_common()),
         labels=dict(sorted(Counter(p.label for p in predictions if p.label).items())),
         metrics=_metrics(predictions),
     )
 
 
 def _metrics(predictions: Sequence[Prediction]) -> dict[str, Metric]:
-    """Means of the other rules' values over the items that have one, and pass@k over all items. An item that could not
-    be asked has no samples and passes with none."""
+    """Means of the other rules' values over the judged items that have one, and pass@k over those whose samples can all
+    be judged. An item that could not be asked has no samples and passes with none."""
     values: dict[str, list[float]] = {}
     drawn = max((len(p.samples) for p in predictions), default=0)
     for p in predictions:
-        if p.verdict is Verdict.UNJUDGED:
+        if not p.verdict.judged:
             continue
         for name, value in p.metrics.items():
             values.setdefault(name, []).append(value)
         for k in PASS_AT:
-            if k <= drawn:
-                passed = sum(s.passed for s in p.samples)
+            if k <= drawn and all(s.passed is not None for s in p.samples):
+                passed = sum(bool(s.passed) for s in p.samples)
                 values.setdefault(f"pass@{k}", []).append(pass_at_k(drawn, passed, k))
     metrics = {}
     for name, found in sorted(values.items()):

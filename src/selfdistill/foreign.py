@@ -1,13 +1,15 @@
 """What was answered: our evaluation folders, and files of item scores that other programs wrote.
 
 In:  a folder that `evaluate` wrote; a JSONL, JSON, CSV or Parquet file with a row an item: `id` (or `doc_id`),
-     `correct` (true, false, 0, 1) or `score` (0 to 1), and as wanted `task` and `cluster` (items of one source);
+     `correct` (true, false, 0, 1) or `score` (0 to 1), null where the item cannot be judged, and as wanted `task` and
+     `cluster` (items of one source);
      samples_*.jsonl of lm-evaluation-harness, or the folder they lie in.
-Out: `Answers`: per task a result, and a score by item id.
+Out: `Answers`: per task a result, and a score by item id; of our own also what was asked.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from dataclasses import dataclass, field
@@ -16,7 +18,8 @@ from typing import Any, Literal
 
 from selfdistill.config import DataSettings
 from selfdistill.errors import UserError
-from selfdistill.evaluate import read_results
+from selfdistill.evaluate import NOTHING, read_results
+from selfdistill.identity import META
 from selfdistill.records import Prediction, TaskResult, Verdict, read_records
 from selfdistill.rows import rows
 from selfdistill.stats import mean_interval
@@ -33,16 +36,29 @@ WHOLE = "all"
 
 EXPECTED = "Expected `id` (or `doc_id`), and `correct` (true or false) or `score` (0 to 1)."
 
+NO_SCORE = "the file gives no score"
+"""Why an item of another program cannot be judged."""
+
 
 @dataclass
 class Answers:
-    """What one model answered: by task its result, the score of each item from 0 to 1, and the source of each item
-    where the file names it. `failed` counts items that our engine could not ask."""
+    """What one model answered: by task its result, the score of each item from 0 to 1 (None where it cannot be judged),
+    and the source of each item where the file names it. `failed` counts items that our engine could not ask.
+
+    `prompts` are the hashes (`Prediction.prompt`, `Prediction.asked`) of what our own engines asked, and `identity`
+    holds the settings that they asked with; other programs' files have neither.
+    """
 
     results: dict[str, TaskResult] = field(default_factory=dict)
-    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    scores: dict[str, dict[str, float | None]] = field(default_factory=dict)
     clusters: dict[str, dict[str, str]] = field(default_factory=dict)
     failed: int = 0
+    prompts: dict[str, dict[str, tuple[str, str | None]]] = field(default_factory=dict)
+    identity: dict[str, Any] = field(default_factory=dict)
+
+    def judged(self, task: str) -> bool:
+        """Whether any item of the task has a score."""
+        return any(score is not None for score in self.scores.get(task, {}).values())
 
 
 def read_answers(place: Path) -> Answers:
@@ -76,12 +92,23 @@ def kind_of(place: str) -> Literal["answers", "adapter", "model"]:
 
 def _own(folder: Path) -> Answers:
     """Answers that wait for a judge are left out."""
-    made = Answers(read_results(folder))
+    made = Answers(read_results(folder), identity=_identity(folder))
     for p in read_records(folder / "predictions.jsonl", Prediction):
+        made.prompts.setdefault(p.task, {})[p.id] = p.prompt, p.asked
         if p.verdict is not Verdict.UNJUDGED:
-            made.scores.setdefault(p.task, {})[p.id] = float(p.verdict is Verdict.CORRECT)
+            score = float(p.verdict is Verdict.CORRECT) if p.verdict.judged else None
+            made.scores.setdefault(p.task, {})[p.id] = score
         made.failed += p.finish_reason == "error"
     return made
+
+
+def _identity(folder: Path) -> dict[str, Any]:
+    """The settings of an evaluation; none where only its answers were kept."""
+    try:
+        found: dict[str, Any] = json.loads((folder / META).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found
 
 
 def _foreign(files: list[Path]) -> Answers:
@@ -128,12 +155,14 @@ def _id(row: dict[str, Any], where: str) -> str:
     return f"{id}-{str(hashed)[:8]}" if hashed else str(id)
 
 
-def _score(row: dict[str, Any], where: str) -> float:
-    """`correct`, else `score`, else the harness' own metric."""
-    for name in ("correct", "score", *(HARNESS_SCORES if "doc_id" in row else ())):
-        if name not in row:
-            continue
+def _score(row: dict[str, Any], where: str) -> float | None:
+    """`correct`, else `score`, else the harness' own metric: the first that is there and not null. None where all are
+    null (in a table, empty), which says that the item cannot be judged."""
+    named = [name for name in ("correct", "score", *(HARNESS_SCORES if "doc_id" in row else ())) if name in row]
+    for name in named:
         value = row[name]
+        if value in (None, ""):
+            continue
         if isinstance(value, str):  # as all of a CSV
             value = {"true": 1.0, "false": 0.0}.get(value.strip().lower(), _number(value))
         good = isinstance(value, bool | int | float) and math.isfinite(value) and 0 <= value <= 1
@@ -141,6 +170,8 @@ def _score(row: dict[str, Any], where: str) -> float:
             wanted = "true, false, 0 or 1" if name == "correct" else "a number from 0 to 1"
             raise UserError(f"{where}: {name} is {str(row[name])[:60]!r}. Expected {wanted}.")
         return float(value)
+    if named:
+        return None
     has = f" It has the metrics {row['metrics']}; name one of them `score`." if row.get("metrics") else ""
     raise UserError(f"{where}: the row has no score. {EXPECTED}{has}")
 
@@ -152,11 +183,13 @@ def _number(text: str) -> float | None:
         return None
 
 
-def given_result(task: str, scores: list[float]) -> TaskResult:
+def given_result(task: str, given: list[float | None]) -> TaskResult:
     """A result as of our own; where scores are not right or wrong, those below 1 count as wrong."""
-    score, low, high = mean_interval(scores)
-    correct = scores.count(1.0)
+    scores = [s for s in given if s is not None]
+    score, low, high = mean_interval(scores) if scores else (None, None, None)
+    correct, missing = scores.count(1.0), len(given) - len(scores)
     return TaskResult(
         task=task, check="given", role="retained", n=len(scores), correct=correct, wrong=len(scores) - correct,
-        truncated=0, errors=0, score=score, low=low, high=high,
+        truncated=0, errors=0, score=score, low=low, high=high, note=None if scores else NOTHING,
+        unjudgeable={NO_SCORE: missing} if missing else {},
     )  # fmt: skip

@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any, Literal
 
-from selfdistill.compare import same_items, sources_of
+from selfdistill.compare import same_items, same_prompts, sources_of
 from selfdistill.errors import UserError
 from selfdistill.foreign import Answers, read_answers
 from selfdistill.power import items_to_detect, items_to_pass, units_to_pass
@@ -49,6 +49,9 @@ class Probe:
 
     `units` were drawn independently: items, or clusters of them. `needed` is how many would do where the probe is
     underpowered, and `needed_for` what they would show; both None where no number would, or where none is needed.
+
+    `left_out` items could not be judged in BASE and are not among the n; `taken_as_wrong` are those among the n that
+    could not be judged in NEW.
     """
 
     task: str
@@ -63,6 +66,8 @@ class Probe:
     p: float
     gained: list[str]
     lost: list[str]
+    left_out: int = 0
+    taken_as_wrong: int = 0
     p_holm: float = 1.0
     verdict: Outcome = "underpowered"
     needed: int | None = None
@@ -93,7 +98,10 @@ def gate(base: Path, new: Path, margin: float = 0.02, alpha: float = 0.05, tasks
     with a chance of alpha at most. Else it has too few items to say (`underpowered`). All must pass, so that passing
     needs no adjustment (intersection-union test, Berger 1982): a model that lost the margin or more on any probe passes
     with a chance of alpha at most.
-    Raises UserError where the two did not answer the same items of the same tasks.
+
+    What cannot be judged never helps NEW: an item that could be judged in BASE and not in NEW counts as wrong in NEW,
+    one that could not be judged in BASE is left out, and a probe without any other is refused.
+    Raises UserError where the two did not answer the same items of the same tasks in the same prompts.
     """
     if not 0 < margin < 1:
         raise UserError(f"margin {100 * margin:g}: expected points between 0 and 100.")
@@ -120,6 +128,13 @@ def _tasks(base: Path, new: Path, answers: dict[Path, Answers], named: list[str]
                 f"{place}: the engine failed on {found.failed} items. Run the same `selfdistill evaluate` again, "
                 "which asks them again."
             )
+    for task, scores in answers[base].scores.items():
+        if scores and not answers[base].judged(task) and (not named or task in named):
+            why = ", ".join(answers[base].results[task].unjudgeable)
+            raise UserError(
+                f"task {task}: nothing to judge: none of its {len(scores)} items can be judged in {base} ({why}). "
+                "Mend the items or the check, or name other tasks with --task."
+            )
     listed = list(dict.fromkeys(t for place in (base, new) for t in answers[place].results))
     tasks = list(dict.fromkeys(named)) or listed
     whole = [t for t in listed if all(answers[place].scores.get(t) for place in (base, new))]
@@ -133,10 +148,13 @@ def _tasks(base: Path, new: Path, answers: dict[Path, Answers], named: list[str]
 
 def _probe(task: str, base: Path, new: Path, left: Answers, right: Answers, alpha: float) -> Probe:
     """What was measured on one task, before the family is judged."""
-    scores = left.scores[task], right.scores[task]
-    same_items(task, *scores, base, new)
-    ids = sorted(scores[0])
-    a, b = ([s[i] for i in ids] for s in scores)
+    before, after = left.scores[task], right.scores[task]
+    same_items(task, before, after, base, new)
+    same_prompts(task, base, left, new, right)
+    held = {i: score for i, score in before.items() if score is not None}
+    ids = sorted(held)
+    a, b = [held[i] for i in ids], [after[i] or 0.0 for i in ids]
+    unread = len(before) - len(ids), sum(after[i] is None for i in ids)
     sources = sources_of(task, [left, right])
     clusters = [sources[i] for i in ids] if sources else None
     changes = [y - x for x, y in zip(a, b, strict=True)]
@@ -158,7 +176,7 @@ def _probe(task: str, base: Path, new: Path, left: Answers, right: Answers, alph
     method, units, low, error, p = found
     n, mean = len(ids), sum(changes) / len(ids)
     names = [ids[k] for k in gained], [ids[k] for k in lost]
-    return Probe(task, n, units, method, sum(a) / n, sum(b) / n, mean, low, error, p, *names)
+    return Probe(task, n, units, method, sum(a) / n, sum(b) / n, mean, low, error, p, *names, *unread)
 
 
 def _judged(probe: Probe, margin: float, alpha: float) -> Probe:
@@ -201,7 +219,20 @@ def _deviation(probe: Probe) -> float:
 
 
 def said(probe: Probe, margin: float) -> str:
-    """The verdict on a probe in one line."""
+    """The verdict on a probe in one line, with what could not be judged."""
+    return "; ".join([_said(probe, margin), *unjudgeable(probe)])
+
+
+def unjudgeable(probe: Probe) -> list[str]:
+    """What was done with the items that cannot be judged, if there are any."""
+    parts = (
+        (probe.left_out, "of BASE cannot be judged and are left out"),
+        (probe.taken_as_wrong, "of NEW cannot be judged and count as wrong"),
+    )
+    return [f"{count} items {what}" for count, what in parts if count]
+
+
+def _said(probe: Probe, margin: float) -> str:
     units = "items" if probe.units == probe.n else "clusters"
     change = f"{100 * probe.difference:+.1f} points, lower bound {100 * probe.low:+.1f}, margin {100 * margin:g}"
     if probe.verdict == "pass":
@@ -245,7 +276,7 @@ def show(result: Gate, console: Any, listed: int = 20) -> None:
         console.print(plain(text), style=style, highlight=False, markup=False, soft_wrap=True)
 
     for probe in result.probes:
-        if probe.verdict != "pass":
+        if probe.verdict != "pass" or unjudgeable(probe):
             line(f"{probe.task}: {probe.verdict}: {said(probe, result.margin)}")
     for probe in result.probes:
         if probe.lost and listed:

@@ -19,7 +19,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, chdir, contextmanager, nullcontext
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -63,10 +62,10 @@ def harness_predictions(
 ) -> list[Prediction]:
     """Ask `model` every item of one benchmark. One record an item, in the harness' order.
 
-    `model` is the live torch model on its device and comes back as it was. `limit` keeps the first items of every
-    subtask (MMLU has 57). With `folder`, `name` is a key of HARNESS or any task or group in there; relative data files
-    are looked up in the folder, and functions that a task file names are run, so it must be one that you trust. `chat`
-    puts questions into the model's chat template; the paper's numbers are plain.
+    `model` is the live torch model on its device and comes back as it was. `limit` items of every subtask (MMLU has 57)
+    are drawn at random, the same ones every time. With `folder`, `name` is a key of HARNESS or any task or group in
+    there; relative data files are looked up in the folder, and functions that a task file names are run, so it must be
+    one that you trust. `chat` puts questions into the model's chat template; the paper's numbers are plain.
 
     `text` and `extracted` are the most likely choice, `expected` is the right one (for TruthfulQA the first of the
     right ones), `metrics` holds what the harness says of the item, and the verdict is "correct" where the benchmark's
@@ -93,7 +92,8 @@ def harness_predictions(
         manager, asked = _load(name, benchmark.task, folder, limit)
         scored = _scored(manager, asked, benchmark.shots, seed_lm, model, limit, batch_rows, chat)
         return [
-            record
+            # In a chat template another model's text is another one for the same question, whose hash is in the id.
+            record if chat else record.model_copy(update={"asked": record.prompt})
             for task, samples, cut in scored
             for record in _records(name, benchmark, task, samples, cut, seed_lm.context)
         ]
@@ -117,7 +117,7 @@ def _load(name: str, task: str, folder: Path | None, limit: int | None) -> tuple
         with chdir(where[0]) if folder else nullcontext():
             loaded = manager.load([task])
         for leaf in loaded["tasks"].values():
-            _check(leaf, limit)
+            _check(leaf, _drawn(leaf, limit))
     except Exception as error:  # a task file can break in any way: templates, functions, data, network
         raise UserError(f"knowledge task {name}: {_in_one_line(error)}. {_mend(folder)}") from None
     groups = loaded.get("groups", {})
@@ -155,15 +155,23 @@ def _in_one_line(error: BaseException) -> str:
     return text if " " in text else f"{type(error).__name__}: {text}"
 
 
-def _check(task: Any, limit: int | None) -> None:
+def _drawn(task: Any, limit: int | None) -> list[int]:
+    """Which items of a leaf task are asked: all, or `limit` of them drawn at random, in their order."""
+    there = len(task.eval_docs)
+    return (
+        list(range(there)) if limit is None or limit >= there else sorted(random.Random(0).sample(range(there), limit))
+    )
+
+
+def _check(task: Any, asked: list[int]) -> None:
     """Every item must be answerable: the harness counts a label that names no choice as a wrong answer."""
     if task.OUTPUT_TYPE != "multiple_choice":
         raise ValueError(f"{task.task_name} has output_type {task.OUTPUT_TYPE}, expected multiple_choice")
-    for number, item in enumerate(islice(task.eval_docs, limit), 1):
+    for number in asked:
         try:
-            _check_item(task, item)
+            _check_item(task, task.eval_docs[number])
         except Exception as error:  # see _load
-            raise ValueError(f"{task.task_name}, item {number}: {_in_one_line(error)}") from None
+            raise ValueError(f"{task.task_name}, item {number + 1}: {_in_one_line(error)}") from None
 
 
 def _check_item(task: Any, item: dict[str, Any]) -> None:
@@ -209,7 +217,8 @@ def _scored(
                 model=lm,
                 tasks=asked,
                 num_fewshot=shots,
-                limit=limit,
+                # Its own limit takes the first items, which may all be of one kind.
+                samples=limit and {name: _drawn(leaf, limit) for name, leaf in leaves.items()},
                 log_samples=True,
                 bootstrap_iters=0,
                 apply_chat_template=chat,

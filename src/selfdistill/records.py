@@ -138,21 +138,28 @@ class Selected(Record):
 
 
 class Verdict(StrEnum):
-    """How an answer was judged. Unjudged ones wait for a judge; they count in no score."""
+    """How an answer was judged. Unjudged ones wait for a judge; items that cannot be judged have a reference or an
+    answer that the check cannot read. Neither counts in a score."""
 
     CORRECT = "correct"
     WRONG = "wrong"
     TRUNCATED = "truncated"
     ERROR = "error"
     UNJUDGED = "unjudged"
+    UNJUDGEABLE = "cannot_be_judged"
+
+    @property
+    def judged(self) -> bool:
+        """Whether the item counts in the score."""
+        return self not in (Verdict.UNJUDGED, Verdict.UNJUDGEABLE)
 
 
 class Sample(Strict):
-    """One sampled answer beside the greedy one, for pass@k."""
+    """One sampled answer beside the greedy one, for pass@k. `passed` is None where it cannot be judged."""
 
     text: str
     finish_reason: Literal["stop", "length"]
-    passed: bool
+    passed: bool | None
 
 
 class Prediction(Record):
@@ -161,10 +168,14 @@ class Prediction(Record):
     `label` is the class of the answer where a check knows classes (refuse, answer, incoherent; win, tie, loss).
     `metrics` holds what other rules say of the same answer, by name, from 0 to 1. `samples` are further answers at the
     task's temperature.
+
+    `prompt` is a hash of the prompt's token ids, which another model's tokenizer makes another one. `asked` is one of
+    the turns and texts before any tokenizer or chat template, the same for every model that was asked the same.
     """
 
     task: str
-    prompt: str = Field(description="hash of the prompt's token ids: two arms saw the same item if it is the same")
+    prompt: str
+    asked: str | None = None
     text: str
     finish_reason: Literal["stop", "length", "rejected", "error"]
     tokens: int | None = None
@@ -188,9 +199,10 @@ class Metric(Strict):
 
 class TaskResult(Strict):
     """Counts and score of one task: n = correct + wrong + truncated + errors; score = correct / n with its 95 %
-    Wilson interval. A task that was not run has n = 0 and None.
+    Wilson interval. A task that was not run, or has nothing that can be judged, has n = 0 and None.
 
-    `labels` counts the classes of answers, `metrics` holds the means of what other rules say; both may be empty.
+    `unjudgeable` counts the items that cannot be judged, by the reason; they are not among the n. `labels` counts the
+    classes of all answers, `metrics` holds the means of what other rules say of the n; all three may be empty.
     """
 
     task: str
@@ -205,6 +217,7 @@ class TaskResult(Strict):
     low: float | None
     high: float | None
     note: str | None = None
+    unjudgeable: dict[str, int] = {}
     labels: dict[str, int] = {}
     metrics: dict[str, Metric] = {}
 

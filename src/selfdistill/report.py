@@ -16,9 +16,11 @@ from typing import Any
 
 from selfdistill.compare import compare
 from selfdistill.errors import UserError
+from selfdistill.overlap import overlap_line
 from selfdistill.plots import curve, forest
 from selfdistill.records import Example, Prediction, Rewrite, Selected, Verdict, read_records
 from selfdistill.store import write_atomic
+from selfdistill.unjudgeable import UNJUDGEABLE, unjudgeable_rows
 
 EXPLAINED = {
     "passed": "rewrite kept: same answer as the reference",
@@ -56,6 +58,7 @@ def build(run: Path) -> dict[str, Any]:
         "yield": dict(reasons.most_common()),
         "gap": gap(selected, rewrites),
         "arms": trained,
+        "overlap": manifest(run).get("overlap", {}),
         "training": {folder: _training(run / folder) for arm in trained for folder in arm["folders"]},
         "tasks": compare(measured),
     }
@@ -66,15 +69,22 @@ def build(run: Path) -> dict[str, Any]:
     return report
 
 
-def arms(run: Path) -> list[dict[str, Any]]:
-    """The trained arms of a run, those that differ in the seed of their training only as one:
-    {name, method, mix_ratio, rows, folders}."""
+def manifest(run: Path) -> dict[str, Any]:
+    """run.json, which lists at least the trained arms."""
     try:
-        trained = json.loads((run / "run.json").read_text(encoding="utf-8"))["arms"]
+        found: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        found["arms"]
     except (OSError, ValueError, LookupError, TypeError):
         raise UserError(
             f"{run}: no run.json with a list of arms. Expected the folder of a `selfdistill run`."
         ) from None
+    return found
+
+
+def arms(run: Path) -> list[dict[str, Any]]:
+    """The trained arms of a run, those that differ in the seed of their training only as one:
+    {name, method, mix_ratio, rows, folders}."""
+    trained = manifest(run)["arms"]
     found: dict[str, dict[str, Any]] = {}
     for arm in trained:
         name = arm["name"].removesuffix(f"-seed{arm['seed']}")
@@ -114,8 +124,8 @@ def _difference(task: dict[str, Any], a: str, b: str) -> dict[str, Any] | None:
 
 
 def sentence(report: dict[str, Any]) -> str:
-    """What the run shows, in plain words made from its numbers. A difference is called one only where its interval
-    excludes zero."""
+    """What the run shows, in plain words made from its numbers. A difference is called one only where its p, adjusted
+    over all tasks of the two arms, is at most ALPHA."""
     several = len(pairs(report)) > 1
     parts = [
         (f"{sdft} against {vanilla}: " if several else "") + said
@@ -136,7 +146,9 @@ def _said(tasks: list[dict[str, Any]], vanilla: str, sdft: str) -> str:
     ]
     others = [(t["task"], d) for t, d in both if t["role"] != "target"]
     if others:
-        fell = {arm: [name for name, d in others if d[arm]["high"] < 0] for arm in ("vanilla", "sdft")}
+        fell = {
+            arm: [name for name, d in others if d[arm]["value"] < 0 and _moved(d[arm])] for arm in ("vanilla", "sdft")
+        }
         mean = {arm: 100 * sum(d[arm]["value"] for _, d in others) / len(others) for arm in ("vanilla", "sdft")}
         parts.append(
             f"Of {len(others)} other abilities, {len(fell['vanilla'])} fell under vanilla fine-tuning"
@@ -147,8 +159,17 @@ def _said(tasks: list[dict[str, Any]], vanilla: str, sdft: str) -> str:
 
 
 def _points(d: dict[str, Any]) -> str:
-    noise = "" if d["low"] > 0 or d["high"] < 0 else " (inside the noise)"
+    noise = "" if _moved(d) else " (inside the noise)"
     return f"{100 * d['value']:+.1f}{noise}"
+
+
+ALPHA = 0.05
+"""Level of the adjusted tests behind the summary."""
+
+
+def _moved(d: dict[str, Any]) -> bool:
+    """Whether a difference is one, by the test that is adjusted over the tasks."""
+    return bool(d["p_holm"] <= ALPHA)
 
 
 def _names(names: list[str]) -> str:
@@ -159,10 +180,12 @@ def _names(names: list[str]) -> str:
 
 
 def score_cell(result: dict[str, Any] | None) -> str:
-    """A score with its interval, in percent; what was not run is "not measured"."""
+    """A score with its interval, in percent, and how far trainings with other seeds lie apart; what was not run is "not
+    measured"."""
     if not result or result["score"] is None:
-        return "not measured"
-    return f"{100 * result['score']:.1f} [{100 * result['low']:.1f}, {100 * result['high']:.1f}]"
+        return "nothing to judge" if result and result.get("unjudgeable") else "not measured"
+    spread = f", sd {100 * result['spread']:.1f} over {len(result['seeds'])} seeds" if result.get("seeds") else ""
+    return f"{100 * result['score']:.1f} [{100 * result['low']:.1f}, {100 * result['high']:.1f}]{spread}"
 
 
 def difference_cell(d: dict[str, Any] | None) -> str:
@@ -214,18 +237,28 @@ COLUMNS = (
 )
 
 
+def _pairs_cell(d: dict[str, Any]) -> str:
+    """How many items a difference is over, and how many are left out of it."""
+    return f"{d['n']} ({d['left_out']} left out)" if d["left_out"] else str(d["n"])
+
+
 def difference_rows(table: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of all paired differences."""
     found = [(task["task"], d) for task in table for d in task["differences"]]
     rows = [
         [
-            task, f"{d['b']} - {d['a']}", str(d["n"]), difference_cell(d), f"+{d['gained']} / -{d['lost']}",
+            task, f"{d['b']} - {d['a']}", _pairs_cell(d), difference_cell(d), f"+{d['gained']} / -{d['lost']}",
             f"{d['p']:.2g}", f"{d['p_holm']:.2g}",
             "none" if d["detectable"] is None else f"{100 * d['detectable']:.1f}",
         ]
         for task, d in found
     ]  # fmt: skip
     return ["task", "pair", "n", "points", "+ / -", "p", "p, Holm", "MDE"], rows
+
+
+def overlap_lines(report: dict[str, Any]) -> list[str]:
+    """What training rows were test items, a line a task."""
+    return [overlap_line(task, found) for task, found in report["overlap"].items()]
 
 
 def metric_rows(table: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
@@ -249,7 +282,9 @@ def _classes(result: dict[str, Any]) -> str:
 def markdown(report: dict[str, Any]) -> str:
     """The report as Markdown. Nothing that a model wrote is in it."""
     share = 100 * report["distilled"] / report["rows"] if report["rows"] else 0.0
-    lines = ["# selfdistill report", "", report["summary"], "", "## Scores", ""]
+    lines = ["# selfdistill report", "", report["summary"], ""]
+    lines += [f"**Warning:** {_escaped(line)}.\n" for line in overlap_lines(report)]
+    lines += ["## Scores", ""]
     how = "Student's t over items' means" if any(len(a["folders"]) > 1 for a in report["arms"]) else "Newcombe"
     lines += [f"Percent correct with 95 % intervals; differences are paired by item ({how}).", ""]
     lines += _table(*score_rows(report))
@@ -261,6 +296,10 @@ def markdown(report: dict[str, Any]) -> str:
         lines += ["", "## Trainings with other seeds", ""]
         lines += ["Scores above are means over the seeds; their intervals are the error of the items alone.", ""]
         lines += _table(*seeds)
+    unread = unjudgeable_rows(report["tasks"])
+    if unread[1]:
+        lines += ["", "## Items that cannot be judged", "", UNJUDGEABLE, ""]
+        lines += _table(unread[0], [[*row[:-1], _escaped(row[-1])] for row in unread[1]])
     other = metric_rows(report["tasks"])
     if other[1]:
         lines += ["", "## What other rules say of the same answers", ""]
@@ -297,8 +336,12 @@ def gap_sentence(values: dict[str, Any]) -> str:
 
 
 def _table(header: list[str], rows: list[list[str]]) -> list[str]:
-    cells = [[re.sub(r"([|\\`*_<>\[\]])", r"\\\1", c) if i == 0 else c for i, c in enumerate(r)] for r in rows]
+    cells = [[_escaped(c) if i == 0 else c for i, c in enumerate(r)] for r in rows]
     return ["| " + " | ".join(r) + " |" for r in [header, ["---"] * len(header), *cells]]
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([|\\`*_<>\[\]])", r"\\\1", text)
 
 
 def print_table(header: list[str], rows: list[list[str]], title: str, console: Any) -> None:
@@ -320,6 +363,7 @@ def show(report: dict[str, Any], console: Any) -> None:
     seeds = spread_rows(report["tasks"])
     if seeds[1]:
         print_table(*seeds, "trainings with other seeds, points", console)
+    _show_unjudgeable(report["tasks"], console)
     for line in plots(report):
         console.print(line, highlight=False, markup=False, no_wrap=True, crop=False)
     share = 100 * report["distilled"] / report["rows"] if report["rows"] else 0.0
@@ -327,6 +371,8 @@ def show(report: dict[str, Any], console: Any) -> None:
     line = f"yield: {report['distilled']} of {report['rows']} rows distilled ({share:.1f} %): {reasons}"
     for text in (line, gap_sentence(report["gap"])):
         console.print(text, highlight=False)
+    for line in overlap_lines(report):
+        console.print(plain(f"warning: {line}"), style="yellow", highlight=False, markup=False)
     console.print(f"\n{report['summary']}", style="bold", highlight=False, markup=False)
 
 
@@ -351,6 +397,13 @@ def show_comparison(table: list[dict[str, Any]], console: Any) -> None:
     print_table(["task", *names], rows, "percent correct [95 % interval]", console)
     print_table(*difference_rows(table), "paired differences in points [95 % interval]", console)
     console.print(COLUMNS, highlight=False, markup=False)
+    _show_unjudgeable(table, console)
+
+
+def _show_unjudgeable(table: list[dict[str, Any]], console: Any) -> None:
+    unread = unjudgeable_rows(table)
+    if unread[1]:
+        print_table(*unread, "items that cannot be judged, and are in no score", console)
 
 
 def side_by_side(run: Path, console: Any, count: int = 3) -> None:

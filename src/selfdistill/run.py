@@ -39,6 +39,7 @@ from selfdistill.engines.open import load_for, make_engine
 from selfdistill.errors import UserError
 from selfdistill.evaluate import adapter_digest, engine_errors, evaluate
 from selfdistill.models import SeedLM, process
+from selfdistill.overlap import overlap_line, overlaps
 from selfdistill.progress import Progress
 from selfdistill.records import Example, Selected, read_records
 from selfdistill.report import build
@@ -150,6 +151,10 @@ def _stages(recipe: Recipe, out: Path, loaded: _Loaded, manifest: Manifest, prog
     examples, seed_lm, prompter, engine = loaded.examples, loaded.seed_lm, loaded.prompter, loaded.engine
     write_records(out / "examples.jsonl", examples)
     manifest.add(arms=[asdict(arm) for arm in loaded.arms])
+    overlap = overlaps(examples, loaded.tasks)
+    manifest.add(overlap=overlap)
+    for task, found in overlap.items():
+        progress.warn(overlap_line(task, found))
     manifest.add(model=seed_lm.digest, data=ids_digest(examples), device=seed_lm.device, dtype=seed_lm.dtype)
     progress.note(
         f"{recipe.model} on {seed_lm.device} in {seed_lm.dtype}, engine {recipe.engine.name}, {len(examples)} rows, "
@@ -220,8 +225,9 @@ def _train(
 ) -> None:
     rows = drawn(examples, arm.rows, recipe.seed)
     responses = mixed(rows, selected, arm.mix_ratio, recipe.seed)
+    others = [mixed(rows, selected, share, recipe.seed) for share in (0.0, 1.0)]
     folder, label = out / arm.name / "adapter", f"train {arm.name}"
-    train(seed_lm, rows, responses, folder, recipe.train, prompter, arm.seed, label, progress)
+    train(seed_lm, rows, responses, folder, recipe.train, prompter, arm.seed, label, progress, others)
 
 
 def _help_to_train(recipe: Recipe, out: Path, loaded: _Loaded, progress: Progress) -> None:

@@ -60,7 +60,8 @@ def _item(run: Path, item: Example, names: Sequence[str], console: Any) -> None:
             continue
         label = f", {answer.label}" if answer.label else ""
         note = f"; {plain(answer.note)}" if answer.note else ""
-        _text(name, answer.text, console, f"{answer.verdict.value}{label}{note}")
+        verdict = answer.verdict.value.replace("_", " ")
+        _text(name, answer.text, console, f"{verdict}{label}{note}")
     console.print()
 
 

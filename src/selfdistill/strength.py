@@ -25,7 +25,8 @@ from selfdistill.config import OpenAISettings, Recipe, TransformersSettings, loa
 from selfdistill.engines import Engine
 from selfdistill.engines.open import load_for, make_engine
 from selfdistill.errors import UserError
-from selfdistill.evaluate import adapter_digest, engine_errors, evaluate, evaluation_identity, read_results
+from selfdistill.evaluate import adapter_digest, engine_errors, evaluate, read_results
+from selfdistill.identity import evaluation_identity
 from selfdistill.models import SeedLM, load_model
 from selfdistill.progress import Progress
 from selfdistill.records import TaskResult
@@ -242,7 +243,7 @@ def _point(run: Path, strength: float, folder: str) -> dict[str, Any]:
     for role in ("target", "retained"):
         mean = mean_of([r for r in results if r.role == role])
         point[role] = mean and asdict(mean)
-    kept = ("n", "score", "low", "high")
+    kept = ("n", "score", "low", "high", "unjudgeable")
     point["tasks"] = {r.task: {"role": r.role} | r.model_dump(include=set(kept)) for r in results}
     return point
 

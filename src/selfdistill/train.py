@@ -89,9 +89,13 @@ def train(
     seed: int = 0,
     name: str = "train",
     progress: Progress | None = None,
+    others: Sequence[Mapping[str, tuple[str, ...]]] = (),
 ) -> Path:
     """Train an adapter into `out`; an adapter that is there already with the same settings is left as it is, and a
     training that was stopped goes on from its last checkpoint.
+
+    `others` are the responses of other arms to the same rows: a row that is too long with any of them is left out here,
+    too, so that all arms train on the same rows.
 
     The seed LM is unchanged afterwards. Under `accelerate launch` every process calls this with the same arguments; one
     writes. Raises UserError for unknown target modules, for no trainable row, for settings that this machine cannot
@@ -109,16 +113,19 @@ def train(
         "seed": seed,
         "processes": process().count,
     }
+    if others:
+        identity["responses of the other arms"] = digest_of(
+            [[e.id, *(responses[e.id] for responses in others)] for e in examples]
+        )
     if _finished(out, identity):
         _clear(out)
         return out
     check_trainable(seed_lm, settings)
     limit = min(seed_lm.context, settings.max_length or seed_lm.context)
-    data = _tokenized(examples, responses, prompter, settings.holdout, limit, seed)
+    data = _tokenized(examples, responses, prompter, settings.holdout, limit, seed, others)
     if data.dropped:
-        progress.warn(
-            f"{name}: {len(data.dropped)} of {len(examples)} rows are longer than {limit} tokens and left out"
-        )
+        where = "in some arm and left out of all" if others else "and left out"
+        progress.warn(f"{name}: {len(data.dropped)} of {len(examples)} rows are longer than {limit} tokens {where}")
     if settings.holdout and not data.held_examples:
         raise UserError(
             f"train.holdout = {settings.holdout:g} of {len(examples)} rows leaves none to measure on. Raise it."
@@ -145,7 +152,7 @@ def train(
 
 @dataclass(frozen=True)
 class _Data:
-    """Tokenized rows: those that train, those held out, and {id, tokens} of those that are too long."""
+    """Tokenized rows: those that train, those held out, and {id, tokens} of those that are too long in any arm."""
 
     train: list[tuple[list[int], list[int]]]
     held: list[tuple[list[int], list[int]]]
@@ -160,13 +167,16 @@ def _tokenized(
     holdout: float,
     limit: int,
     seed: int,
+    others: Sequence[Mapping[str, tuple[str, ...]]] = (),
 ) -> _Data:
     # A seed of its own: `mixed` takes the first of the other order, and all held-out rows would be distilled ones.
     held_ids = {e.id for e in drawn(examples, round(holdout * len(examples)), f"holdout-{seed}")}
     train, held, dropped, held_examples = [], [], [], 0
     for example in examples:
         made = sequences(example, responses[example.id], prompter)
-        longest = max(len(ids) for ids, _ in made)
+        versions = {other[example.id] for other in others} - {responses[example.id]}
+        every = [made, *(sequences(example, version, prompter) for version in versions)]
+        longest = max(len(ids) for version in every for ids, _ in version)
         if longest > limit:
             dropped.append({"id": example.id, "tokens": longest})
         elif example.id in held_ids:

@@ -1,11 +1,12 @@
 """Validate: does a task's check accept every gold answer, and reject the same answer made wrong?
 
 In:  a task with its items.
-Out: the answers that the check judges wrongly.
+Out: the answers that the check judges wrongly, and the items that it cannot judge at all.
 
     selfdistill validate --task paper:openfunctions --data-dir data
 
-Each item's gold answer must pass; perturbed ones, an empty one and an off-topic one must not.
+Each item's gold answer must pass; perturbed ones, an empty one and an off-topic one must not. Where the check finds no
+answer in the reference, it cannot be tried.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from selfdistill.checks.base import UNREADABLE
 from selfdistill.checks.calls import find_calls
 from selfdistill.checks.numbers import last_number
 from selfdistill.errors import UserError
@@ -37,8 +39,22 @@ class Failure:
     outcome: str
 
 
-def validate(task: Task) -> list[Failure]:
-    """All failures of the task's check over its items. Raises UserError for a task without items, and for a check that
+@dataclass(frozen=True)
+class Validation:
+    """What the check did wrong, and the ids of the items whose reference it cannot read, with how it judged their gold
+    answer."""
+
+    failures: list[Failure]
+    unjudgeable: dict[str, str]
+
+    @property
+    def good(self) -> bool:
+        """Whether every item can be judged, and is judged rightly."""
+        return not self.failures and not self.unjudgeable
+
+
+def validate(task: Task) -> Validation:
+    """Try the task's check over its items. Raises UserError for a task without items, and for a check that
     cannot be tried this way (a judge, lm-evaluation-harness, the user's own function)."""
     name, check = task.check_name, task.check
     if check is None or name not in PERTURB:
@@ -47,8 +63,10 @@ def validate(task: Task) -> list[Failure]:
             f"task {task.settings.name}: check {name} cannot be tried{why}. These can: {', '.join(PERTURB)}."
         )
 
-    def one(item: Example) -> list[Failure]:
+    def one(item: Example) -> list[Failure] | str:
         gold = _gold(name, item)
+        if (outcome := check(gold, item.reference, item).outcome) in UNREADABLE:
+            return UNREADABLE[outcome]
         wrong = [(what, answer) for what, answer in PERTURB[name](gold, item) if answer != gold]
         tried = [("gold", gold), *wrong, ("empty", "")]
         if name != "refusal":  # there an answer beside the topic is an answer
@@ -57,7 +75,9 @@ def validate(task: Task) -> list[Failure]:
         return [Failure(item.id, w, a, o) for w, a, o in found if (o == "same") != (w == "gold")]
 
     with ThreadPoolExecutor(JUDGED_AT_ONCE) as pool:
-        return [failure for failures in pool.map(one, task.items) for failure in failures]
+        found = list(zip(task.items, pool.map(one, task.items), strict=True))
+    failures = [failure for _, result in found if not isinstance(result, str) for failure in result]
+    return Validation(failures, {item.id: result for item, result in found if isinstance(result, str)})
 
 
 def _gold(check: str, item: Example) -> str:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import importlib
 import re
 import sys
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 
 from selfdistill.checks.authors import (
     check_authors_general,
@@ -30,6 +31,7 @@ from selfdistill.config import JudgeSettings
 from selfdistill.errors import UserError
 from selfdistill.microworld.preference import check_micro_win_rate
 from selfdistill.records import Example
+from selfdistill.store import digest_file, digest_of
 
 CHECKS: dict[str, Check] = {
     "last_number": check_last_number,
@@ -81,6 +83,21 @@ def load_check(spec: str, allow_code: bool = False, judge: JudgeSettings | None 
     raise UserError(
         f"unknown check {spec!r}. There are: {', '.join(CHECKS)}, win_rate, regex:PATTERN, none, module:function."
     )
+
+
+@cache
+def source_digest(spec: str) -> str:
+    """Digest of the source that decides what a loaded check says: of one of ours all checks with what they run and ask,
+    of `module:function` the module's file (not what that imports)."""
+    module = spec.partition(":")[0]
+    ours = Path(__file__).parent
+    if ":" in spec and module != "regex":
+        named = getattr(sys.modules.get(module), "__file__", None)
+        files = [Path(named)] if named else []
+    else:
+        beside = (ours.parent / "judge.py", ours.parent / "microworld" / "preference.py")
+        files = sorted([*ours.glob("*.py"), *(ours.parent / "sandbox").glob("*.py"), *beside])
+    return digest_of([[file.name, digest_file(file)] for file in files])
 
 
 def _user_check(module: str, function: str, spec: str) -> Check:

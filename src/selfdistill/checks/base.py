@@ -8,7 +8,13 @@ from typing import Any, Literal, NamedTuple
 
 from selfdistill.records import Example
 
-Outcome = Literal["same", "different", "no_answer", "no_reference"]
+Outcome = Literal["same", "different", "no_answer", "no_reference", "cannot_tell"]
+
+UNREADABLE: dict[Outcome, str] = {
+    "no_reference": "the reference has no answer",
+    "cannot_tell": "the check has no rules for this answer",
+}
+"""Outcomes that say an item cannot be judged, and why, where the check does not say more."""
 
 
 class Judgement(NamedTuple):

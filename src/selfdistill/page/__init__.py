@@ -17,9 +17,10 @@ import json
 import math
 import shlex
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 from jinja2 import Environment
@@ -35,12 +36,14 @@ from selfdistill.report import (
     difference_cell,
     difference_rows,
     gap_sentence,
+    overlap_lines,
     pairs,
     score_cell,
     score_rows,
     spread_rows,
 )
 from selfdistill.store import write_atomic
+from selfdistill.unjudgeable import UNJUDGEABLE, unjudgeable_rows
 
 COMPARED = (
     ("seed", "vanilla", "vanilla", "square"),
@@ -72,6 +75,8 @@ def write_page(run: Path, report: dict[str, Any]) -> Path:
         scores=score_rows(report),
         differences=difference_rows(report["tasks"]),
         spread=spread_rows(report["tasks"]),
+        overlap=overlap_lines(report),
+        unjudgeable=(unjudgeable_rows(report["tasks"]), UNJUDGEABLE),
         **_forest(report),
         **_distilled(run, report),
         shift=_shift_rows(_json(run / "shift.json")),
@@ -128,7 +133,8 @@ def _sentences(report: dict[str, Any]) -> list[str]:
 def _facts(report: dict[str, Any], manifest: dict[str, Any], recipe: dict[str, Any]) -> list[tuple[str, str, str]]:
     """The numbers under the verdict: name, value, what else there is to say."""
     rows, kept = report["rows"], report["distilled"]
-    items = [t["arms"]["seed"]["n"] for t in report["tasks"] if t["arms"].get("seed", {}).get("n")]
+    seeds = [t["arms"]["seed"] for t in report["tasks"] if "seed" in t["arms"]]
+    items = [count for r in seeds if (count := r["n"] + sum(r["unjudgeable"].values()))]
     gap = report["gap"]
     closed = "not measured" if gap["closed"] is None else f"{100 * gap['closed']:.0f} %"
     change = "" if gap["before"] is None else f"{gap['before']:.2f} to {gap['after']:.2f} nats a token"
@@ -152,7 +158,10 @@ def _facts(report: dict[str, Any], manifest: dict[str, Any], recipe: dict[str, A
 
 def _point_rows(points: list[dict[str, Any]], curves: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
     """The scatter's numbers."""
-    rows = [[p["name"], _mean_cell(p["target"]), _mean_cell(p["retained"])] for p in points]
+    rows = [
+        [p["name"], *(_mean_cell(p[role], [s[k] for s in p["seeds"]]) for k, role in ((1, "target"), (0, "retained")))]
+        for p in points
+    ]
     for arm, curve in curves.items():
         for p in curve:
             if float(p["strength"]) not in (0, 1):
@@ -160,8 +169,10 @@ def _point_rows(points: list[dict[str, Any]], curves: dict[str, list[dict[str, A
     return rows
 
 
-def _mean_cell(mean: dict[str, Any] | None) -> str:
-    return score_cell(mean and mean | {"score": mean["value"]})
+def _mean_cell(mean: dict[str, Any] | None, seeds: Sequence[float] = ()) -> str:
+    """A mean over tasks with its interval; of several trainings also how far they lie apart."""
+    spread = {"seeds": seeds, "spread": stdev(seeds)} if len(seeds) > 1 else {}
+    return score_cell(mean and mean | {"score": mean["value"]} | spread)
 
 
 def _forest(report: dict[str, Any]) -> dict[str, Any]:

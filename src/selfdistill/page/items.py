@@ -123,5 +123,5 @@ def _answer(p: Prediction) -> dict[str, Any]:
     said: dict[str, Any] = {"text": p.text, "verdict": p.verdict.value, "finish": p.finish_reason}
     said |= {"extracted": p.extracted, "expected": p.expected, "note": p.note, "label": p.label}
     if p.samples:
-        said["samples"] = f"{sum(s.passed for s in p.samples)} of {len(p.samples)} further samples passed"
+        said["samples"] = f"{sum(bool(s.passed) for s in p.samples)} of {len(p.samples)} further samples passed"
     return {k: v for k, v in said.items() if v is not None}

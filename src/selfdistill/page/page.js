@@ -5,8 +5,8 @@
   const PAGE = 20; // items on one page
   const CUT = 1500; // characters of a text before "Show all"
   const CELLS = 4e6; // of the table that a comparison by words may fill
-  const SIGNS = { correct: "✓", wrong: "✗", truncated: "✂", error: "!", unjudged: "?" };
-  const SAYS = { truncated: "cut off", unjudged: "not judged" };
+  const SIGNS = { correct: "✓", wrong: "✗", truncated: "✂", error: "!", unjudged: "?", cannot_be_judged: "∅" };
+  const SAYS = { truncated: "cut off", unjudged: "not judged", cannot_be_judged: "cannot be judged" };
   const get = (id) => document.getElementById(id);
   const methods = (arm) => (arm === "seed" ? "seed" : arm.startsWith("sdft") ? "sdft" : "vanilla");
   let shown = data.items;
@@ -187,7 +187,7 @@
   // --- filters -------------------------------------------------------------------------------------------------
 
   const right = (item, arm) => item.answers[arm] && item.answers[arm].verdict === "correct";
-  const wrong = (item, arm) => item.answers[arm] && item.answers[arm].verdict && item.answers[arm].verdict !== "correct" && item.answers[arm].verdict !== "unjudged";
+  const wrong = (item, arm) => item.answers[arm] && item.answers[arm].verdict && !["correct", "unjudged", "cannot_be_judged"].includes(item.answers[arm].verdict);
   const inSomePair = (test) => (item) => item.kind === "item" && data.pairs.some(([v, s]) => test(item, v, s));
   const CHANGES = {
     "broken by vanilla, kept by SDFT": inSomePair((i, v, s) => right(i, "seed") && wrong(i, v) && right(i, s)),
@@ -196,6 +196,7 @@
     "learnt by both": inSomePair((i, v, s) => wrong(i, "seed") && right(i, v) && right(i, s)),
     "learnt by vanilla alone": inSomePair((i, v, s) => wrong(i, "seed") && right(i, v) && wrong(i, s)),
     "learnt by SDFT alone": inSomePair((i, v, s) => wrong(i, "seed") && wrong(i, v) && right(i, s)),
+    "cannot be judged": (i) => i.kind === "item" && Object.values(i.answers).some((a) => a.verdict === "cannot_be_judged"),
   };
   const haystacks = new Map();
 

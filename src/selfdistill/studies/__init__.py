@@ -20,7 +20,7 @@ from selfdistill.run import Manifest
 from selfdistill.store import locked, write_atomic
 from selfdistill.studies.grid import MULTI, SINGLE, Study, studies
 from selfdistill.studies.lab import Arm, Lab, load_world
-from selfdistill.studies.tables import classes, difference_table, score_csv, score_table
+from selfdistill.studies.tables import classes, difference_table, score_csv, score_table, unjudgeable
 from selfdistill.tasks.load import Permissions
 
 WORLDS = {
@@ -136,6 +136,8 @@ def _write(study: Study, lab: Lab, world: str, out: Path) -> str:
             lines += ["Differences in points, paired by item:", "", differences]
         if found := classes(study, results):
             lines += ["How answers ended:", "", found]
+        if found := unjudgeable(study, results):
+            lines += ["In no score:", "", found]
     text = "\n".join(lines)
     write_atomic(place.with_suffix(".md"), text)
     return text

@@ -21,7 +21,8 @@ from selfdistill.distill import distill, ids_digest
 from selfdistill.engines import Engine
 from selfdistill.engines.open import load_for, make_engine
 from selfdistill.errors import UserError
-from selfdistill.evaluate import adapter_digest, evaluate, evaluation_identity, read_results, task_result
+from selfdistill.evaluate import adapter_digest, evaluate, read_results, task_result
+from selfdistill.identity import evaluation_identity
 from selfdistill.models import SeedLM
 from selfdistill.progress import Progress
 from selfdistill.records import Example, Prediction, Selected, TaskResult, Verdict, read_records
@@ -260,9 +261,11 @@ class Measured:
 
 
 def item_values(predictions: Path, metric: str | None) -> dict[str, float]:
-    """What a metric says of every item, by id; None is the task's own verdict."""
+    """What a metric says of every judged item, by id; None is the task's own verdict."""
     values = {}
     for p in read_records(predictions, Prediction):
+        if not p.verdict.judged:
+            continue
         if metric is None:
             values[p.id] = float(p.verdict is Verdict.CORRECT)
         elif metric in p.metrics:

@@ -10,6 +10,7 @@ from selfdistill.records import Metric
 from selfdistill.studies.grid import Column, Study
 from selfdistill.studies.lab import Arm
 from selfdistill.studies.values import Results, difference, paper_numbers, score
+from selfdistill.unjudgeable import unjudgeable_line
 
 NAMES = {
     "openfunctions": "OpenFunctions", "gsm8k": "GSM8K", "magicoder": "MagiCoder", "alpaca": "Alpaca", "dolly": "Dolly",
@@ -119,6 +120,17 @@ def classes(study: Study, results: Results) -> str:
             if labels:
                 rows.append([method(arm), dataset(arm), task, ", ".join(f"{k} {v}" for k, v in labels.items())])
     return markdown_table(["Method", "Dataset", "Task", "Answers"], rows) if rows else ""
+
+
+def unjudgeable(study: Study, results: Results) -> str:
+    """The items that cannot be judged, by arm and task; "" where there are none."""
+    rows = [
+        [method(arm), dataset(arm), task, unjudgeable_line(found)]
+        for arm in study.arms
+        for task in (study.tasks if arm in results else ())
+        if (found := results[arm][task].result.unjudgeable)
+    ]
+    return markdown_table(["Method", "Dataset", "Task", "Items"], rows) if rows else ""
 
 
 def _n(results: Results, study: Study, column: Column) -> int | None:

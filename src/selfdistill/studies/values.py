@@ -43,7 +43,7 @@ def _average(parts: list[Metric]) -> Metric:
 
 
 def difference(results: Results, a: Arm, b: Arm, column: Column) -> Metric | None:
-    """b minus a on the items that both have, paired by id; None where either was not measured."""
+    """b minus a on the items that could be judged in both, paired by id; None where either was not measured."""
     if column.task is None or a not in results or b not in results:
         return None
     left, right = results[a][column.task].predictions, results[b][column.task].predictions

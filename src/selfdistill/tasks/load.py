@@ -25,6 +25,9 @@ from selfdistill.tasks import BENCHMARKS
 from selfdistill.tasks.base import as_it_stands
 from selfdistill.templates import load_template
 
+LIMIT_SEED = 0
+"""Draws the items of a task that has a limit. It is no setting: trainings with other seeds answer the same items."""
+
 JUDGED_AT_ONCE = 4
 """Answers judged at a time, where no judge's own number says otherwise."""
 
@@ -122,20 +125,17 @@ def _harness_folder(task: TaskSettings, data_dir: str | None) -> Path | Literal[
 
 
 def _items(task: TaskSettings, seed: int, check: str, data_dir: str | None) -> list[Example]:
-    """The task's items, with ids that tell the task."""
+    """The task's items (`limit` of them drawn at random, in their order), with ids that tell the task."""
     kind, _, name = task.path.partition(":")
-    data = DataSettings(path=task.path, format=task.format, columns=task.columns, split=task.split)
+    data = DataSettings(path=task.path, format=task.format, columns=task.columns, split=task.split, sample=task.limit)
     ask: Callable[[str], str] = as_it_stands
     if kind == "paper":
         benchmark = BENCHMARKS[name]
         split = task.split if "split" in task.model_fields_set else benchmark.split
         data = data.model_copy(update={"path": f"paper:{benchmark.source}", "split": split})
         ask = benchmark.ask
-    elif kind == "micro":
-        data = data.model_copy(update={"sample": task.limit})
-    rows = read_examples(
-        data, task.name, seed if kind == "micro" else 0, check not in NEED_NO_REFERENCE, task.limit, data_dir
-    )
+    drawn = seed if kind == "micro" else LIMIT_SEED
+    rows = read_examples(data, task.name, drawn, check not in NEED_NO_REFERENCE, data_dir)
     items = []
     for row in rows:
         *before, last = row.prompt
