@@ -24,10 +24,11 @@ from selfdistill.files import DAMAGED, damaged, kind, open_text, refuse_pointer
 from selfdistill.shards import KINDS, shards
 from selfdistill.sources import FILES, Row, local_copies
 
-ROW_COLUMNS = {"prompt", "instruction", "question", "messages", "conversations", "conversation", "candidates"}
-"""A JSON object with one of these is a row, whatever lists it has."""
+CONVERSATIONS = ("messages", "conversations", "conversation")
+"""Columns that hold a whole conversation."""
 
-TURN_KEYS = {"role", "from"}
+_ROW_COLUMNS = {"prompt", "instruction", "question"}
+_TURN_KEYS = {"role", "from"}
 
 
 def rows(settings: DataSettings) -> Iterator[tuple[str, Row]]:
@@ -83,8 +84,8 @@ def _json_rows(path: Path, settings: DataSettings) -> Iterator[tuple[str, Row]]:
                 if not line.isspace():
                     yield _object(_decoded(line), f"{path}, line {number}")
     except json.JSONDecodeError as error:
-        line = number if unit == "line" and number else error.lineno
-        raise UserError(f"{path}, line {line}: broken JSON ({error.msg}, column {error.colno}).") from None
+        at = number if unit == "line" and number else error.lineno
+        raise UserError(f"{path}, line {at}: broken JSON ({error.msg}, column {error.colno}).") from None
     except DAMAGED as error:
         raise damaged(path, f"after {unit} {number}", error) from None
     except (RecursionError, ValueError) as error:
@@ -129,8 +130,8 @@ def _holder(path: Path, settings: DataSettings) -> str | None:
             if file.readline().rstrip().endswith("}"):  # lines, of which the first is broken
                 return None
         raise
-    columns = ROW_COLUMNS | set(settings.columns.values())
-    if any(kinds.get(column) in ("value", "turns") for column in columns) or set(kinds.values()) <= {"value"}:
+    named = any(kinds.get(column) in ("value", "turns") for column in _ROW_COLUMNS | set(settings.columns.values()))
+    if named or not kinds.keys().isdisjoint((*CONVERSATIONS, "candidates")) or set(kinds.values()) <= {"value"}:
         return ""
     lists = [name for name, found in kinds.items() if found == "rows"]
     if settings.split in lists or len(lists) == 1:
@@ -138,16 +139,16 @@ def _holder(path: Path, settings: DataSettings) -> str | None:
     if lists:
         raise UserError(f"{path}: one object with several lists ({', '.join(lists)}). Name one of them as the split.")
     raise UserError(
-        f"{path}: one object, expected an array or a row a line. Of pandas: df.to_json(FILE, orient=\"records\")."
+        f'{path}: one object, expected an array or a row a line. Of pandas: df.to_json(FILE, orient="records").'
     )
 
 
 def _member_kind(value: Any) -> str:
     """What a member of an object may be: a list of rows, the turns of a conversation, another collection, a value."""
     if isinstance(value, Iterator):
-        first = next(value, {})
+        first: Any = next(value, {})
         if isinstance(first, dict):
-            return "turns" if TURN_KEYS & first.keys() else "rows"
+            return "turns" if _TURN_KEYS & first.keys() else "rows"
         return "collection"
     return "collection" if isinstance(value, dict) else "value"
 
@@ -186,8 +187,8 @@ def _check_header(path: Path, names: list[str], delimiter: str) -> None:
     other = [mark for mark in (";", "\t", "|", ",") if len(names) == 1 and mark in names[0] and mark != delimiter]
     if other:
         raise UserError(
-            f"{path}, line 1: columns are parted by {other[0]!r}, expected {delimiter!r}. Save the table with commas as "
-            ".csv, or with tabs as .tsv."
+            f"{path}, line 1: columns are parted by {other[0]!r}, expected {delimiter!r}. Save the table with commas "
+            "as .csv, or with tabs as .tsv."
         )
 
 
