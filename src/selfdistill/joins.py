@@ -315,7 +315,8 @@ class ByPrompt(_Places[Example]):
         read = [(place, self.read(place)) for place in same.rows]
         made = {place: (row.meta.get("source_id"), _hash(_plain(row.references))) for place, row in read}
         taken: dict[int, int] = {}  # example's number: row's place
-        for by in (0, 1):  # by id, then by unchanged responses
+        alike = len({asked.content for asked in same.asked}) == 1
+        for by in (0,) if alike else (0, 1):  # by id, then by unchanged responses
             waiting: dict[Any, list[int]] = {}
             for place, told in made.items():
                 waiting.setdefault(told[by], []).append(place)
@@ -325,7 +326,7 @@ class ByPrompt(_Places[Example]):
                     taken[number] = found.pop(0)
                     del made[taken[number]]
         left = [number for number in range(len(same.asked)) if number not in taken]
-        if len({same.asked[n].content for n in left}) > 1 and len({told[1] for told in made.values()}) > 1:
+        if len({same.asked[number].content for number in left}) > 1 and len({told[1] for told in made.values()}) > 1:
             raise UserError(
                 f"{self.name}: the prompt {_said(read[0][1])!r} occurs {len(read)} times with different responses, and "
                 "nothing tells which is the rewrite of which row. Give the rows of both files an id, the same on both "

@@ -103,7 +103,7 @@ def watch(row: Row, used: Iterable[str], where: str, notes: Notes) -> None:
         elif column in MEDIA:
             raise UserError(f"{where}: column {column!r} holds media, and only text is trained on. Remove the row.")
         else:
-            notes.add(f"have {column!r}, which is not used: no model will see it", where)
+            notes.add(f"have {column!r}, which is not used", where)
 
 
 def _says_nothing(value: Any) -> bool:
@@ -120,7 +120,9 @@ def watch_control(example: Example, where: str, notes: Notes) -> None:
 
 def warn_of_special(examples: Iterable[Example], tokenizer: Any, name: str, progress: Progress) -> None:
     """Warn of examples whose texts hold special tokens of this very tokenizer, but for those that `watch_control`
-    knows. `name` tells which data."""
+    knows. `name` tells which data; a tokenizer behind an endpoint (None) is not known."""
+    if tokenizer is None:
+        return
     special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     special = {token for token in special if len(token) > 2 and not CONTROL.fullmatch(token)}
     if not special:

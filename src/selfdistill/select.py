@@ -24,7 +24,7 @@ from selfdistill.config import DataSettings
 from selfdistill.errors import UserError
 from selfdistill.joins import open_rewrites
 from selfdistill.progress import Progress
-from selfdistill.records import Candidate, Example, Reason, Rewrite, Selected, dump, read_records
+from selfdistill.records import Candidate, Example, Reason, Rewrite, Selected, Turn, dump, read_records
 from selfdistill.store import new_files
 
 BATCH = 32
@@ -197,13 +197,25 @@ def _line(example: Example, row: Selected, form: str) -> dict[str, Any]:
     turns = example.with_responses(row.responses)
     tail = {"id": example.meta.get("source_id", example.id), "source": row.source}
     if form == "messages":
-        return {"messages": turns, **tail}
+        return {"messages": [_message(t) for t in turns], **tail}
     if form == "prompt-completion":
-        return {"prompt": turns[:-1], "completion": turns[-1:], **tail}
+        return {"prompt": [_message(t) for t in turns[:-1]], "completion": turns[-1:], **tail}
     if form == "sharegpt":
         names = {"system": "system", "user": "human", "assistant": "gpt"}
-        return {"conversations": [{"from": names[t["role"]], "value": t["content"]} for t in turns], **tail}
+        said = ({"from": names[t["role"]], "value": t["content"], **_weight(t)} for t in turns)
+        return {"conversations": list(said), **tail}
+    if any("train" in t for t in turns):
+        raise UserError(f"export alpaca: row {tail['id']} has turns that do not train, which only messages can say.")
     system = turns.pop(0)["content"] if turns[0]["role"] == "system" else ""
     pairs = [[turns[i]["content"], turns[i + 1]["content"]] for i in range(0, len(turns), 2)]
     (instruction, output), history = pairs[-1], pairs[:-1]
     return {"instruction": instruction, "input": "", "output": output, "system": system, "history": history, **tail}
+
+
+def _message(turn: Turn) -> dict[str, Any]:
+    return {"role": turn["role"], "content": turn["content"], **_weight(turn)}
+
+
+def _weight(turn: Turn) -> dict[str, int]:
+    """What says in OpenAI's form that a turn does not train."""
+    return {"weight": 0} if "train" in turn else {}
