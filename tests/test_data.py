@@ -88,7 +88,7 @@ BAD = {
     "array.json": ("[]", "no rows"),
     "broken.jsonl": ('{"prompt": "a", "completion": "b"}\n{"prompt": "a", "comp', "line 2: broken JSON"),
     "broken.json": ('[{"prompt": "a",\n "completion": }]', "line 2: broken JSON"),
-    "list.jsonl": ('["a"]\n', "line 1: expected an object"),
+    "list.jsonl": ('["a"]\n', "row 1: expected an object"),
     "columns.jsonl": ('{"foo": "a", "bar": "b"}\n', "Found: bar, foo"),
     "later.jsonl": ('{"prompt": "a", "completion": "b"}\n{"prompt": "a"}\n', "line 2: no column 'completion'"),
     "prompt.jsonl": ('{"prompt": " ", "completion": "b"}\n', "line 1: column 'prompt' is empty"),

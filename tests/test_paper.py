@@ -213,9 +213,9 @@ def test_a_published_distilled_dataset_is_joined_by_prompt_through_select(tmp_pa
     theirs = [dict(r) for r in rows]
     theirs[1]["output"] = "Use `f(a=1)` for that."
     theirs[2]["output"] = "No idea."
-    theirs[4]["output"] = ""
+    theirs[3]["output"] = ""
     (tmp_path / "data.json").write_text(json.dumps(rows))
-    order = [0, 2, 1, 3, 4, 5]  # rows of one prompt keep their order, others may move
+    order = [3, 2, 1, 0, 5, 4]  # of each prompt one response is the row's own
     (tmp_path / "distilled.json").write_text(json.dumps([theirs[i] for i in order], indent=4))
     out = tmp_path / "selected.jsonl"
     arguments = ["--data", tmp_path / "data.json", "--check", "function_call", "--out", out]
@@ -224,7 +224,7 @@ def test_a_published_distilled_dataset_is_joined_by_prompt_through_select(tmp_pa
     selected = [json.loads(line) for line in out.read_text().splitlines()]
     assert [(r["source"], r["reason"]) for r in selected] == [
         ("original", "no_rewrite"), ("distilled", "passed"), ("original", "no_answer_found"),
-        ("original", "no_rewrite"), ("original", "empty"), ("original", "no_rewrite"),
+        ("original", "empty"), ("original", "no_rewrite"), ("original", "no_rewrite"),
     ]  # fmt: skip
     assert selected[1]["response"] == "Use `f(a=1)` for that."
     (tmp_path / "fewer.json").write_text(json.dumps(theirs[:-1]))

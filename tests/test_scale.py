@@ -15,12 +15,12 @@ from conftest import cli, write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selfdistill.arrays import array_items
 from selfdistill.checks import load_check
 from selfdistill.config import DataSettings
 from selfdistill.data import read_examples, stream_examples
 from selfdistill.errors import UserError
 from selfdistill.records import Example, Reason, Rewrite, Selected, Turn, content_id, dump, read_records
-from selfdistill.rows import array_items
 from selfdistill.select import read_selected, select
 
 FORMS = ("messages", "prompt-completion", "alpaca", "sharegpt")

@@ -46,10 +46,15 @@ def start(context: typer.Context) -> None:
 
 
 Model = Annotated[str, typer.Option(help="Model folder, hub name, or `embedded`.")]
-Data = Annotated[str, typer.Option(help="JSON, JSONL, CSV or Parquet file, hub name, paper:NAME, or micro:ABILITY.")]
-Form = Annotated[str, typer.Option(help="auto, alpaca, prompt-completion, messages or columns.")]
+Data = Annotated[
+    str, typer.Option(help="JSON, JSONL, CSV, Parquet or Arrow file, folder, hub name, paper:NAME, or micro:ABILITY.")
+]
+DataForm = Annotated[
+    str, typer.Option("--data-format", help="auto, alpaca, prompt-completion, messages, sharegpt or columns.")
+]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad rows out, count and list them.")]
 Columns = Annotated[str, typer.Option(help="Column names: prompt=question,response=answer.")]
-Split = Annotated[str, typer.Option(help="Split of a hub or micro dataset.")]
+Split = Annotated[str, typer.Option(help="Split of a hub, folder or micro dataset.")]
 Sample = Annotated[int | None, typer.Option(help="Draw that many rows at random.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
 AllowCode = Annotated[bool, typer.Option("--allow-code-execution", help="Run model-written Python in the sandbox.")]
@@ -103,12 +108,11 @@ def distill(
     model: Model,
     data: Data,
     out: Annotated[Path, typer.Option(help="Rewrites to write, for example rewrites.jsonl.")],
-    data_format: Annotated[
-        str, typer.Option("--data-format", help="auto, alpaca, prompt-completion, messages, columns.")
-    ] = "auto",
+    data_format: DataForm = "auto",
     columns: Columns = "",
     split: Split = "train",
     sample: Sample = None,
+    skip_bad: SkipBad = False,
     data_dir: DataDir = None,
     template: Template = "using",
     prompt_format: PromptFormat = "chat",
@@ -121,7 +125,9 @@ def distill(
 ) -> None:
     """Let the seed LM rewrite every reference response."""
     from selfdistill.config import DistillSettings, checked
+    from selfdistill.data import read_examples
     from selfdistill.distill import distill as run_distill
+    from selfdistill.notes import Notes, warn_of_special
     from selfdistill.store import write_records
 
     values = {
@@ -129,13 +135,18 @@ def distill(
         "top_p": top_p, "max_new_tokens": max_new_tokens,
     }  # fmt: skip
     settings = checked(DistillSettings, values, "distill")
-    examples = _examples(data, data_format, columns, split, sample, seed, data_dir)
     progress = _progress()
+    notes = Notes(progress)
+    examples = read_examples(
+        _data(data, data_format, columns, split, sample, skip_bad), seed=seed, data_dir=data_dir, notes=notes
+    )
     digest, prompter, made = _engine(engine, model, settings.format, settings.template, progress)
+    warn_of_special(examples, prompter.tokenizer, data, progress)
     with closing(made):
         errors = run_distill(examples, out, digest, made, prompter, settings, seed, progress)
     listed = out.with_name(f"{out.stem}.examples.jsonl")
     write_records(listed, examples)
+    notes.write(_skipped(out))
     progress.note(f"{len(examples)} rows in {out}; what they were made from, with ids, in {listed}")
     if errors:
         progress.warn(f"the engine failed on {errors} rows (their notes say why); the same command tries them again")
@@ -159,35 +170,36 @@ def select(
         list[str] | None,
         typer.Option(help="FORMAT:FILE with messages, prompt-completion, alpaca or sharegpt; as often as needed."),
     ] = None,
-    data_format: Annotated[
-        str, typer.Option("--data-format", help="auto, alpaca, prompt-completion, messages, columns.")
-    ] = "auto",
+    data_format: DataForm = "auto",
     columns: Columns = "",
     split: Split = "train",
     sample: Sample = None,
+    skip_bad: SkipBad = False,
     data_dir: DataDir = None,
     seed: Seed = 0,
     allow_code: AllowCode = False,
 ) -> None:
     """Keep each rewrite that is as good as its reference; export the dataset."""
     from selfdistill.checks import load_check
-    from selfdistill.config import DataSettings, SelectSettings, checked
+    from selfdistill.config import SelectSettings, checked
     from selfdistill.data import stream_examples
     from selfdistill.errors import UserError
+    from selfdistill.notes import Notes
     from selfdistill.report import EXPLAINED
     from selfdistill.select import select as run_select
 
     wanted = _pairs(export or [], ":", "--export")
     checked(SelectSettings, {"check": check, "export": wanted}, "select")
-    form = {"format": data_format, "columns": _columns(columns)}
-    settings = checked(DataSettings, form | {"path": data, "split": split, "sample": sample}, "data")
+    settings = _data(data, data_format, columns, split, sample, skip_bad)
     exports = {name: Path(file) for name, file in wanted.items()}
     for path in (out, *exports.values()):
         if path.exists():
             raise UserError(f"{path}: exists. Remove it or choose another name.")
-    examples = stream_examples(settings, seed=seed, data_dir=data_dir)
-    like = checked(DataSettings, form | {"path": ""}, "data")
-    reasons = run_select(examples, rewrites, out, load_check(check, allow_code), _progress(), like, exports)
+    progress = _progress()
+    notes = Notes(progress)
+    examples = stream_examples(settings, seed=seed, data_dir=data_dir, notes=notes)
+    reasons = run_select(examples, rewrites, out, load_check(check, allow_code), progress, settings, exports)
+    notes.write(_skipped(out))
     for reason, count in reasons.most_common():
         _console().print(f"{count:>8}  {reason:<24} {EXPLAINED[reason]}", highlight=False)
 
@@ -198,12 +210,11 @@ def train(
     data: Data,
     out: Annotated[Path, typer.Option(help="Adapter folder to write.")],
     selected: Annotated[Path | None, typer.Option(help="What `select` wrote; without it, vanilla fine-tuning.")] = None,
-    data_format: Annotated[
-        str, typer.Option("--data-format", help="auto, alpaca, prompt-completion, messages, columns.")
-    ] = "auto",
+    data_format: DataForm = "auto",
     columns: Columns = "",
     split: Split = "train",
     sample: Sample = None,
+    skip_bad: SkipBad = False,
     data_dir: DataDir = None,
     template: Template = "using",
     prompt_format: PromptFormat = "chat",
@@ -230,8 +241,10 @@ def train(
     """Fine-tune on the selected (or the original) responses."""
     from selfdistill.card import write_card
     from selfdistill.config import TaskSettings, TrainSettings, apply_override, checked
+    from selfdistill.data import read_examples
     from selfdistill.errors import UserError
     from selfdistill.models import load_model, process
+    from selfdistill.notes import Notes, warn_of_special
     from selfdistill.overlap import overlap_line, overlaps
     from selfdistill.select import read_selected
     from selfdistill.tasks.load import Permissions, load_tasks
@@ -252,18 +265,23 @@ def train(
         raise UserError("train: mix_ratio mixes selected responses in; name them with --selected.")
     if isinstance(settings.mix_ratio, tuple) or isinstance(settings.rows, tuple):
         raise UserError("train: a list of mix_ratio or rows makes several arms; `selfdistill run` does that.")
-    examples = _examples(data, data_format, columns, split, sample, seed, data_dir)
+    progress = _progress()
+    notes = Notes(progress)
+    examples = read_examples(
+        _data(data, data_format, columns, split, sample, skip_bad), seed=seed, data_dir=data_dir, notes=notes
+    )
     rows = {} if selected is None else read_selected(examples, selected)
     examples = drawn(examples, settings.rows, seed)
     responses = mixed(examples, rows, settings.mix_ratio if selected else 0.0, seed)
-    progress = _progress()
     tasks = [checked(TaskSettings, t, "--task") for t in _tasks(task or [])]
     for name, found in overlaps(examples, load_tasks(tasks, seed, Permissions(True, None, data_dir), progress)).items():
         progress.warn(overlap_line(name, found))
     seed_lm = load_model(model, quantized=settings.tune == "qlora")
     prompter = Prompter.create(seed_lm.tokenizer, prompt_format, template, progress.warn)  # type: ignore[arg-type]
+    warn_of_special(examples, seed_lm.tokenizer, data, progress)
     run_train(seed_lm, examples, responses, out, settings, prompter, seed, "train", progress)
     if process().main:
+        notes.write(_skipped(out))
         write_card(out, model, data, settings.mix_ratio if selected else 0.0)
     progress.note(f"adapter in {out}")
 
@@ -296,6 +314,7 @@ def evaluate(
     from selfdistill import evaluate as stage
     from selfdistill.config import TaskSettings, checked
     from selfdistill.errors import UserError
+    from selfdistill.notes import warn_of_special
     from selfdistill.report import score_cell
     from selfdistill.tasks.load import Permissions, load_tasks
     from selfdistill.unjudgeable import unjudgeable_line
@@ -311,6 +330,8 @@ def evaluate(
         tasks = load_tasks(settings, seed, permissions, progress)
         digest = stage.adapter_digest(adapter)
         name, prompter, made = _engine(engine, model, prompt_format, template, progress)
+        for loaded in tasks:
+            warn_of_special(loaded.items, prompter.tokenizer, f"task {loaded.settings.name}", progress)
         with closing(made), made.adapter(adapter):
             results = stage.evaluate(tasks, out, name, made, prompter, digest, "evaluate", progress)
     for r in results:
@@ -642,14 +663,17 @@ def _columns(text: str) -> dict[str, str]:
     return _settings(text, "--columns") if text else {}
 
 
-def _examples(
-    data: str, data_format: str, columns: str, split: str, sample: int | None, seed: int, data_dir: str | None
-) -> list[Any]:
+def _data(data: str, data_format: str, columns: str, split: str, sample: int | None, skip_bad: bool) -> Any:
+    """What the options say of the data, as settings."""
     from selfdistill.config import DataSettings, checked
-    from selfdistill.data import read_examples
 
     values = {"path": data, "format": data_format, "columns": _columns(columns), "split": split, "sample": sample}
-    return read_examples(checked(DataSettings, values, "data"), seed=seed, data_dir=data_dir)
+    return checked(DataSettings, values | {"skip_bad": skip_bad}, "data")
+
+
+def _skipped(out: Path) -> Path:
+    """Where the bad rows that were left out are listed: beside the output."""
+    return out.with_name(f"{out.stem}.skipped.jsonl")
 
 
 def _engine(text: str, model: str, prompt_format: str, template: str, progress: Any) -> tuple[str, Any, Any]:

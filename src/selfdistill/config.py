@@ -32,21 +32,25 @@ Place = Annotated[str, AfterValidator(without_secrets)]
 """A path, a name, or an address without a secret."""
 
 
-class DataSettings(Settings):
-    """A dataset. `path` is a JSON, JSONL, CSV or Parquet file, a hub name, `paper:NAME` (sources.py) or `micro:ABILITY`
-    (more than one with a plus); `config` names a part of a hub dataset, `revision` its commit.
+DataFormat = Literal["auto", "alpaca", "prompt-completion", "messages", "sharegpt", "columns"]
 
-    `columns` maps prompt, response (and system, history, tests, contains) to the file's own column names.
-    `sample` draws that many rows at random; None takes all.
+
+class DataSettings(Settings):
+    """A dataset. `path` is a file or a folder (rows.py), a hub name, `paper:NAME` (sources.py) or `micro:ABILITY` (more
+    than one with a plus); `config` names a part of a hub dataset, `revision` its commit.
+
+    `columns` maps prompt, response (or messages, and system, history, tests, contains) to the file's own column names.
+    `sample` draws that many rows at random; None takes all. `skip_bad` leaves bad rows out, and counts and lists them.
     """
 
     path: Place
-    format: Literal["auto", "alpaca", "prompt-completion", "messages", "columns"] = "auto"
+    format: DataFormat = "auto"
     columns: dict[str, str] = {}
     split: str = "train"
     config: str | None = None
     revision: str | None = None
     sample: Annotated[int, Field(ge=1)] | None = None
+    skip_bad: bool = False
 
 
 class DistillSettings(Settings):
@@ -159,9 +163,10 @@ class TaskSettings(Settings):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
     path: Place
     check: str | None = None
-    format: Literal["auto", "alpaca", "prompt-completion", "messages", "columns"] = "auto"
+    format: DataFormat = "auto"
     columns: dict[str, str] = {}
     split: str = "test"
+    skip_bad: bool = False
     limit: Annotated[int, Field(ge=1)] | None = None
     role: Literal["target", "retained"] = "retained"
     template: str | None = None
@@ -278,7 +283,7 @@ ENGINES: dict[str, type[EngineSettings]] = {
 
 _RUN_FILES = (
     "", "examples", "rewrites", "selected", "recipe", "run", "report", "samples", "seed", "vanilla", "sdft", "scale",
-    "shift",
+    "shift", "skipped",
 )  # fmt: skip
 
 

@@ -1,11 +1,12 @@
 """Datasets: from a file, a hub name or the microworld to `Example` records.
 
-In:  JSON, JSONL, CSV or Parquet (gzip allowed), a hub name, `paper:NAME`, or `micro:ABILITY`; in Alpaca,
-     prompt/completion, chat messages, named columns, or our own examples.jsonl.
+In:  a file or a folder of them (rows.py), a hub name, `paper:NAME`, or `micro:ABILITY`; in Alpaca, prompt/completion,
+     chat messages, ShareGPT, named columns, or our own examples.jsonl.
 Out: `Example`s with an id made from their content; a row that repeats gets a suffix. They come as a stream: memory
      holds their ids, not their texts.
 
-Bad rows stop the reading with one line that names the file, the line, the column and what was expected.
+Bad rows stop the reading with one line that names the file, the line, the column and what was expected; with
+`skip_bad` they are left out, counted and listed.
 """
 
 from __future__ import annotations
@@ -13,21 +14,25 @@ from __future__ import annotations
 import itertools
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from selfdistill.config import DataSettings
+from selfdistill.conversations import conversation, listed, missing, whole
 from selfdistill.errors import UserError
-from selfdistill.progress import Progress
+from selfdistill.notes import Notes, watch, watch_control
 from selfdistill.records import Example, Turn, content_id, parse
-from selfdistill.rows import rows
+from selfdistill.rows import CONVERSATIONS, rows
 from selfdistill.sources import Row, locate
 
 PAIRS = (("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("instruction", "response"))
 """Column pairs that are understood without being named."""
 
+SYSTEMS = ("system", "system_prompt")
+
 _OWN = {"id", "prompt", "reference", "task"}
-COLUMN_ROLES = ("prompt", "response", "system", "history", "tests", "contains")
+COLUMN_ROLES = ("prompt", "response", "messages", "system", "history", "tests", "contains")
 
 
 def stream_examples(
@@ -36,11 +41,13 @@ def stream_examples(
     seed: int = 0,
     need_response: bool = True,
     data_dir: str | None = None,
+    notes: Notes | None = None,
 ) -> Iterator[Example]:
     """The examples of a dataset, or `settings.sample` of them drawn at random with `seed`, in the order of the file.
 
     `need_response=False` lets rows pass that have no reference, for checks that need none. `data_dir` holds local
-    copies of the datasets that are named `paper:NAME`.
+    copies of the datasets that are named `paper:NAME`. `notes` gathers what there is to say of the rows, and the bad
+    ones that are left out.
     Raises UserError for anything that cannot be read, and for a dataset without rows, when it comes to it.
     """
     if settings.path.startswith("micro:"):
@@ -51,10 +58,12 @@ def stream_examples(
         settings = settings.model_copy(update={"sample": settings.sample or source.sample})
         adapt = source.adapt
 
-    def whole() -> Iterator[Example]:
-        return _numbered(_convert(settings, task, need_response, adapt))
+    told = notes or Notes()
 
-    stream = whole() if settings.sample is None else _drawn(whole, settings.sample, seed)
+    def every() -> Iterator[Example]:
+        return _numbered(_convert(settings, task, need_response, adapt, told))
+
+    stream = every() if settings.sample is None else _drawn(every, settings.sample, seed)
     return _some(stream, settings.path)
 
 
@@ -64,9 +73,10 @@ def read_examples(
     seed: int = 0,
     need_response: bool = True,
     data_dir: str | None = None,
+    notes: Notes | None = None,
 ) -> list[Example]:
     """All examples that `stream_examples` gives."""
-    return list(stream_examples(settings, task, seed, need_response, data_dir))
+    return list(stream_examples(settings, task, seed, need_response, data_dir, notes))
 
 
 def _some(stream: Iterator[Example], path: str) -> Iterator[Example]:
@@ -78,12 +88,12 @@ def _some(stream: Iterator[Example], path: str) -> Iterator[Example]:
     yield from stream
 
 
-def _drawn(whole: Callable[[], Iterator[Example]], count: int, seed: int) -> Iterator[Example]:
+def _drawn(every: Callable[[], Iterator[Example]], count: int, seed: int) -> Iterator[Example]:
     """`count` rows drawn at random, in their order. Two passes: one counts (and finds bad rows), one takes."""
-    there = sum(1 for _ in whole())
+    there = sum(1 for _ in every())
     chosen = range(there) if count >= there else sorted(random.Random(seed).sample(range(there), count))
-    again = enumerate(whole())
-    for wanted in chosen:  # not to the end of the stream, which would warn a second time
+    again = enumerate(every())
+    for wanted in chosen:
         yield next(example for number, example in again if number == wanted)
 
 
@@ -130,30 +140,69 @@ def _micro(settings: DataSettings, task: str, seed: int) -> Iterator[Example]:
 
 
 def _convert(
-    settings: DataSettings, task: str, need_response: bool, adapt: Callable[[Row], Row | None]
+    settings: DataSettings, task: str, need_response: bool, adapt: Callable[[Row], Row | None], notes: Notes
 ) -> Iterator[Example]:
     unknown = sorted(set(settings.columns) - set(COLUMN_ROLES))
     if unknown:
         raise UserError(f"columns: unknown key {unknown[0]!r}. Valid here: {', '.join(COLUMN_ROLES)}.")
-    reader: Callable[..., Example] | None = None
-    names: dict[str, str] = {}
-    left_out = 0
-    for where, row in rows(settings):
+    convert = _Conversion(settings, task, need_response, adapt, notes)
+    good = False
+    try:
+        for where, row in rows(settings):
+            try:
+                example = convert(row, where)
+            except UserError as error:
+                if not settings.skip_bad:
+                    raise
+                notes.skip(where, error)
+                continue
+            if example is not None:
+                good = True
+                watch_control(example, where, notes)
+                yield example
+    finally:
+        notes.say(settings.path)
+    if notes.skipped and not good:
+        where, why = notes.skipped[0]
+        raise UserError(f"{settings.path}: all {len(notes.skipped)} rows are bad. {where}: {why}")
+
+
+class _Conversion:
+    """Rows of one dataset to examples. The first row shows what form it has."""
+
+    def __init__(
+        self,
+        settings: DataSettings,
+        task: str,
+        need_response: bool,
+        adapt: Callable[[Row], Row | None],
+        notes: Notes,
+    ) -> None:
+        self.settings, self.task, self.need_response, self.adapt, self.notes = (
+            settings, task, need_response, adapt, notes,
+        )  # fmt: skip
+        self.read: _Reader | None = None
+        self.names: dict[str, str] = {}
+
+    def __call__(self, row: Row, where: str) -> Example | None:
+        """The row's example; None for a row that its source knows to hold none. Raises UserError for a bad row."""
         if row.keys() >= _OWN and isinstance(row["prompt"], list):  # examples.jsonl
             if row.get("meta"):
-                _whole(json.dumps(row["meta"], ensure_ascii=False, default=str), where)
-            yield parse(row, Example, where)
-            continue
-        adapted = _adapted(adapt, row, where)
+                whole(json.dumps(row["meta"], ensure_ascii=False, default=str), where)
+            return parse(row, Example, where)
+        adapted = _adapted(self.adapt, row, where)
         if adapted is None:
-            left_out += 1
-            continue
-        row = adapted
-        if reader is None:
-            reader, names = _reader(settings, row, where, need_response)
-        yield reader(row, names, where, task, need_response)
-    if left_out:
-        Progress().warn(f"{settings.path}: {left_out} rows hold no conversation with a response and are left out")
+            self.notes.add("hold no conversation with a response and are left out", where)
+            return None
+        if self.read is None:
+            self.read, self.names = _reader(self.settings, adapted, where, self.need_response)
+        said: set[str] = set()
+        prompt, reference = self.read(_Row(adapted, self.names, where, self.need_response, said.add))
+        example = _example(adapted, prompt, reference, self.task, self.names, where)
+        watch(adapted, self.names.values(), where, self.notes)
+        for remark in sorted(said):
+            self.notes.add(remark, where)
+        return example
 
 
 def _adapted(adapt: Callable[[Row], Row | None], row: Row, where: str) -> Row | None:
@@ -163,30 +212,39 @@ def _adapted(adapt: Callable[[Row], Row | None], row: Row, where: str) -> Row | 
         raise UserError(f"{where}: not a row of this dataset ({type(error).__name__}: {error}).") from None
 
 
-def _reader(settings: DataSettings, row: Row, where: str, need_response: bool) -> tuple[Any, dict[str, str]]:
-    """The function for the dataset's form, and its column names."""
+def _reader(settings: DataSettings, row: Row, where: str, need_response: bool) -> tuple[_Reader, dict[str, str]]:
+    """The function for the dataset's form, and its column names by role."""
     form, found = settings.format, set(row)
+    if "messages" in settings.columns:
+        _need(found, list(settings.columns.values()), where)
+        return _messages, settings.columns
     if form in ("auto", "columns") and settings.columns:
         names = {"prompt": "prompt", "response": "response"} | settings.columns
         needed = [names["prompt"]] + ([names["response"]] if need_response else [])
-        missing = [c for c in {*needed, *settings.columns.values()} if c not in found]
-        if missing:
-            raise UserError(f"{where}: no column {missing[0]!r}. Found: {', '.join(sorted(found))}.")
+        _need(found, [*needed, *settings.columns.values()], where)
         return _pair, names
-    if form == "messages" or (form == "auto" and "messages" in found):
-        _need(found, ["messages"], where)
-        return _messages, {}
+    if form in ("auto", "messages", "sharegpt"):
+        for column in CONVERSATIONS:
+            if column in found:
+                return _messages, {"messages": column}
+        if form != "auto":
+            raise UserError(f"{where}: no column {' or '.join(map(repr, CONVERSATIONS))}. {_found(found)}")
     if form == "alpaca" or (form == "auto" and {"instruction", "output"} <= found):
         _need(found, ["instruction", "output"], where)
-        return _alpaca, {}
+        return _pair, {"prompt": "instruction", "response": "output"}
     if form in ("auto", "prompt-completion", "columns"):
         for prompt, response in PAIRS:
             if prompt in found and response in found:
                 return _pair, {"prompt": prompt, "response": response}
         if not need_response and (prompts := [p for p, _ in PAIRS if p in found]):
             return _pair, {"prompt": prompts[0]}
+    if "chosen" in found:
+        raise UserError(
+            f"{where}: a preference set. Name the answer to train on: "
+            'columns = { prompt = "prompt", response = "chosen" } (--columns prompt=prompt,response=chosen).'
+        )
     raise UserError(
-        f"{where}: no columns that are understood. Found: {', '.join(sorted(found))}. Name them: "
+        f"{where}: no columns that are understood. {_found(found)} Name them: "
         'columns = { prompt = "...", response = "..." } (on the command line --columns prompt=...,response=...).'
     )
 
@@ -194,111 +252,119 @@ def _reader(settings: DataSettings, row: Row, where: str, need_response: bool) -
 def _need(found: set[str], names: list[str], where: str) -> None:
     missing = [n for n in names if n not in found]
     if missing:
-        raise UserError(f"{where}: no column {missing[0]!r}. Found: {', '.join(sorted(found))}.")
+        raise UserError(f"{where}: no column {missing[0]!r}. {_found(found)}")
 
 
-def _text(row: Row, column: str, where: str, empty: bool = False) -> str:
-    """A column as text. Numbers are taken as text; anything else is refused."""
-    if column not in row:
-        raise UserError(f"{where}: no column {column!r}. Found: {', '.join(sorted(row))}.")
-    value = row[column]
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        value = str(value)
-    if value is None:
-        value = ""
-    if not isinstance(value, str):
-        raise UserError(f"{where}: column {column!r} holds {type(value).__name__}, expected text.")
-    if not empty and not value.strip():
-        raise UserError(f"{where}: column {column!r} is empty. Fill it or remove the row.")
-    return _whole(value, where)
+def _found(columns: Iterable[str]) -> str:
+    return f"Found: {', '.join(sorted(columns))}."
 
 
-def _whole(text: str, where: str) -> str:
-    """The text, if it can be written as UTF-8: JSON can hold half of a surrogate pair, a file cannot."""
-    try:
-        if not text.isascii():
-            text.encode()
-    except UnicodeEncodeError:
-        raise UserError(f"{where}: the text holds half a character (a lone surrogate). Repair or remove it.") from None
-    return text
+# --- one row -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row with its columns' names by role. `note` takes what there is to say of it."""
+
+    values: Row
+    names: dict[str, str]
+    where: str
+    need_response: bool
+    note: Callable[[str], None]
+
+    def text(self, column: str, empty: bool = False) -> str:
+        """A column as text. Numbers are taken as text; anything else is refused."""
+        if column not in self.values:
+            raise UserError(f"{self.where}: no column {column!r}. {_found(self.values)}")
+        value = self.values[column]
+        if missing(value):
+            value = ""
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            value = str(value)
+        if not isinstance(value, str):
+            raise UserError(f"{self.where}: column {column!r} holds {type(value).__name__}, expected text.")
+        if not empty and not value.strip():
+            raise UserError(f"{self.where}: column {column!r} is empty. Fill it or remove the row.")
+        return whole(value, self.where)
+
+    def system(self) -> str:
+        """The system text that stands in a column; "" without one."""
+        columns = [self.names["system"]] if "system" in self.names else []
+        columns = columns or [c for c in SYSTEMS if c in self.values and c not in self.names.values()]
+        texts = {text for column in columns if (text := self.text(column, empty=True)).strip()}
+        if len(texts) > 1:
+            raise UserError(f"{self.where}: {' and '.join(columns)} hold different texts. Keep one of them.")
+        return texts.pop() if texts else ""
+
+
+_Reader = Callable[[_Row], tuple[list[Turn], str]]
+"""A row -> the turns up to the last question, and the answer to it."""
+
+
+def _messages(row: _Row) -> tuple[list[Turn], str]:
+    value = row.values.get(row.names["messages"])
+    if not missing(row.values.get("history")):
+        row.note("have 'history' beside the conversation, which is not used")
+    return conversation(value, row.system(), row.where, row.need_response, row.note)
+
+
+def _pair(row: _Row) -> tuple[list[Turn], str]:
+    prompt, response = row.names["prompt"], row.names.get("response", "")
+    asked, answer = row.values.get(prompt), row.values.get(response)
+    if isinstance(asked, list) or isinstance(answer, list):  # conversational prompt/completion, as TRL has it
+        messages = [*_turns(asked, "user"), *_turns(answer, "assistant")]
+        if isinstance(asked, str) and messages[1:2] and messages[1].get("role") in ("user", "system"):
+            messages = messages[1:]  # the answer's messages begin with the question, as in preference sets
+        return conversation(messages, row.system(), row.where, row.need_response, row.note)
+    system = row.system()
+    turns = [Turn(role="system", content=system)] if system else []
+    turns += _history(row.values.get(row.names.get("history", "history")), row.where)
+    question = row.text(prompt)
+    if prompt == "instruction" and "input" in row.values and (extra := row.text("input", empty=True)).strip():
+        question = f"{question}\n{extra}"
+    turns.append(Turn(role="user", content=question))
+    given = response in row.values or row.need_response
+    return turns, row.text(response, empty=not row.need_response) if given else ""
+
+
+def _turns(value: Any, role: str) -> list[Any]:
+    """Messages as they are, a text as one of them."""
+    if isinstance(value, list):
+        return value
+    return [] if missing(value) else [{"role": role, "content": value}]
+
+
+def _history(value: Any, where: str) -> list[Turn]:
+    if missing(value):
+        return []
+    if not isinstance(value := listed(value), list):
+        raise UserError(f"{where}: history holds {type(value).__name__}, expected a list of [question, answer] pairs.")
+    turns: list[Turn] = []
+    for pair in value:
+        if not (isinstance(pair, (list, tuple)) and len(pair) == 2 and all(isinstance(t, str) and t for t in pair)):
+            raise UserError(f"{where}: history must be a list of [question, answer] pairs of text.")
+        question, answer = (whole(text, where) for text in pair)
+        turns += [Turn(role="user", content=question), Turn(role="assistant", content=answer)]
+    return turns
 
 
 def _example(row: Row, prompt: list[Turn], reference: str, task: str, columns: dict[str, str], where: str) -> Example:
     meta: dict[str, Any] = {}
     program = ("code", "entry_point") if {"tests", "entry_point"} <= row.keys() else ()
     for key in ("tests", "contains", *program):
-        if (value := row.get(columns.get(key, key))) is not None:
-            if isinstance(value, str):
-                meta[key] = [value] if key == "contains" else value
-            elif isinstance(value, list) and all(isinstance(v, str) for v in value):
-                meta[key] = value if key == "contains" else "\n".join(value)
-            else:
-                raise UserError(f"{where}: {key} holds {type(value).__name__}, expected text or a list of texts.")
+        value = row.get(columns.get(key, key))
+        if not missing(value):
+            value = listed(value) if key in ("tests", "contains") else value
+            texts: list[Any] = value if isinstance(value, list) else [value]
+            if not all(isinstance(text, (str, int, float)) and not isinstance(text, bool) for text in texts):
+                raise UserError(f"{where}: {key} holds {_kinds(texts)}, expected text or a list of texts.")
+            said = [whole(str(text), where) for text in texts]
+            meta[key] = said if key == "contains" else "\n".join(said)
     if isinstance(row.get("id"), (str, int)):
-        meta["source_id"] = _whole(str(row["id"]), where)
+        meta["source_id"] = whole(str(row["id"]), where)
     turns = tuple(prompt)
     return Example(id=content_id(turns, reference), prompt=turns, reference=reference, task=task, meta=meta)
 
 
-def _history(value: Any, where: str) -> list[Turn]:
-    if isinstance(value, str) and value.strip():  # all that a CSV cell can hold
-        try:
-            value = json.loads(value)
-        except ValueError:
-            raise UserError(f"{where}: history is text, expected a JSON list of [question, answer] pairs.") from None
-    turns: list[Turn] = []
-    for pair in value or ():
-        if not (isinstance(pair, (list, tuple)) and len(pair) == 2 and all(isinstance(t, str) and t for t in pair)):
-            raise UserError(f"{where}: history must be a list of [question, answer] pairs of text.")
-        question, answer = (_whole(text, where) for text in pair)
-        turns += [Turn(role="user", content=question), Turn(role="assistant", content=answer)]
-    return turns
-
-
-def _alpaca(row: Row, names: dict[str, str], where: str, task: str, need_response: bool) -> Example:
-    instruction = _text(row, "instruction", where)
-    extra = _text(row, "input", where, empty=True) if "input" in row else ""
-    user = f"{instruction}\n{extra}" if extra.strip() else instruction
-    system = [Turn(role="system", content=_text(row, "system", where))] if row.get("system") else []
-    turns = [*system, *_history(row.get("history"), where), Turn(role="user", content=user)]
-    return _example(row, turns, _text(row, "output", where, empty=not need_response), task, {}, where)
-
-
-def _pair(row: Row, names: dict[str, str], where: str, task: str, need_response: bool) -> Example:
-    prompt, response = names["prompt"], names.get("response", "")
-    if isinstance(row.get(prompt), list):  # conversational prompt/completion, as TRL has it
-        return _conversation([*row[prompt], *(row.get(response) or [])], row, where, task, need_response)
-    turns = _history(row.get(names.get("history", "history")), where)
-    if names.get("system", "system") in row and row[names.get("system", "system")]:
-        turns.insert(0, Turn(role="system", content=_text(row, names.get("system", "system"), where)))
-    turns.append(Turn(role="user", content=_text(row, prompt, where)))
-    given = response in row or need_response
-    reference = _text(row, response, where, empty=not need_response) if given else ""
-    return _example(row, turns, reference, task, names, where)
-
-
-def _messages(row: Row, names: dict[str, str], where: str, task: str, need_response: bool) -> Example:
-    return _conversation(row.get("messages"), row, where, task, need_response)
-
-
-def _conversation(value: Any, row: Row, where: str, task: str, need_response: bool) -> Example:
-    """Messages: an optional system turn, then user and assistant in turn; the last assistant turn is the reference."""
-    if not isinstance(value, list) or not value:
-        raise UserError(f"{where}: messages must be a list of {{role, content}} objects and not be empty.")
-    turns: list[Turn] = []
-    for index, message in enumerate(value):
-        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
-            raise UserError(f"{where}: message {index + 1} needs a role and a text content.")
-        role, before = message.get("role"), turns[-1]["role"] if turns else None
-        expected = ("user",) if before in ("system", "assistant") else ("assistant",) if before else ("system", "user")
-        if role not in expected:
-            raise UserError(f"{where}: message {index + 1} has role {role!r}, expected {' or '.join(expected)}.")
-        if not message["content"].strip():
-            raise UserError(f"{where}: message {index + 1} ({role}) is empty. Fill it or remove the row.")
-        turns.append(Turn(role=role, content=_whole(message["content"], where)))  # type: ignore[typeddict-item]
-    if turns[-1]["role"] == "assistant":
-        *turns, last = turns
-        return _example(row, turns, last["content"], task, {}, where)
-    if need_response:
-        raise UserError(f"{where}: the conversation ends with a {turns[-1]['role']} turn, expected an assistant's.")
-    return _example(row, turns, "", task, {}, where)
+def _kinds(values: Iterable[Any]) -> str:
+    return ", ".join(sorted({type(value).__name__ for value in values}))

@@ -7,6 +7,7 @@ Safetensors only, no remote code.
 from __future__ import annotations
 
 import gc
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,10 @@ from typing import Any
 
 from selfdistill.digests import digest_weights
 from selfdistill.errors import UserError
+from selfdistill.files import refuse_pointer
 from selfdistill.store import digest_file, digest_of
+
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
 @dataclass
@@ -194,7 +198,7 @@ def _explained(name: str) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
         raise UserError(f"model {name}: cannot be loaded: {first}") from None
 
@@ -207,14 +211,68 @@ def _complain_early(where: str) -> None:
             raise UserError(f"model {where}: no such folder.")
         return
     if not path.is_dir():
-        raise UserError(f"model {where}: expected a folder in Hugging Face format, got a file.")
+        single = " A single GGUF file is no such folder." if path.suffix == ".gguf" else ""
+        raise UserError(f"model {where}: expected a folder in Hugging Face format, got a file.{single}")
+    weights = [f for f in sorted(path.glob("*.safetensors")) if not f.name.startswith("adapter_")]
+    if (path / "adapter_config.json").is_file() and not weights:
+        raise UserError(_is_an_adapter(path))
     if not (path / "config.json").is_file():
-        raise UserError(f"model {where}: no config.json in the folder. Expected a model in Hugging Face format.")
-    if not list(path.glob("*.safetensors")):
-        other = "; the .bin files there are refused, convert them to safetensors" if list(path.glob("*.bin")) else ""
-        raise UserError(f"model {where}: no weights (*.safetensors) in the folder{other}.")
-    if not any((path / f).is_file() for f in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")):
+        raise UserError(
+            f"model {where}: no config.json in the folder. Expected a model in Hugging Face format.{_other(path)}"
+        )
+    if not weights:
+        raise UserError(f"model {where}: no weights (*.safetensors) in the folder.{_other(path)}")
+    tokenizers = [path / f for f in TOKENIZERS if (path / f).is_file()]
+    if not tokenizers:
         raise UserError(f"model {where}: no tokenizer (tokenizer.json or tokenizer.model) in the folder.")
+    for file in (path / "config.json", *tokenizers, *weights):
+        refuse_pointer(file)
+    _check_weights(path, weights)
+
+
+def _is_an_adapter(path: Path) -> str:
+    try:
+        base = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (ValueError, LookupError, TypeError):
+        base = None
+    named = base or "its base model"
+    return (
+        f"model {path}: a PEFT adapter of {named}, not a model. Name the base as --model and this folder as --adapter, "
+        f"or merge the two: selfdistill merge --model {base or 'BASE'} --adapter {path} --out FOLDER."
+    )
+
+
+def _other(path: Path) -> str:
+    """What a folder without safetensors holds instead."""
+    if list(path.glob("*.gguf")):
+        return " There are GGUF files, which cannot be trained on; take the model that they were made from."
+    if [*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth")]:
+        return " The .bin files there are pickles and refused; convert them to safetensors."
+    return ""
+
+
+def _check_weights(path: Path, weights: list[Path]) -> None:
+    """Raises UserError for a file of weights that is not whole, and for one that the index names and is not there."""
+    from safetensors import SafetensorError, safe_open
+
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        refuse_pointer(index)
+        try:
+            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise UserError(f"model {path}: {index.name} is broken. Fetch the model again.") from None
+        if lacking := sorted(named - {f.name for f in weights}):
+            raise UserError(
+                f"model {path}: {len(lacking)} of {len(named)} files of weights are missing ({lacking[0]}, ...). Fetch "
+                "the model again."
+            )
+    for file in weights:
+        try:
+            with safe_open(file, "np"):  # looks whether the header fits the file's size
+                pass
+        except SafetensorError as error:
+            raise UserError(f"{file}: broken or cut short ({error}). Fetch the file again.") from None
 
 
 def context(config: Any) -> int:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NotRequired, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_json
@@ -20,10 +20,12 @@ from selfdistill.errors import UserError
 
 
 class Turn(TypedDict):
-    """One message of a conversation."""
+    """One message of a conversation. `train` is False for an assistant turn that is neither rewritten nor trained on,
+    and not there otherwise."""
 
     role: Literal["system", "user", "assistant"]
     content: str
+    train: NotRequired[Literal[False]]
 
 
 class Strict(BaseModel):
@@ -41,8 +43,8 @@ class Record(Strict):
 class Example(Record):
     """One row of a task dataset: the turns up to the last question x, and the reference response y to it.
 
-    Earlier assistant turns inside `prompt` are references too. `meta` carries what a check needs (tests, words) and
-    where the row came from.
+    Earlier assistant turns inside `prompt` are references too, but for those that do not train. `meta` carries what a
+    check needs (tests, words) and where the row came from.
     """
 
     prompt: tuple[Turn, ...] = Field(min_length=1)
@@ -52,25 +54,31 @@ class Example(Record):
 
     @property
     def references(self) -> tuple[str, ...]:
-        """All assistant turns, the reference last."""
-        return (*(t["content"] for t in self.prompt if t["role"] == "assistant"), self.reference)
+        """All assistant turns that train, the reference last."""
+        earlier = (t["content"] for t in self.prompt if t["role"] == "assistant" and "train" not in t)
+        return (*earlier, self.reference)
 
     def up_to(self, responses: tuple[str, ...]) -> list[Turn]:
-        """The turns up to the user turn that response number len(responses) answers, earlier ones in place."""
+        """The turns up to the user turn that response number len(responses) answers, earlier ones in place, as a model
+        is asked."""
+        return [Turn(role=t["role"], content=t["content"]) for t in self._answered(responses)]
+
+    def with_responses(self, responses: tuple[str, ...]) -> list[Turn]:
+        """The whole conversation with these assistant turns in place of the references; turns that do not train are
+        marked."""
+        return [*self._answered(responses[:-1]), Turn(role="assistant", content=responses[-1])]
+
+    def _answered(self, responses: tuple[str, ...]) -> list[Turn]:
         turns: list[Turn] = []
         left = list(responses)
         for turn in self.prompt:
-            if turn["role"] == "assistant":
+            if turn["role"] == "assistant" and "train" not in turn:
                 if not left:
                     break
                 turns.append(Turn(role="assistant", content=left.pop(0)))
             else:
                 turns.append(turn)
         return turns
-
-    def with_responses(self, responses: tuple[str, ...]) -> list[Turn]:
-        """The whole conversation with these assistant turns in place of the references."""
-        return [*self.up_to(responses[:-1]), Turn(role="assistant", content=responses[-1])]
 
 
 class Candidate(Strict):
@@ -226,8 +234,9 @@ R = TypeVar("R", bound=BaseModel)
 
 
 def content_id(prompt: tuple[Turn, ...], reference: str, task: str = "") -> str:
-    """Sixteen hex digits of the SHA-256 of what the row says. Meta data and position do not count."""
-    said = [[[t["role"], t["content"]] for t in prompt], reference, task]
+    """Sixteen hex digits of the SHA-256 of what the row says, and which turns do not train. Meta data and position do
+    not count."""
+    said = [[[t["role"], t["content"], *([False] if "train" in t else [])] for t in prompt], reference, task]
     try:
         text = to_json(said)  # the same bytes, in a fifth of the time
     except ValueError:  # half a character

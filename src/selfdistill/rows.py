@@ -1,83 +1,104 @@
-"""Rows: from a file or the hub to plain dicts, one at a time.
+"""Rows: from a file, a folder or the hub to plain dicts, one at a time.
 
-In:  JSON lines, a JSON array, CSV, TSV or Parquet (gzip allowed), or a hub name.
+In:  JSON lines, a JSON array, an object that holds one, CSV, TSV, Parquet or Arrow (packed with gzip, bzip2, xz or
+     zstd); a folder of such files, or one of `save_to_disk`; or a hub name.
 Out: ("file, line k", row) for every row. Memory holds a row and a buffer, whatever the file's size.
 """
 
 from __future__ import annotations
 
 import csv
-import gzip
 import json
 import os
-import re
-import zlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic_core import from_json
 
+from selfdistill.arrays import MORE, array_items, object_members
 from selfdistill.config import DataSettings
 from selfdistill.errors import UserError
+from selfdistill.files import DAMAGED, damaged, kind, open_text, refuse_pointer
+from selfdistill.shards import KINDS, shards
 from selfdistill.sources import FILES, Row, local_copies
+
+CONVERSATIONS = ("messages", "conversations", "conversation")
+"""Columns that hold a whole conversation."""
+
+_ROW_COLUMNS = {"prompt", "instruction", "question"}
+_TURN_KEYS = {"role", "from"}
 
 
 def rows(settings: DataSettings) -> Iterator[tuple[str, Row]]:
-    """("file, line k", row) for every row of a file or hub dataset. Raises UserError for what cannot be read."""
+    """("file, line k", row) for every row of a file, folder or hub dataset. Raises UserError for what cannot be
+    read."""
     path = Path(settings.path)
     if not path.exists():
         yield from _hub_rows(settings)
-        return
-    if path.is_dir():
-        raise UserError(f"{path}: a folder; expected a JSON, JSONL, CSV or Parquet file.")
+    elif not path.is_dir():
+        yield from _file_rows(path, settings)
+    elif (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        yield from _saved_rows(path, settings.split)
+    else:
+        for file in shards(path, settings.split, settings.config):
+            yield from _file_rows(file, settings)
+
+
+def _file_rows(path: Path, settings: DataSettings) -> Iterator[tuple[str, Row]]:
     if path.stat().st_size == 0:
         raise UserError(f"{path}: empty file. Expected rows.")
-    suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
-    if suffix == ".parquet":
-        yield from _parquet_rows(path)
+    refuse_pointer(path)
+    suffix = kind(path)
+    if suffix in (".parquet", ".arrow"):
+        yield from _columnar_rows(path)
     elif suffix in (".csv", ".tsv"):
         yield from _csv_rows(path, "\t" if suffix == ".tsv" else ",")
     elif suffix in (".json", ".jsonl", ".ndjson"):
-        yield from _json_rows(path)
+        yield from _json_rows(path, settings)
     else:
-        raise UserError(f"{path}: unknown kind of file. Expected .json, .jsonl, .csv, .tsv or .parquet.")
-
-
-def _open_text(path: Path) -> Any:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return path.open(encoding="utf-8-sig", newline="")
+        raise UserError(f"{path}: unknown kind of file. Expected {', '.join(KINDS)}, also packed (.gz, .zst).")
 
 
 # --- JSON --------------------------------------------------------------------------------------------------------
 
 
-def _json_rows(path: Path) -> Iterator[tuple[str, Row]]:
-    """A .json file may hold one array or, as many do, JSON lines; the other endings are JSON lines."""
-    number, array = 0, False
+def _json_rows(path: Path, settings: DataSettings) -> Iterator[tuple[str, Row]]:
+    """One array, one object that holds an array or is the only row, or a row a line; whatever the ending says."""
+    number, unit = 0, "line"
     try:
-        with _open_text(path) as file:
-            if ".json" in path.suffixes:
-                array = file.read(4096).lstrip().startswith("[")
-                file.seek(0)
-            if array:
-                for row in array_items(file.read):
+        first = _first_character(path)
+        held = _holder(path, settings) if first == "{" else None
+        with open_text(path) as file:
+            if held == "":
+                yield _object(json.load(file), f"{path}, line 1")
+                return
+            if first == "[" or held is not None:
+                unit = "row"
+                for row in array_items(file.read) if held is None else _held(file, held):
                     number += 1
-                    yield _object(row, f"{path}, row {number}")
+                    yield _object(row, f"{path}, {f'{held} ' if held else ''}row {number}")
                 return
             for number, line in enumerate(file, 1):
                 if not line.isspace():
                     yield _object(_decoded(line), f"{path}, line {number}")
     except json.JSONDecodeError as error:
-        line = error.lineno if array else number
-        raise UserError(f"{path}, line {line}: broken JSON ({error.msg}, column {error.colno}).") from None
-    except (UnicodeDecodeError, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        after = f"after {'row' if array else 'line'} {number}"
-        raise UserError(f"{path}, {after}: not UTF-8 text ({error}). Convert the file to UTF-8.") from None
+        at = number if unit == "line" and number else error.lineno
+        raise UserError(f"{path}, line {at}: broken JSON ({error.msg}, column {error.colno}).") from None
+    except DAMAGED as error:
+        raise damaged(path, f"after {unit} {number}", error) from None
     except (RecursionError, ValueError) as error:
-        where = f"row {number + 1}" if array else f"line {number or 1}"
+        where = f"row {number + 1}" if unit == "row" else f"line {number or 1}"
         raise UserError(f"{path}, {where}: JSON that cannot be read ({str(error)[:80]}).") from None
+
+
+def _first_character(path: Path) -> str:
+    with open_text(path) as file:
+        while text := file.read(4096):
+            if found := text.lstrip():
+                return found[0]
+    return ""
 
 
 def _object(row: Any, where: str) -> tuple[str, Row]:
@@ -93,83 +114,49 @@ def _decoded(line: str) -> Any:
         return json.loads(line)  # takes half a character, which is refused later, and says better what is wrong
 
 
-_SPACE = re.compile(r"[ \t\n\r]*")
-_TOKEN = 16
-"""No token of JSON but a string is longer where it can be cut in two unnoticed; "-Infinity" and a pair of \\uXXXX are
-the longest. An error farther from the buffer's end is no matter of the cut."""
+def _holder(path: Path, settings: DataSettings) -> str | None:
+    """What holds the rows where the file is one object: the name of a list in it, or "" where the object itself is the
+    only row. None where more follows it: a row a line.
 
-
-class _Text:
-    """A file's text from the first character that is still needed, and where that one stood."""
-
-    def __init__(self, read: Callable[[int], str], size: int) -> None:
-        self.read, self.size = read, size
-        self.buffer, self.at, self.ended = "", 0, False
-        self.lines, self.columns = 0, 0  # before the buffer: whole lines, and characters of the line it begins in
-
-    def more(self) -> None:
-        """Drop what is done with, and read on; twice as much each time, so that a long value costs no square."""
-        done, rest = self.buffer[: self.at], self.buffer[self.at :]
-        if newlines := done.count("\n"):
-            self.lines, self.columns = self.lines + newlines, len(done) - done.rindex("\n") - 1
-        else:
-            self.columns += len(done)
-        new = self.read(max(self.size, len(rest)))
-        self.buffer, self.at, self.ended = rest + new, 0, not new
-
-    def space(self) -> str:
-        """Skip white space. Returns the character behind it, "" at the end of the file."""
-        while True:
-            self.at = _SPACE.match(self.buffer, self.at).end()  # type: ignore[union-attr]  # it matches nothing, too
-            if self.at < len(self.buffer) or self.ended:
-                return self.buffer[self.at : self.at + 1]
-            self.more()
-
-    def value(self, decode: Callable[[str, int], tuple[Any, int]]) -> Any:
-        """The value that begins here, together with the comma or bracket behind it, which shows that it is whole."""
-        while True:
-            try:
-                value, end = decode(self.buffer, self.at)
-                end = _SPACE.match(self.buffer, end).end()  # type: ignore[union-attr]
-                if self.buffer[end : end + 1] not in (",", "]"):
-                    raise json.JSONDecodeError("Expecting ',' delimiter", self.buffer, end)
-                self.at = end
-                return value
-            except json.JSONDecodeError as error:
-                whole = error.pos < len(self.buffer) - _TOKEN and not error.msg.startswith("Unterminated string")
-                if whole or self.ended:
-                    raise self.error(error.msg, error.pos) from None
-            self.more()
-
-    def error(self, message: str, position: int) -> json.JSONDecodeError:
-        """The error with the line and column of the file."""
-        error = json.JSONDecodeError(message, self.buffer, position)
-        if error.lineno == 1:
-            error.colno += self.columns
-        error.lineno += self.lines
-        error.args = (f"{message}: line {error.lineno} column {error.colno}",)
-        return error
-
-
-def array_items(read: Callable[[int], str], size: int = 1 << 16) -> Iterator[Any]:
-    """The items of one JSON array, as its text comes in. `read(n)` gives up to n characters, "" at the end.
-
-    Raises json.JSONDecodeError with the line and column of the file, as json.load does, when it comes to the place.
+    Raises UserError for an object that is neither, and json.JSONDecodeError for one that is broken.
     """
-    text, decode = _Text(read, size), json.JSONDecoder().raw_decode
-    if text.space() != "[":
-        raise text.error("Expecting '['", text.at)
-    text.at += 1
-    if text.space() != "]":
-        while True:
-            yield text.value(decode)
-            if text.buffer[text.at] == "]":
-                break
-            text.at += 1
-            text.space()
-    text.at += 1
-    if text.space():
-        raise text.error("Extra data", text.at)
+    try:
+        with open_text(path) as file:
+            kinds = {name: _member_kind(value) for name, value in object_members(file.read)}
+    except json.JSONDecodeError as error:
+        if error.msg == MORE or error.lineno == 1:
+            return None
+        with open_text(path) as file:
+            if file.readline().rstrip().endswith("}"):  # lines, of which the first is broken
+                return None
+        raise
+    named = any(kinds.get(column) in ("value", "turns") for column in _ROW_COLUMNS | set(settings.columns.values()))
+    if named or not kinds.keys().isdisjoint((*CONVERSATIONS, "candidates")) or set(kinds.values()) <= {"value"}:
+        return ""
+    lists = [name for name, found in kinds.items() if found == "rows"]
+    if settings.split in lists or len(lists) == 1:
+        return settings.split if settings.split in lists else lists[0]
+    if lists:
+        raise UserError(f"{path}: one object with several lists ({', '.join(lists)}). Name one of them as the split.")
+    raise UserError(
+        f'{path}: one object, expected an array or a row a line. Of pandas: df.to_json(FILE, orient="records").'
+    )
+
+
+def _member_kind(value: Any) -> str:
+    """What a member of an object may be: a list of rows, the turns of a conversation, another collection, a value."""
+    if isinstance(value, Iterator):
+        first: Any = next(value, {})
+        if isinstance(first, dict):
+            return "turns" if _TURN_KEYS & first.keys() else "rows"
+        return "collection"
+    return "collection" if isinstance(value, dict) else "value"
+
+
+def _held(file: Any, holder: str) -> Iterator[Any]:
+    for name, value in object_members(file.read):
+        if name == holder:
+            yield from value
 
 
 # --- tables ------------------------------------------------------------------------------------------------------
@@ -179,38 +166,89 @@ def _csv_rows(path: Path, delimiter: str) -> Iterator[tuple[str, Row]]:
     reader: Any = None
     try:
         csv.field_size_limit(1 << 30)
-        with _open_text(path) as file:
+        with open_text(path) as file:
             reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+            _check_header(path, list(reader.fieldnames or ()), delimiter)
             for row in reader:
                 where = f"{path}, line {reader.line_num}"
                 if None in row or None in row.values():
                     raise UserError(f"{where}: expected {len(reader.fieldnames or ())} columns as in the header.")
                 yield where, row
-    except (csv.Error, UnicodeDecodeError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+    except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num if reader else 1}: broken CSV ({error}).") from None
+    except DAMAGED as error:
+        raise damaged(path, f"after line {reader.line_num if reader else 0}", error) from None
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[str, Row]]:
+def _check_header(path: Path, names: list[str], delimiter: str) -> None:
+    twice = [name for name, count in Counter(names).items() if name and count > 1]
+    if twice:
+        raise UserError(f"{path}, line 1: column {twice[0]!r} stands there twice. Name each column once.")
+    other = [mark for mark in (";", "\t", "|", ",") if len(names) == 1 and mark in names[0] and mark != delimiter]
+    if other:
+        raise UserError(
+            f"{path}, line 1: columns are parted by {other[0]!r}, expected {delimiter!r}. Save the table with commas "
+            "as .csv, or with tabs as .tsv."
+        )
+
+
+def _columnar_rows(path: Path) -> Iterator[tuple[str, Row]]:
     import pyarrow
-    from pyarrow import parquet
 
     number = 0
     try:
-        for batch in parquet.ParquetFile(path).iter_batches(batch_size=1024):
+        for batch in _parquet_batches(path) if path.suffix == ".parquet" else _arrow_batches(path):
             for row in batch.to_pylist():
                 number += 1
                 yield f"{path}, row {number}", row
-    except pyarrow.ArrowException as error:
-        raise UserError(f"{path}: broken Parquet file ({str(error).splitlines()[0]}).") from None
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{path}: broken {path.suffix[1:].capitalize()} file ({str(error).splitlines()[0]}).") from None
 
 
-# --- the hub -----------------------------------------------------------------------------------------------------
+def _parquet_batches(path: Path) -> Iterator[Any]:
+    from pyarrow import parquet
+
+    return parquet.ParquetFile(path).iter_batches(batch_size=1024)  # type: ignore[no-any-return]
+
+
+def _arrow_batches(path: Path) -> Iterator[Any]:
+    """Arrow's file format, or its stream format, which the datasets library writes."""
+    import pyarrow
+
+    with pyarrow.memory_map(str(path)) as file:
+        try:
+            reader = pyarrow.ipc.open_file(file)
+        except pyarrow.ArrowInvalid:
+            yield from pyarrow.ipc.open_stream(file)
+            return
+        for index in range(reader.num_record_batches):
+            yield reader.get_batch(index)
+
+
+# --- the datasets library ----------------------------------------------------------------------------------------
+
+
+def _saved_rows(path: Path, split: str) -> Iterator[tuple[str, Row]]:
+    """Rows of a folder that `save_to_disk` wrote: a dataset, or a dict of them by split."""
+    import datasets
+
+    try:
+        found = datasets.load_from_disk(str(path))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path}: a dataset that cannot be loaded from disk: {first[:200]}") from None
+    if isinstance(found, datasets.DatasetDict):
+        if split not in found:
+            raise UserError(f"{path}: no split {split!r}. There are: {', '.join(found)}.")
+        found = found[split]
+    for number, row in enumerate(found, 1):
+        yield f"{path}, row {number}", dict(row)
 
 
 def _hub_rows(settings: DataSettings) -> Iterator[tuple[str, Row]]:
     name = settings.path
-    files = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".gz")
-    if name.startswith((".", "/", "~")) or (Path(name).suffix in files and not name.startswith(FILES)):
+    looks_local = kind(Path(name)) in KINDS and not name.startswith(FILES)
+    if name.startswith((".", "/", "~")) or looks_local:
         raise UserError(f"{name}: no such file.")
     offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes")
     import datasets

@@ -2,8 +2,8 @@
 
 In:  a recipe.
 Out: recipe.toml (resolved, runs again), run.json (versions, device, digests, arms, seconds, status), examples.jsonl,
-     rewrites.jsonl, selected.jsonl, exports, one folder per arm (adapter, predictions, results),
-     report.json, report.md, report.html.
+     rewrites.jsonl, selected.jsonl, exports, skipped.jsonl where bad rows were left out, one folder per arm (adapter,
+     predictions, results), report.json, report.md, report.html.
 
     selfdistill run recipe.toml --out runs/mine
     accelerate launch --num_processes 8 -m selfdistill run recipe.toml --out runs/mine
@@ -39,6 +39,7 @@ from selfdistill.engines.open import load_for, make_engine
 from selfdistill.errors import UserError
 from selfdistill.evaluate import adapter_digest, engine_errors, evaluate
 from selfdistill.models import SeedLM, process
+from selfdistill.notes import Notes, warn_of_special
 from selfdistill.overlap import overlap_line, overlaps
 from selfdistill.progress import Progress
 from selfdistill.records import Example, Selected, read_records
@@ -63,13 +64,16 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
     _claim(out, recipe)
     # Everything that can be wrong with the input shows here, before anything is written or made.
     check = load_check(recipe.select.check, recipe.allow_code_execution)
-    examples = read_examples(recipe.data, seed=recipe.seed, data_dir=recipe.data_dir)
+    notes = Notes(progress)
+    examples = read_examples(recipe.data, seed=recipe.seed, data_dir=recipe.data_dir, notes=notes)
     permissions = Permissions(recipe.allow_code_execution, recipe.judge, recipe.data_dir)
     tasks = load_tasks(recipe.tasks, recipe.seed, permissions, progress)
     load_template(recipe.distill.template)
     seed_lm = load_for(recipe.engine, recipe.model, recipe.train.tune == "qlora")
     check_trainable(seed_lm, recipe.train)
     _leave_device(recipe, seed_lm)
+    for name, rows in (("data", examples), *((f"task {t.settings.name}", t.items) for t in tasks)):
+        warn_of_special(rows, seed_lm.tokenizer, name, progress)
     arms = arms_of(recipe, len(examples))
     loaded = _Loaded(check, examples, tasks, arms, seed_lm, *_engines(recipe, seed_lm, progress))
     if not process().main:
@@ -78,6 +82,7 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
     with locked(out):
         _same_data(out / "examples.jsonl", examples)
         write_atomic(out / "recipe.toml", to_toml(recipe))
+        notes.write(out / "skipped.jsonl")
         manifest = Manifest(out / "run.json")
         with manifest.status():
             _stages(recipe, out, loaded, manifest, progress)

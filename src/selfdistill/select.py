@@ -10,28 +10,22 @@ One pass over the examples writes everything. Memory holds the rewrites' ids and
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Sized
-from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import Any, BinaryIO, Generic, Self, TypeVar
+from typing import Any, BinaryIO
 
-from pydantic import ValidationError
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
 from selfdistill.checks.base import Check
 from selfdistill.checks.leaks import leak
 from selfdistill.config import DataSettings
-from selfdistill.data import stream_examples
 from selfdistill.errors import UserError
+from selfdistill.joins import open_rewrites
 from selfdistill.progress import Progress
-from selfdistill.records import Candidate, Example, Reason, Record, Rewrite, Selected, dump, parse, read_records
+from selfdistill.records import Candidate, Example, Reason, Rewrite, Selected, Turn, dump, read_records
 from selfdistill.store import new_files
-
-R = TypeVar("R", bound=Record)
 
 BATCH = 32
 """Rows that go through each step together, which takes about half the time of one by one: each step's code stays in
@@ -62,7 +56,7 @@ def select(
     """
     exports = exports or {}
     reasons: Counter[Reason] = Counter()
-    found = _ById(rewrites) if _holds_rewrites(rewrites) else _ByPrompt(rewrites, form, out.parent)
+    found = open_rewrites(rewrites, form, out.parent)
     # A stream does not know its length; there are about as many rewrites.
     total = len(examples) if isinstance(examples, Sized) else len(found)
     with (
@@ -71,181 +65,25 @@ def select(
         (progress or Progress()).bar("select", total) as advance,
     ):
         export_files = _Exports(dict(zip(exports.items(), others, strict=True)))
-        stream = iter(examples)
-        while batch := list(islice(stream, BATCH)):
-            made = [found.take(example) for example in batch]
+        stream = iter(found.join(examples))
+        while joined := list(islice(stream, BATCH)):
+            batch = [example for example, _ in joined]
+            made = [_rewrite(example, row) for example, row in joined]
             judged = [judge(example, rewrite, check) for example, rewrite in zip(batch, made, strict=True)]
             rows = [choose(*row) for row in zip(batch, made, judged, strict=True)]
             file.write(b"".join(map(dump, rows)))
             export_files.add(batch, rows)
             reasons.update(row.reason for row in rows)
             advance(len(batch))
-        found.end()
         export_files.end()
     return reasons
 
 
-def _holds_rewrites(path: Path) -> bool:
-    """Whether a file holds `Rewrite` records, by its first row; else it is a dataset."""
-    if not path.is_file():
-        return True  # what reads it says so
-    if path.suffix not in (".jsonl", ".json"):
-        return False
-    with path.open("rb") as file:
-        if file.read(4096).lstrip().startswith(b"["):  # an array, perhaps all in one line
-            return False
-        file.seek(0)
-        try:
-            row = json.loads(next((line for line in file if line.strip()), b"{}"))
-        except ValueError:
-            return False
-    return isinstance(row, dict) and row.keys() <= Rewrite.model_fields.keys()
-
-
-class _Places(Generic[R]):
-    """Records that are read where they lie in a file; in the file's order they are read one after the other."""
-
-    def __init__(self, file: BinaryIO, name: str, kind: type[R]) -> None:
-        self.file, self.name, self.kind = file, name, kind
-        self._next = -1
-
-    def read(self, place: int) -> R:
-        """The record that begins at this byte."""
-        if place != self._next:
-            self.file.seek(place)
-        line = self.file.readline()
-        self._next = place + len(line)
-        try:
-            return self.kind.model_validate_json(line)
-        except ValidationError:
-            self.file.seek(0)
-            number = 1
-            while self.file.tell() < place:
-                number += bool(self.file.readline())
-            return parse(line, self.kind, f"{self.name}, line {number}")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.file.close()
-
-
-class _ById(_Places[Rewrite]):
-    """The rewrites of a file, each for the example of the same id.
-
-    Raises UserError for a broken row, and for an id that occurs twice.
-    """
-
-    def __init__(self, path: Path) -> None:
-        if not path.is_file():
-            raise UserError(f"{path}: no such file.")
-        super().__init__(path.open("rb"), str(path), Rewrite)
-        self.places: dict[str, int] = {}
-        try:
-            self._index()
-        except BaseException:
-            self.file.close()
-            raise
-
-    def _index(self) -> None:
-        place = 0
-        for number, line in enumerate(self.file, 1):
-            if not line.isspace():
-                id = _id(line) or parse(line, Rewrite, f"{self.name}, line {number}").id
-                if id in self.places:
-                    raise UserError(f"{self.name}: id {id!r} occurs twice. Keep one row per id.")
-                self.places[id] = place
-            place += len(line)
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def take(self, example: Example) -> Rewrite | None:
-        """The example's rewrite; each once."""
-        place = self.places.pop(example.id, None)
-        return None if place is None else self.read(place)
-
-    def end(self) -> None:
-        """Raises UserError for a rewrite that no example took."""
-        for id in self.places:
-            raise UserError(
-                f"{self.name}: id {id!r} belongs to no row of the data. These rewrites were made from other data; ids "
-                "are hashes of prompt and reference."
-            )
-
-
-def _id(line: bytes) -> str | None:
-    """A row's id, without looking at the rest; None where there is none."""
-    end = line.find(b'"', 7)
-    if line.startswith(b'{"id":"') and line.endswith(b"}\n") and end > 7:  # as `dump` writes it
-        short = line[7:end]
-        if short.isalnum():
-            return short.decode()
-    try:
-        id = from_json(line)["id"]
-    except (ValueError, LookupError, TypeError):
-        return None
-    return id if isinstance(id, str) else None
-
-
-class _ByPrompt(_Places[Example]):
-    """A distilled dataset as rewrites: rows belong together by what the user says in them. Where a prompt repeats, it
-    must do so as often on both sides, and is joined in order. A response that is the reference is no rewrite.
-
-    The rows wait in a nameless file in `folder`; memory holds a hash of each prompt and the places of its rows.
-    """
-
-    def __init__(self, path: Path, form: DataSettings | None, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        super().__init__(TemporaryFile(dir=folder), str(path), Example)  # noqa: SIM115  # closed by __exit__
-        self.places: dict[bytes, int | list[int]] = {}  # one or more; an empty list when all are taken
-        self.asked_again: Counter[bytes] = Counter()
-        settings = (form or DataSettings(path="")).model_copy(update={"path": str(path), "sample": None})
-        place = self.rows = 0
-        for row in stream_examples(settings, need_response=False):  # an empty rewrite is a rewrite that failed
-            key, line = _prompt_hash(row), dump(row)
-            before = self.places.get(key)
-            self.places[key] = place if before is None else [*_listed(before), place]
-            self.file.write(line)
-            place, self.rows = place + len(line), self.rows + 1
-
-    def __len__(self) -> int:
-        return self.rows
-
-    def take(self, example: Example) -> Rewrite | None:
-        """The example's row as a rewrite; each once."""
-        key = _prompt_hash(example)
-        places = self.places.get(key)
-        if places is None:
-            return None
-        if not (waiting := _listed(places)):
-            self.asked_again[key] += 1
-            return None
-        self.places[key] = waiting[1:]
-        return Rewrite(id=example.id, candidates=_candidates(example, self.read(waiting[0])))
-
-    def end(self) -> None:
-        """Raises UserError for a prompt that the data does not have, or not as often."""
-        for key, places in self.places.items():
-            left, more = len(_listed(places)), self.asked_again[key]
-            if left or more:
-                self.file.seek(0)
-                rows = [row for line in self.file if _prompt_hash(row := parse(line, Example, self.name)) == key]
-                said = [t["content"].strip() for t in rows[0].prompt if t["role"] == "user"][-1]
-                raise UserError(
-                    f"{self.name}: the prompt {said[:80]!r} occurs {len(rows)} times, in the data "
-                    f"{len(rows) - left + more} times. Expected the distilled form of the same dataset."
-                )
-
-
-def _listed(places: int | list[int]) -> list[int]:
-    return [places] if isinstance(places, int) else places
-
-
-def _prompt_hash(example: Example) -> bytes:
-    said = [t["content"].strip() for t in example.prompt if t["role"] == "user"]
-    return blake2b(to_json(said), digest_size=12).digest()
+def _rewrite(example: Example, row: Rewrite | Example | None) -> Rewrite | None:
+    """What was joined to an example as its rewrite; it may be a row of a distilled dataset."""
+    if not isinstance(row, Example):
+        return row
+    return Rewrite(id=example.id, candidates=_candidates(example, row))
 
 
 def _candidates(example: Example, row: Example) -> tuple[Candidate, ...]:
@@ -359,13 +197,25 @@ def _line(example: Example, row: Selected, form: str) -> dict[str, Any]:
     turns = example.with_responses(row.responses)
     tail = {"id": example.meta.get("source_id", example.id), "source": row.source}
     if form == "messages":
-        return {"messages": turns, **tail}
+        return {"messages": [_message(t) for t in turns], **tail}
     if form == "prompt-completion":
-        return {"prompt": turns[:-1], "completion": turns[-1:], **tail}
+        return {"prompt": [_message(t) for t in turns[:-1]], "completion": turns[-1:], **tail}
     if form == "sharegpt":
         names = {"system": "system", "user": "human", "assistant": "gpt"}
-        return {"conversations": [{"from": names[t["role"]], "value": t["content"]} for t in turns], **tail}
+        said = ({"from": names[t["role"]], "value": t["content"], **_weight(t)} for t in turns)
+        return {"conversations": list(said), **tail}
+    if any("train" in t for t in turns):
+        raise UserError(f"export alpaca: row {tail['id']} has turns that do not train, which only messages can say.")
     system = turns.pop(0)["content"] if turns[0]["role"] == "system" else ""
     pairs = [[turns[i]["content"], turns[i + 1]["content"]] for i in range(0, len(turns), 2)]
     (instruction, output), history = pairs[-1], pairs[:-1]
     return {"instruction": instruction, "input": "", "output": output, "system": system, "history": history, **tail}
+
+
+def _message(turn: Turn) -> dict[str, Any]:
+    return {"role": turn["role"], "content": turn["content"], **_weight(turn)}
+
+
+def _weight(turn: Turn) -> dict[str, int]:
+    """What says in OpenAI's form that a turn does not train."""
+    return {"weight": 0} if "train" in turn else {}

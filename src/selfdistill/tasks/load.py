@@ -19,6 +19,7 @@ from selfdistill.data import read_examples
 from selfdistill.errors import UserError
 from selfdistill.microworld.quizzes import QUIZZES
 from selfdistill.microworld.world import ABILITIES
+from selfdistill.notes import Notes
 from selfdistill.progress import Progress
 from selfdistill.records import Example, Turn
 from selfdistill.tasks import BENCHMARKS
@@ -76,7 +77,11 @@ def load_tasks(settings: Iterable[TaskSettings], seed: int, permissions: Permiss
         missing = _missing(name, permissions)
         if missing:
             progress.warn(f"task {task.name} is not measured: {missing}")
-        items = () if missing and name == "python_tests" else tuple(_items(task, seed, name, permissions.data_dir))
+        items = (
+            ()
+            if missing and name == "python_tests"
+            else tuple(_items(task, seed, name, permissions.data_dir, progress))
+        )
         check = None if missing else load_check(name, permissions.allow_code, permissions.judge)
         judge = permissions.judge if name == "win_rate" else None
         tasks.append(Task(task, name, check, items, missing, judge=judge))
@@ -124,10 +129,17 @@ def _harness_folder(task: TaskSettings, data_dir: str | None) -> Path | Literal[
     return "hub"
 
 
-def _items(task: TaskSettings, seed: int, check: str, data_dir: str | None) -> list[Example]:
+def _items(task: TaskSettings, seed: int, check: str, data_dir: str | None, progress: Progress) -> list[Example]:
     """The task's items (`limit` of them drawn at random, in their order), with ids that tell the task."""
     kind, _, name = task.path.partition(":")
-    data = DataSettings(path=task.path, format=task.format, columns=task.columns, split=task.split, sample=task.limit)
+    data = DataSettings(
+        path=task.path,
+        format=task.format,
+        columns=task.columns,
+        split=task.split,
+        sample=task.limit,
+        skip_bad=task.skip_bad,
+    )
     ask: Callable[[str], str] = as_it_stands
     if kind == "paper":
         benchmark = BENCHMARKS[name]
@@ -135,7 +147,7 @@ def _items(task: TaskSettings, seed: int, check: str, data_dir: str | None) -> l
         data = data.model_copy(update={"path": f"paper:{benchmark.source}", "split": split})
         ask = benchmark.ask
     drawn = seed if kind == "micro" else LIMIT_SEED
-    rows = read_examples(data, task.name, drawn, check not in NEED_NO_REFERENCE, data_dir)
+    rows = read_examples(data, task.name, drawn, check not in NEED_NO_REFERENCE, data_dir, Notes(progress))
     items = []
     for row in rows:
         *before, last = row.prompt
