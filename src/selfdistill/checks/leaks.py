@@ -1,20 +1,28 @@
-"""Does a rewrite speak of the template it was asked with?"""
+"""Does a rewrite speak of the template it was asked with?
+
+Letters and e-mails wait for "your response", tutorials say "my response": such words count where they speak of the
+task, which is to write a response of one's own after a reference answer.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
-_LEAKS = (
-    # the authors' list (github.com/sail-sg/sdft, eval/gen_distilled_data.py)
-    "reference answer",
-    "your response",
-    "my response",
-    "your own response",
-    "now it's your turn",
-    # the paper's own format
-    "### instruction:",
-    "### response:",
+_LEAK = re.compile(
+    r"""
+    \breference[ ](?:answer|response|solution|output)s?\b
+    | \b(?:given|provided|original|above)[ ]reference\b(?=[ ]?(?:[,.;:]|says|states|is\b|and\b|text\b))
+    | \b(?:as|per|like|from|to|on|the)[ ]the[ ]reference(?=[ ]?[,.;:]|[ ](?:says?|said|states?|stated|does|shows?|text)\b)
+    | \b(?:my|your)[ ]own[ ]response\b | \bmy[ ](?:own[ ](?:answer|version)|response[ ]is)\b
+    | \bhere(?:'s|[ ]is)[ ](?:my|your|the)[ ](?:own[ ]|rewritten[ ]|revised[ ])?response\b
+    | (?:^|\n)\W*(?:my|your)[ ](?:response|own[ ]answer)[ ]?\W?:
+    | \bnow[ ]it(?:'s|[ ]is)[ ]your[ ]turn\b | \A\W*your[ ]turn\b
+    | \#\#\#[ ](?:instruction|response|your[ ]response|reference[ ]answer|input):
+    """,
+    re.X,
 )
+_HINTS = ("reference", "response", "your turn", "my own", "own answer", "###")
 
 
 def leak(text: str, shown: Sequence[str] = ()) -> str | None:
@@ -23,9 +31,12 @@ def leak(text: str, shown: Sequence[str] = ()) -> str | None:
     A phrase that the original instruction or reference (`shown`) itself uses is no leak.
     """
     low = text.lower()
-    if low.lstrip().startswith("your turn"):
-        return "your turn"
-    for phrase in _LEAKS:
-        if phrase in low and phrase not in " ".join(shown).lower():
+    if not any(map(low.__contains__, _HINTS)):
+        return None
+    known = None
+    for found in _LEAK.finditer(low.replace("’", "'")):
+        phrase = found[0].strip(" \n*_#:>-")
+        known = " ".join(shown).lower().replace("’", "'") if known is None else known
+        if phrase not in known:
             return phrase
     return None
