@@ -170,7 +170,7 @@ def select(
     from selfdistill.config import DataSettings, SelectSettings, checked
     from selfdistill.data import stream_examples
     from selfdistill.errors import UserError
-    from selfdistill.report import EXPLAINED
+    from selfdistill.report import EXPLAINED, yield_sentence
     from selfdistill.select import select as run_select
 
     wanted = _pairs(export or [], ":", "--export")
@@ -186,6 +186,7 @@ def select(
     reasons = run_select(examples, rewrites, out, load_check(check, allow_code), _progress(), like, exports)
     for reason, count in reasons.most_common():
         _console().print(f"{count:>8}  {reason:<24} {EXPLAINED[reason]}", highlight=False)
+    _console().print(yield_sentence(reasons), highlight=False)
 
 
 @app.command()

@@ -23,7 +23,9 @@ from pydantic import ValidationError
 from pydantic_core import from_json, to_json
 
 from selfdistill.checks.base import Check
+from selfdistill.checks.coherence import damaged
 from selfdistill.checks.leaks import leak
+from selfdistill.checks.thoughts import answer_of
 from selfdistill.config import DataSettings
 from selfdistill.data import stream_examples
 from selfdistill.errors import UserError
@@ -42,7 +44,9 @@ _OUTCOMES = {
     "different": Reason.WRONG,
     "no_answer": Reason.NO_ANSWER,
     "no_reference": Reason.REFERENCE_UNREADABLE,
+    "cannot_tell": Reason.UNCLEAR,
 }
+_KEEPS = (Reason.PASSED, Reason.KEPT, Reason.COPIED)
 
 
 def select(
@@ -191,7 +195,8 @@ def _id(line: bytes) -> str | None:
 
 class _ByPrompt(_Places[Example]):
     """A distilled dataset as rewrites: rows belong together by what the user says in them. Where a prompt repeats, it
-    must do so as often on both sides, and is joined in order. A response that is the reference is no rewrite.
+    must do so as often on both sides, and is joined in order. A response that is the reference may be
+    a copy that the model made, or what another program fell back to: that cannot be told, and counts as no rewrite.
 
     The rows wait in a nameless file in `folder`; memory holds a hash of each prompt and the places of its rows.
     """
@@ -223,7 +228,7 @@ class _ByPrompt(_Places[Example]):
             self.asked_again[key] += 1
             return None
         self.places[key] = waiting[1:]
-        return Rewrite(id=example.id, candidates=_candidates(example, self.read(waiting[0])))
+        return _as_rewrite(example, self.read(waiting[0]))
 
     def end(self) -> None:
         """Raises UserError for a prompt that the data does not have, or not as often."""
@@ -248,9 +253,10 @@ def _prompt_hash(example: Example) -> bytes:
     return blake2b(to_json(said), digest_size=12).digest()
 
 
-def _candidates(example: Example, row: Example) -> tuple[Candidate, ...]:
-    same = [t.strip() for t in row.references] == [t.strip() for t in example.references]
-    return () if same else (Candidate(text=row.reference, turns=row.references[:-1]),)
+def _as_rewrite(example: Example, row: Example) -> Rewrite:
+    if all(map(_same, row.references, example.references)) and len(row.references) == len(example.references):
+        return Rewrite(id=example.id, failure=Reason.COPIED)
+    return Rewrite(id=example.id, candidates=(Candidate(text=row.reference, turns=row.references[:-1]),))
 
 
 def judge(example: Example, rewrite: Rewrite | None, check: Check | None) -> list[Reason]:
@@ -259,10 +265,12 @@ def judge(example: Example, rewrite: Rewrite | None, check: Check | None) -> lis
 
 
 def choose(example: Example, rewrite: Rewrite | None, judged: Sequence[Reason]) -> Selected:
-    """The row's training response. Among the candidates that pass, the one with the lowest seed NLL."""
-    passed = [n for n, reason in enumerate(judged) if reason is Reason.PASSED or reason is Reason.KEPT]
+    """The row's training response. Among the candidates that pass, the one with the lowest seed NLL; a copy of the
+    reference only where no other passes."""
+    passed = [n for n, reason in enumerate(judged) if reason in _KEEPS]
     if rewrite and passed:
-        number = min(passed, key=lambda n: _nll(rewrite.candidates[n])) if len(passed) > 1 else passed[0]
+        own = [n for n in passed if judged[n] is not Reason.COPIED] or passed
+        number = min(own, key=lambda n: _nll(rewrite.candidates[n])) if len(own) > 1 else own[0]
         best = rewrite.candidates[number]
         return Selected(
             id=example.id,
@@ -288,15 +296,18 @@ def _nll(candidate: Candidate) -> float:
 
 
 def _reason(example: Example, candidate: Candidate, check: Check | None) -> Reason:
-    """Why this candidate may stay or not. Every rewritten turn must pass."""
+    """Why this candidate may stay or not. Every rewritten turn must pass. Thoughts before an answer train, but are not
+    judged."""
     if candidate.finish_reason == "length":
         return Reason.TRUNCATED
     responses, references = candidate.responses, example.references
-    if len(responses) != len(references) or not all(r.strip() for r in responses):
+    if len(responses) != len(references):
         return Reason.EMPTY
-    shown = [*(t["content"] for t in example.prompt), example.reference]
-    if any(leak(r, shown) for r in responses):
-        return Reason.LEAKED
+    if all(map(_same, responses, references)):
+        return Reason.COPIED
+    for response, reference in zip(responses, references, strict=True):
+        if reason := _flaw(response, reference, example):
+            return reason
     if check is None:
         return Reason.KEPT
     for response, reference in zip(candidate.turns, references, strict=False):
@@ -305,6 +316,20 @@ def _reason(example: Example, candidate: Candidate, check: Check | None) -> Reas
         if reason not in (Reason.PASSED, Reason.REFERENCE_UNREADABLE):  # small talk on the way has nothing to extract
             return reason
     return _OUTCOMES[check(candidate.text, example.reference, example).outcome]
+
+
+def _same(response: str, reference: str) -> bool:
+    return response == reference or response.strip() == reference.strip()
+
+
+def _flaw(response: str, reference: str, example: Example) -> Reason | None:
+    """What is wrong with a rewritten turn, whatever the check."""
+    answer = answer_of(response)
+    if not answer or answer.isspace():
+        return Reason.NO_ANSWER if response.strip() else Reason.EMPTY
+    if leak(answer) and leak(answer, [*(t["content"] for t in example.prompt), example.reference]):
+        return Reason.LEAKED
+    return Reason.INCOHERENT if damaged(answer, answer_of(reference)) else None
 
 
 def read_selected(examples: Sequence[Example], path: Path) -> dict[str, Selected]:

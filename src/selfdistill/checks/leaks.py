@@ -7,13 +7,13 @@ task, which is to write a response of one's own after a reference answer.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 _LEAK = re.compile(
     r"""
     \breference[ ](?:answer|response|solution|output)s?\b
-    | \b(?:given|provided|original|above)[ ]reference\b(?=[ ]?(?:[,.;:]|says|states|is\b|and\b|text\b))
-    | \b(?:as|per|like|from|to|on|the)[ ]the[ ]reference(?=[ ]?[,.;:]|[ ](?:says?|said|states?|stated|does|shows?|text)\b)
+    | \b(?:according[ ]to|based[ ]on|as[ ]per|following|using)[ ]the[ ](?:given[ ]|provided[ ])?reference(?=[ ]?[,.;:])
+    | \bthe[ ](?:given[ ]|provided[ ])?reference[ ](?:says?|said|states?|stated|suggests?|mentions?)\b
     | \b(?:my|your)[ ]own[ ]response\b | \bmy[ ](?:own[ ](?:answer|version)|response[ ]is)\b
     | \bhere(?:'s|[ ]is)[ ](?:my|your|the)[ ](?:own[ ]|rewritten[ ]|revised[ ])?response\b
     | (?:^|\n)\W*(?:my|your)[ ](?:response|own[ ]answer)[ ]?\W?:
@@ -25,13 +25,13 @@ _LEAK = re.compile(
 _HINTS = ("reference", "response", "your turn", "my own", "own answer", "###")
 
 
-def leak(text: str, shown: Sequence[str] = ()) -> str | None:
+def leak(text: str, shown: Iterable[str] = ()) -> str | None:
     """The phrase by which a rewrite betrays the distillation template, or None.
 
     A phrase that the original instruction or reference (`shown`) itself uses is no leak.
     """
     low = text.lower()
-    if not any(map(low.__contains__, _HINTS)):
+    if not any(hint in low for hint in _HINTS):
         return None
     known = None
     for found in _LEAK.finditer(low.replace("’", "'")):

@@ -16,7 +16,7 @@ _SIGNS = str.maketrans(
         **dict.fromkeys("“”„‟«»″״", '"'),
         **dict.fromkeys("‐‑‒–—―−﹣", "-"),
         "…": "...",
-        # soft hyphen, Arabic stretch, zero-width space and non-joiner, direction marks, word joiner, BOM, style of an emoji
+        # soft hyphen, Arabic stretch, zero-width space and non-joiner, direction, word joiner, BOM, emoji styles
         **dict.fromkeys(
             "\u00ad\u0640\u200b\u200c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff\ufe0e\ufe0f"
         ),

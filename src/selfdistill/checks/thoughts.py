@@ -30,7 +30,7 @@ _MARK = re.compile(
     re.I | re.X,
 )
 _SENTENCES = ("here", "assistantfinal")  # markers that are words: they close what was opened, and nothing else
-_SIGNS, _BEGINNINGS = ("<", "THINK]", "▷", "FINAL RESPONSE]"), ("analysis", "Here")  # most texts have none
+_BEGINS_WORDS = "aHh \t\r\n"  # or white space before them
 _ANSWER_BEGINS = re.compile(r"\s*(?:<(?:answer|response)>|<\|begin_of_solution\|>|<\|START_RESPONSE\|>)", re.I)
 _ANSWER_ENDS = re.compile(
     r"(?:\s|</(?:answer|response)>|<\|end_of_solution\|>|<\|END_RESPONSE\|>|\[END FINAL RESPONSE\]"
@@ -50,7 +50,7 @@ def answer_of(text: str) -> str:
 
     What stands up to the last closing marker is thoughts.
     """
-    if not any(map(text.__contains__, _SIGNS)) and not text.lstrip().startswith(_BEGINNINGS):
+    if "<" not in text and "]" not in text and "▷" not in text and text[:1] not in _BEGINS_WORDS:
         return text
     if loose := _LOOSE.match(text):
         _, close, after = text.rpartition(f"</{loose[1]}>")
