@@ -1,6 +1,7 @@
 """In which language is an answer written? By its script and its commonest short words.
 
-The refusal rules know the languages in `WITH_RULES`. An answer in another one cannot be judged by them. Names, numbers,
+The refusal rules know the languages in `WITH_RULES`. An answer in another one cannot be judged by them. Names,
+   numbers,
 code and lists have no language.
 """
 
@@ -25,9 +26,10 @@ _SHARED = ("LATIN", "CYRILLIC", "ARABIC", "DEVANAGARI")
 
 # Short common words, and after a bar the letters that no other language of the script has.
 _LISTS = """
-en the of and to in is that it for you with on as are was be this have or by not but they at from an his her he she we
-   your my me i will would can if there their what all which when how so do does has had no yes more about into than
-   then them these one some could should may must here just like also only its our out up use make get
+en the a of and to in is am i that it for you with on as are was be this have or by not but they at from an his her he
+   she we your my me will would can if there their what all which when how so do does has had no yes more about
+   into than
+   then them these one some could should may must here just like also only its our out up use make get go ran made come
 de der die das und ist nicht ein eine einer einem einen zu mit für auf von den dem des im sich es ich sie wir auch als
    an bei aus nach wie oder aber kann wird sind war haben hat wenn dass nur noch über durch | ß
 fr le la les de des un une et est que qui dans pour sur pas ne ce il elle je vous nous avec par plus au aux du en se
@@ -36,7 +38,8 @@ es el la los las de del un una y es que en por para con no se lo su al como más
    muy mi me puedo ser hay | ñ ¿ ¡
 it il lo la gli le di del della dei un una e è che in per con non si da sono come più ma o questo questa al nel alla ha
    mi ti ci anche essere
-pt o a os as de do da dos das um uma e é que em para com não se no na por mais mas como ao são seu sua ou isso este esta
+pt o a os as de do da dos das um uma e é que em para com não se no na por mais mas como ao são seu sua ou isso
+   este esta
    eu você foi ser | ã õ
 nl de het een en is van in dat niet op te zijn voor met die aan er ook als maar om dan nog bij uit wat of dit heeft kan
    worden door ik je u we naar
@@ -49,7 +52,8 @@ pl i w na z do się nie jest to że o jak ale po za od co przez dla jego są tak
    które ma już | ł ż ź ś
 tr bir ve bu için ile da de olarak daha çok olan gibi ne var en kadar sonra ya değil mi ben sen o ama her bunu şu veya
    konuda olduğunu olur | ı ğ
-vi là của và có cho không được với một trong này các những đã tôi bạn để về khi thì như từ người năm cũng hoặc ở | ơ ư ạ
+vi là của và có cho không được với một trong này các những đã tôi bạn để về khi thì như từ người năm cũng hoặc
+   ở | ơ ư ạ
    ả ấ ầ ẩ ậ ắ ằ ẵ ặ ẹ ẻ ế ề ể ễ ệ ỉ ị ọ ỏ ố ồ ổ ỗ ộ ớ ờ ở ợ ụ ủ ứ ừ ử ữ ự ỳ ỵ ỹ
 id yang dan di ini itu dengan untuk tidak dari dalam akan pada juga saya anda ke karena ada adalah ialah bisa dapat
    boleh atau oleh telah sudah lebih seperti kita kami mereka sebagai maaf permintaan hal
@@ -58,16 +62,17 @@ fi ja on ei se että oli hän mutta ovat kun myös tai joka olen minä sinä sen
 hu a az és hogy nem is egy ez van meg de azt csak mint volt már én de ha ezt lehet vagy ön nek még sajnos ebben tudok
    két ő | ű ő
 ro și nu este să care pe din mai cu la ce sunt fi ca pentru că o un al dar sau acest această îmi te cel în | ș ț ş ţ
-hr i je da se na u za su od ne s što kao to ali koji koja koje li bi biti ili sam vam nam mi može mogu nije ovaj ima | đ
-sl je in se na da za v so ne s ki pa tudi kot po lahko ali z pri sem vam tem bi o ob mi ni
+hr i je grad glavni najveći da se na u za su od ne s što kao to ali koji koja koje li bi biti ili sam vam nam
+   mi može mogu nije ovaj ima | đ
+sl je glavno mesto največje leži in se na da za v so ne s ki pa tudi kot po lahko ali z pri sem vam tem bi o ob mi ni
 et ja on ei see et ta aga kui oma mis ma või ka siis selle olen saa mina sa asub selles ning
-lv un ir ar no uz par ka kas bet es tas nav jums to šo vai kā arī lai | ģ ķ ļ ņ
+lv un ir lielākā ar no uz par ka kas bet es tas nav jums to šo vai kā arī lai | ģ ķ ļ ņ
 lt ir yra kad su iš bet ne tai į aš jums kaip šiuo dėl ar į negaliu apie | ė ų į
 tl ang ng sa na ay at mga hindi ko mo ito ako siya kung para may pero ngunit kita po ni iyan lang
-ca el la els les de i és que en per amb no una un però això puc ho als del són més aquest aquesta tu | ŀ
-eu eta da ez bat du dut dizut baina izan zen hori nire ere dira ezin honetan horretan gehiago
+ca el la molt gran els les de i és que en per amb no una un però això puc ho als del són més aquest aquesta tu | ŀ
+eu eta da ez da bat du dut dizut baina izan zen hori nire ere dira ezin honetan horretan gehiago
 sq dhe i e në të një është nuk për me që se nga por si jam kam mund unë ky kjo më ju
-is og að er í á ekki ég það sem til við um þetta en hann hún því með af | ð þ
+is og að er borg í á ekki ég það sem til við um þetta en hann hún því með af | ð þ
 af die dit en is nie van het ek dat in om te vir met sy hy maar wat kan jy jou daarmee ons was ook baie
 az və bir bu ilə üçün də da mən siz sizə kimi daha olan edə deyil bilmərəm | ə
 sw ya na wa ni kwa katika la za hii hiyo cha yake ambayo sana lakini hapana mimi wewe samahani siwezi kuwa kama watu
@@ -84,7 +89,7 @@ uz va bu bilan uchun ham emas men siz lekin yoki bo'lgan qila o'z
 mg ny dia sy ao ho tsy izay amin'ny fa tsy aho
 ru и в не на что я он с как это по но она к из у за от так же о вы его для мы то бы есть или если при был также
 uk і в не на що я він з як це до та у за від так але вона для ми є або якщо також ви про його | і ї є ґ
-bg и в не на да се за от с че е по са но това като съм са ще или може към мога си след най
+bg и в столицата най е не на да се за от с че е по са но това като съм са ще или може към мога си след най
 sr и у је да се на не за су од што са као то али који која или сам вам ми може могу није око | ђ ј љ њ ћ џ
 be і ў не на што я ён з як магу выбачайце дапамагчы сталіцай гэта да та у за ад але яна для мы або таксама вы гэтым | ў
 mk и во не на да се за од со што е по ги но тоа како сум или може можам ми | ѓ ѕ ќ
@@ -130,7 +135,7 @@ def language(text: str) -> str | None:
     script = max(own, key=own.__getitem__) if own.total() > scripts.total() / 3 else "LATIN"
     if script in ("HIRAGANA", "KATAKANA", "CJK"):
         return "ja" if own["HIRAGANA"] + own["KATAKANA"] > own.total() / 20 else "zh"
-    return _by_words(text, script) if script in _SHARED else _ONE.get(script, "other")
+    return _by_words(text, script) if script in _SHARED else _ONE.get(script, "other" if own.total() > 3 else None)
 
 
 def _by_words(text: str, script: str) -> str | None:
@@ -138,18 +143,20 @@ def _by_words(text: str, script: str) -> str | None:
     # A name begins with a capital; other scripts than Latin are told by names, too.
     words = [t for n, t in enumerate(tokens) if n == 0 or t[0] == t[0].lower() or script != "LATIN"]
     hits: Counter[str] = Counter()
-    for token in words:
-        token = token.lower()
-        hits.update(_WORDS.get(token, ()))
-        hits.update({code for letter in set(token) for code in _LETTERS.get(letter, ())})
+    own: Counter[str] = Counter()  # of words that no language with rules has
+    for token in map(str.lower, words):
+        found = {*_WORDS.get(token, ()), *(code for letter in set(token) for code in _LETTERS.get(letter, ()))}
+        hits.update(found)
+        own.update(found if found.isdisjoint(WITH_RULES) else ())
     best = max(hits.values(), default=0)
-    if best >= 2 and best >= len(words) / 10:
-        leading = [code for code, n in hits.items() if n == best]
-        return next((code for code in leading if code in WITH_RULES), leading[0])
+    leading = [code for code, n in hits.items() if n == best]
+    known = next((code for code in leading if code in WITH_RULES), None)
+    if known or (best >= max(2, len(words) / 10) and own[leading[0]]):
+        return known or leading[0]
     if script != "LATIN":
         return next((code for code in hits if code in WITH_RULES), "other" if len(words) > 3 else None)
-    in_a_row = len(words) >= 10 and len(re.findall(r"[,\n;]", text)) < len(tokens) / 4
-    return "other" if in_a_row and best == 0 else None
+    prose = len(words) >= 10 and len(re.findall(r"[\d,|\n;]", text)) < len(tokens) / 4
+    return "other" if prose and best == 0 else None
 
 
 @lru_cache(maxsize=4096)
