@@ -88,7 +88,7 @@ def check_regex(pattern: re.Pattern[str], response: str, reference: str, example
 
 # ---- Where a word or a number ends
 
-_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!,?\d)")
 _EMPHASIS = re.compile(
     r"(?<![\d*])(\*{1,3}|~~)(?=[^\s*])(.{1,200}?)(?<=[^\s*])\1(?!\d)|(?<!\w)(_{1,3})(?=\S)(.{1,200}?)(?<=\S)\3(?!\w)"
 )
@@ -98,10 +98,8 @@ _NO_BLANKS = re.compile(
     "\uaa60-\uaa7f\uf900-\ufaff\U0001b000-\U0001b16f\U00020000-\U000323af]"
 )
 _HANGUL = re.compile("[\u1100-\u11ff\u3130-\u318f\uac00-\ud7a3]")
-# Before a number: the rest of a number, a power's base, a minus. In "F-16" and "5-10" the hyphen is none.
-_NUMBER_BEFORE = re.compile(
-    r"(?<=\d[.,:/])|(?<=\^)|(?<=\.)(?<![^\W\d]\.)|(?<=-)(?<![^\W_]-)|(?<=-[$€£¥])|(?<=\d )(?=\d+/\d)"
-)
+# Before a number: the rest of a number, the base of a power.
+_NUMBER_BEFORE = re.compile(r"(?<=\d[.,:/])|(?<=\^)|(?<=\.)(?<![^\W\d]\.)|(?<=-[$€£¥])|(?<=\d )(?=\d+/\d)")
 _NUMBER_AFTER = re.compile(
     r"[.,:/]\d|\^|(?<!\d{4}) \d{3}(?!\d)| \d+/\d"
     r"| ?(?:[%‰]|(?:percent|per cent|dozen|hundred|thousand|[mbtr]+illion)\b)"
@@ -141,13 +139,18 @@ def _goes_on_before(text: str, at: int) -> bool:
     if at == 0:
         return False
     first, before = text[at], text[at - 1]
-    if first.isdecimal() and _NUMBER_BEFORE.match(text, at):
+    if first.isdecimal() and (_NUMBER_BEFORE.match(text, at) or (before == "-" and not _hyphen(text, at - 1))):
         return True
     if first in "-." and text[at + 1 : at + 2].isdecimal():  # a sign or point of its own
-        return before.isalnum()
+        return _hyphen(text, at)
     if _HANGUL.match(first):
         return bool(_HANGUL.match(before))
     return _one_word(before, first)
+
+
+def _hyphen(text: str, at: int) -> bool:
+    """Whether the sign here belongs to what stands before it, as in F-16 and 5-10; else it is a minus."""
+    return at > 0 and text[at - 1].isalnum() and not _NO_BLANKS.match(text[at - 1])
 
 
 def _goes_on_after(text: str, end: int) -> bool:
