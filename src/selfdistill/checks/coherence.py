@@ -38,12 +38,10 @@ def damaged(text: str, reference: str) -> bool:
     A text that is asked to repeat a word fifty times is not damaged, and neither is one that is no more repetitive
     than the reference.
     """
-    if not _strange(text) or not _broken(text, reference):
+    if not _strange(text) or not _broken(text) or _broken(reference):
         return False
-    size = _size(reference)
-    return not (
-        incoherent(reference) or (size < len(reference) / 2 and size / len(reference) < 1.2 * _size(text) / len(text))
-    )
+    size, length = _size(reference), len(reference)
+    return not (size < length / 2 and size / length < 1.2 * _size(text) / len(text))
 
 
 def _loops(text: str, least: int = 1) -> bool:
@@ -134,17 +132,15 @@ def _strange(text: str) -> bool:
     return end.upper() == end.lower() or len(set(words)) < 0.45 * len(words) or length > 8 * len(words)
 
 
-def _broken(text: str, reference: str) -> bool:
-    tokens = _CONTROL.findall(text)
-    if len(tokens) >= 2 and not ("<s>" in text or _CONTROL.search(reference)):
-        return True
+def _broken(text: str) -> bool:
     return (
         (len(text) > 12 and incoherent(text))
         or _ends_in_signs(text)
-        or (_counts_on(text) and not _counts_on(reference))
-        or (_garbage(text) and not _garbage(reference))
-        or (not text.isascii() and _mixed(text) and not _mixed(reference))
+        or _counts_on(text)
+        or _garbage(text)
         or _lone_signs(text)
+        or (len(_CONTROL.findall(text)) >= 2 and "<s>" not in text)
+        or (not text.isascii() and _mixed(text))
     )
 
 

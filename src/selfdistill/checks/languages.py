@@ -24,7 +24,7 @@ WITH_RULES = {
 _ONE = {"THAI": "th", "HANGUL": "ko", "HIRAGANA": "ja", "KATAKANA": "ja", "CJK": "zh", "GREEK": "el", "HEBREW": "he"}
 _SHARED = ("LATIN", "CYRILLIC", "ARABIC", "DEVANAGARI")
 
-# Short common words, and after a bar the letters that no other language of the script has.
+# Short common words, and after a bar the letters that hardly any other language of the script has.
 _LISTS = """
 en the a of and to in is am i that it for you with on as are was be this have or by not but they at from an his her he
    she we your my me will would can if there their what all which when how so do does has had no yes more about
@@ -49,7 +49,7 @@ da og i det på som er af for med til ikke den har jeg de et om han men var så 
 cs a se v na je že s z do o k i ale jako za by pro tak po to jsem jsou není nebo ve si který která které od při | ě ř ů
 sk a sa v na je že s z do o k i ale ako za by pre tak po to som sú nie alebo vo si ktorý ktorá od pri vám nám | ĺ ľ ŕ ô
 pl i w na z do się nie jest to że o jak ale po za od co przez dla jego są tak być tym ten lub oraz może który która
-   które ma już | ł ż ź ś
+   które ma już | ł ż ź ś ę ą ć
 tr bir ve bu için ile da de olarak daha çok olan gibi ne var en kadar sonra ya değil mi ben sen o ama her bunu şu veya
    konuda olduğunu olur | ı ğ
 vi là của và có cho không được với một trong này các những đã tôi bạn để về khi thì như từ người năm cũng hoặc
@@ -63,11 +63,11 @@ hu a az és hogy nem is egy ez van meg de azt csak mint volt már én de ha ezt 
    két ő | ű ő
 ro și nu este să care pe din mai cu la ce sunt fi ca pentru că o un al dar sau acest această îmi te cel în | ș ț ş ţ
 hr i je grad glavni najveći da se na u za su od ne s što kao to ali koji koja koje li bi biti ili sam vam nam
-   mi može mogu nije ovaj ima | đ
+   mi može mogu nije ovaj ima | đ ć
 sl je glavno mesto največje leži in se na da za v so ne s ki pa tudi kot po lahko ali z pri sem vam tem bi o ob mi ni
 et ja on ei see et ta aga kui oma mis ma või ka siis selle olen saa mina sa asub selles ning
 lv un ir lielākā ar no uz par ka kas bet es tas nav jums to šo vai kā arī lai | ģ ķ ļ ņ
-lt ir yra kad su iš bet ne tai į aš jums kaip šiuo dėl ar į negaliu apie | ė ų į
+lt ir yra kad su iš bet ne tai į aš jums kaip šiuo dėl ar į negaliu apie | ė ų į ą ę
 tl ang ng sa na ay at mga hindi ko mo ito ako siya kung para may pero ngunit kita po ni iyan lang
 ca el la molt gran els les de i és que en per amb no una un però això puc ho als del són més aquest aquesta tu | ŀ
 eu eta da ez da bat du dut dizut baina izan zen hori nire ere dira ezin honetan horretan gehiago
@@ -87,7 +87,8 @@ la et in est non ad ut cum quod sed qui ex esse per sunt sit
 jv lan ing ora iki saka kanggo karo ana iku
 uz va bu bilan uchun ham emas men siz lekin yoki bo'lgan qila o'z
 mg ny dia sy ao ho tsy izay amin'ny fa tsy aho
-ru и в не на что я он с как это по но она к из у за от так же о вы его для мы то бы есть или если при был также
+ru и в не на что я он с как это по но она к из у за от так же о вы его для мы то бы есть или если при был также могу
+   этот этой эту
 uk і в не на що я він з як це до та у за від так але вона для ми є або якщо також ви про його | і ї є ґ
 bg и в столицата най е не на да се за от с че е по са но това като съм са ще или може към мога си след най
 sr и у је да се на не за су од што са као то али који која или сам вам ми може могу није око | ђ ј љ њ ћ џ
