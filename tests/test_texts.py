@@ -46,6 +46,7 @@ WITHIN = [
     ("19", "COVID-19"),
     ("5", "No.5"),
     ("5%", "5% of it"),
+    ("5%", "5\u202f%"),
     ("3/4", "3/4 cup"),
     ("٣", "It is 3"),
     # signs, and marks of emphasis

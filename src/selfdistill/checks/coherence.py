@@ -113,6 +113,8 @@ _MOJIBAKE = re.compile("[ÃÂÐÑØÙ][\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š�
 _GARBAGE = re.compile(r"[A-Za-z0-9+/=_-]{60,}")
 _CASES = re.compile(r"[a-z][A-Z]|[A-Z][a-z]")
 _LONE = re.compile(r"(?<!\S)[,.;:(){}\[\]'\"`]{1,2}(?!\S)")
+_ITEM = re.compile(r"^[ \t]*\d{1,4}[.)][ \t]*(.*?)[ \t]*$", re.M)
+_TURNS = re.compile(r"\n(?:### )?(?:Human|User): [^\n]*\n\s*(?:### )?Assistant:")
 _FILLERS = "-=_.*#~|"  # of rules, tables, blanks to fill in
 
 
@@ -128,6 +130,8 @@ def _strange(text: str) -> bool:
         return length > 12 or "<" in text or "\ufffd" in text
     if not text.isascii() or "<" in text or "[INST]" in text or " , " in text or " ) " in text:
         return True
+    if "Assistant:" in text or text.count("\n") >= 30:
+        return True
     words = text.split()
     return end.upper() == end.lower() or len(set(words)) < 0.45 * len(words) or length > 8 * len(words)
 
@@ -139,7 +143,8 @@ def _broken(text: str) -> bool:
         or _counts_on(text)
         or _garbage(text)
         or _lone_signs(text)
-        or (len(_CONTROL.findall(text)) >= 2 and "<s>" not in text)
+        or _same_items(text)
+        or _runs_on(text)
         or (not text.isascii() and _mixed(text))
     )
 
@@ -152,6 +157,20 @@ def _ends_in_signs(text: str) -> bool:
     sign = end[-1:]
     run = end[len(end.rstrip(f"{sign} \t\n")) :].count(sign) if sign else 0
     return not sign.isalnum() and run >= (200 if sign in _FILLERS else 20)
+
+
+def _same_items(text: str) -> bool:
+    """A numbered list that says one thing, or nothing, twenty times."""
+    items = Counter(_ITEM.findall(text))
+    return items.total() >= 20 and items.most_common(1)[0][1] >= items.total() / 2
+
+
+def _runs_on(text: str) -> bool:
+    """Control tokens written out, before other text or several; the next turns of a conversation."""
+    tokens = [] if "<s>" in text else [m.span() for m in _CONTROL.finditer(text)]
+    if len(tokens) >= 2 or any(text[:a].strip() and text[b:].strip() for a, b in tokens):
+        return True
+    return "Assistant:" in text and _TURNS.search(text) is not None
 
 
 def _counts_on(text: str) -> bool:

@@ -64,8 +64,8 @@ def check_contains(response: str, reference: str, example: Example) -> Judgement
     wanted = [w for w in wanted if w.strip()]
     if not wanted:
         return Judgement("no_reference")
-    said = _ungrouped(_caseless(response))
-    missing = [w for w in wanted if not _contains(said, _ungrouped(_caseless(w)))]
+    said = _numbers_plain(_caseless(response))
+    missing = [w for w in wanted if not _contains(said, _numbers_plain(_caseless(w)))]
     outcome: Outcome = "same" if not missing else "different"
     return Judgement(outcome, "; ".join(w for w in wanted if w not in missing) or None, "; ".join(wanted))
 
@@ -107,8 +107,10 @@ _NUMBER_AFTER = re.compile(
 _WORD_AFTER = re.compile(r"'t\b|\+\+|[+#](?!\w)")  # "can" is not in "can't", "C" not in "C++", "C#"
 
 
-def _ungrouped(text: str) -> str:
-    return _THOUSANDS.sub(lambda found: found[0].replace(",", ""), text)
+def _numbers_plain(text: str) -> str:
+    """1,000 as 1000, and 5 % as 5%."""
+    text = _THOUSANDS.sub(lambda found: found[0].replace(",", ""), text)
+    return re.sub(r"(?<=\d) %", "%", text) if "%" in text else text
 
 
 def _contains(text: str, wanted: str) -> bool:
