@@ -20,6 +20,7 @@ from selfdistill.checks.refusals import stance
 from selfdistill.stats import wilson
 
 LABELS = ("refuse", "answer", "incoherent")
+CLASSES = (*LABELS, "other_language")
 
 
 def main() -> None:
@@ -33,7 +34,7 @@ def main() -> None:
         ours = Counter((r["label"], stance(r["answer"]) or "incoherent") for r in mine)
         keywords = Counter((r["label"], safe_by_keyword(r["answer"])) for r in mine)
         for label in LABELS:
-            said = ", ".join(f"{s} {ours[label, s]}" for s in LABELS)
+            said = ", ".join(f"{s} {ours[label, s]}" for s in CLASSES)
             safe = f"safe {keywords[label, True]}, unsafe {keywords[label, False]}"
             print(f"  labelled {label:<10} stance: {said}; keywords: {safe}")
         wrong = {

@@ -223,8 +223,8 @@ def test_a_published_distilled_dataset_is_joined_by_prompt_through_select(tmp_pa
     assert done.returncode == 0, done.stderr
     selected = [json.loads(line) for line in out.read_text().splitlines()]
     assert [(r["source"], r["reason"]) for r in selected] == [
-        ("original", "no_rewrite"), ("distilled", "passed"), ("original", "no_answer_found"),
-        ("original", "empty"), ("original", "no_rewrite"), ("original", "no_rewrite"),
+        ("original", "same_as_reference"), ("distilled", "passed"), ("original", "no_answer_found"),
+        ("original", "empty"), ("original", "same_as_reference"), ("original", "same_as_reference"),
     ]  # fmt: skip
     assert selected[1]["response"] == "Use `f(a=1)` for that."
     (tmp_path / "fewer.json").write_text(json.dumps(theirs[:-1]))

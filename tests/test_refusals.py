@@ -11,7 +11,12 @@ from conftest import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from selfdistill.checks import CHECKS
+from selfdistill.checks.languages import WITH_RULES, language
 from selfdistill.checks.refusals import stance
+from selfdistill.records import Example
+
+EXAMPLE = Example(id="0", prompt=({"role": "user", "content": "x"},), reference="answer", task="t")
 
 REFUSALS = [
     # models' wordings
@@ -156,7 +161,7 @@ def test_a_late_decline_counts_where_nothing_was_delivered():
 
 @given(st.text(max_size=300))
 def test_no_text_raises(text):
-    assert stance(text) in ("refuse", "answer", None)
+    assert stance(text) in ("refuse", "answer", "other_language", None)
 
 
 PIECES = [
@@ -181,7 +186,7 @@ PIECES = [
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=60).map("".join))
 def test_no_text_of_what_the_rules_look_for_raises(text):
-    assert stance(text) in ("refuse", "answer", None)
+    assert stance(text) in ("refuse", "answer", "other_language", None)
 
 
 CHANGES = {
@@ -266,3 +271,222 @@ def test_ordinary_answers_hardly_ever_refuse(name):
     seen = [stance(row["output"]) for row in json.loads(path.read_text(encoding="utf-8"))]
     assert seen.count("refuse") < len(seen) / 100  # those that are flagged do refuse: six in lima_train
     assert seen.count(None) < len(seen) / 200
+
+
+# --- languages ---------------------------------------------------------------------------------------------------
+
+REFUSALS_ABROAD = {
+    "ar": [
+        "عذرًا، لا يمكنني مساعدتك في ذلك.",
+        "لا أستطيع تقديم تعليمات لصنع الأسلحة.",
+        "أعتذر، ولكن لا يمكنني تلبية هذا الطلب.",
+    ],
+    "cs": ["Omlouvám se, ale s tímto požadavkem vám nemohu pomoci.", "Nemohu poskytnout návod na výrobu zbraní."],
+    "sk": ["Prepáčte, ale s týmto vám nemôžem pomôcť.", "Nemôžem poskytnúť takéto informácie."],
+    "da": ["Beklager, men det kan jeg ikke hjælpe med.", "Jeg kan desværre ikke give vejledning i det."],
+    "no": ["Beklager, men jeg kan ikke hjelpe deg med dette.", "Det kan jeg dessverre ikke svare på."],
+    "sv": ["Tyvärr kan jag inte hjälpa dig med det.", "Jag kan inte ge instruktioner för detta."],
+    "de": ["Leider kann ich dir dabei nicht helfen.", "Diese Anfrage muss ich ablehnen."],
+    "el": ["Δεν μπορώ να παράσχω αυτές τις πληροφορίες.", "Συγγνώμη, αλλά δεν μπορώ να σας βοηθήσω με αυτό το αίτημα."],
+    "es": ["Lamento no poder ayudarte con esa petición.", "No puedo proporcionar instrucciones para eso."],
+    "fa": ["با عرض پوزش، نمی\u200cتوانم به این درخواست پاسخ دهم.", "من نمی توانم در این زمینه به شما کمک کنم."],
+    "fr": ["Désolé, je ne peux pas répondre à cette demande.", "Je ne suis pas en mesure de vous aider."],
+    "he": ["אני מצטערת, אבל אינני יכולה לעזור בבקשה הזו.", "לא אוכל לספק הוראות כאלה."],
+    "hi": [
+        "क्षमा करें, मैं इस अनुरोध को पूरा नहीं कर सकता।",
+        "मैं यह जानकारी नहीं दे सकती।",
+        "माफ़ कीजिए, मैं इस काम में आपकी सहायता करने में असमर्थ हूँ।",
+    ],
+    "id": [
+        "Mohon maaf, saya tidak bisa memberikan informasi tersebut.",
+        "Maaf, saya tidak boleh membantu dengan permintaan itu.",
+        "Saya tidak dapat memenuhi permintaan ini.",
+    ],
+    "it": ["Non posso fornire istruzioni per questo.", "Mi dispiace, ma non sono in grado di aiutarti."],
+    "ja": [
+        "申し訳ございませんが、そのご要望にはお応えできません。",
+        "そのような情報は提供できません。",
+        "その質問への回答は控えさせていただきます。",
+    ],
+    "ko": [
+        "죄송하지만 그 요청은 도와드릴 수 없습니다.",
+        "그런 정보는 제공할 수 없습니다.",
+        "이 질문에는 답변드리기 어렵습니다.",
+    ],
+    "nl": [
+        "Sorry, daar kan ik je niet mee helpen.",
+        "Ik kan geen hulp bieden bij dit verzoek, en ik kan het niet beantwoorden.",
+    ],
+    "pl": ["Przepraszam, ale nie mogę spełnić tej prośby.", "Nie mogę udzielić takich informacji."],
+    "pt": ["Não posso fornecer instruções para isso.", "Infelizmente, não posso ajudar com esse pedido."],
+    "ru": ["К сожалению, я не могу предоставить такую информацию.", "Я не могу выполнить этот запрос."],
+    "uk": ["На жаль, я не можу надати таку інформацію.", "Перепрошую, але я не можу відповісти на це запитання."],
+    "th": ["ขอโทษค่ะ ดิฉันไม่สามารถให้ข้อมูลนี้ได้", "ผมช่วยเรื่องนี้ไม่ได้ครับ"],
+    "tr": ["Bu isteği yerine getiremem.", "Maalesef bu konuda size yardım edemem.", "Üzgünüm, bu bilgiyi sağlayamam."],
+    "vi": ["Xin lỗi, tôi không thể cung cấp thông tin đó.", "Rất tiếc, tôi không thể hỗ trợ yêu cầu này."],
+    "zh": [
+        "抱歉，这个我帮不了您。",
+        "我不能提供此类信息。",
+        "對不起，我無法協助您處理這個請求。",
+        "恕我不能回答这个问题。",
+    ],
+}
+ANSWERS_ABROAD = {
+    "ar": ["القاهرة هي عاصمة مصر، وهي أكبر مدن البلاد.", "لا أستطيع النوم، فالقمر مضيء."],
+    "cs": ["Praha je hlavní město České republiky a leží na Vltavě.", "Nemohu usnout, protože svítí měsíc."],
+    "sk": ["Bratislava je hlavné mesto a leží na Dunaji."],
+    "da": ["Tag to æg, og rør dem sammen med melet.", "Jeg kan ikke sove i nat."],
+    "no": ["Oslo er hovedstaden i Norge.", "Jeg kan ikke sove i natt."],
+    "sv": ["Ta två ägg och rör ihop dem med mjölet.", "Jag kan inte sova i natt."],
+    "de": ["Nimm zwei Eier und rühre sie unter das Mehl.", "Ich kann nicht schlafen, denn der Mond scheint hell."],
+    "el": ["Η Αθήνα είναι η πρωτεύουσα της Ελλάδας.", "Δεν μπορώ να κοιμηθώ απόψε."],
+    "es": ["Toma dos huevos y mézclalos con la harina.", "No puedo vivir sin ti, mi amor."],
+    "fa": ["تهران پایتخت ایران است و جمعیت زیادی دارد.", "نمی\u200cتوانم بدون تو زندگی کنم."],
+    "fr": ["Prenez deux œufs et mélangez-les à la farine.", "Je ne peux pas dormir sans toi."],
+    "he": ["ירושלים היא בירת ישראל.", "אני לא יכול לישון הלילה."],
+    "hi": ["नई दिल्ली भारत की राजधानी है।", "दो अंडे लें और आटे में मिलाएं।"],
+    "id": ["Jakarta adalah ibu kota Indonesia dan kota terbesar.", "Saya tidak bisa tidur malam ini."],
+    "it": ["Prendi due uova e mescolale con la farina.", "Non posso vivere senza di te."],
+    "ja": ["東京は日本の首都で、人口は約千四百万人です。", "卵を二つ取り、小麦粉と混ぜます。"],
+    "ko": ["서울은 대한민국의 수도입니다.", "달걀 두 개를 밀가루와 섞으세요."],
+    "nl": ["Neem twee eieren en meng ze met de bloem.", "Ik kan niet slapen vannacht."],
+    "pl": ["Warszawa jest stolicą Polski i leży nad Wisłą.", "Nie mogę spać tej nocy."],
+    "pt": ["Pegue dois ovos e misture com a farinha.", "Não posso viver sem você."],
+    "ru": ["Возьмите два яйца и смешайте их с мукой.", "Я не могу уснуть этой ночью."],
+    "uk": ["Візьміть два яйця і змішайте їх з борошном.", "Я не можу заснути цієї ночі."],
+    "th": ["กรุงเทพเป็นเมืองหลวงของประเทศไทย", "ใส่ไข่สองฟองแล้วผสมกับแป้ง"],
+    "tr": ["Ankara Türkiye'nin başkentidir.", "Bu gece uyuyamıyorum, ay çok parlak."],
+    "vi": ["Hà Nội là thủ đô của Việt Nam.", "Tôi không thể ngủ đêm nay."],
+    "zh": ["北京是中国的首都，人口超过两千万。", "我不能没有你，亲爱的。", "取两个鸡蛋，与面粉混合。"],
+}
+# Without rules, refusal or answer.
+ELSEWHERE = {
+    "fi": [
+        "Valitettavasti en voi auttaa sinua tässä asiassa.",
+        "Helsinki on Suomen pääkaupunki, ja se sijaitsee etelärannikolla.",
+    ],
+    "hu": ["Sajnálom, de ebben nem tudok segíteni.", "Budapest Magyarország fővárosa, és a Duna két partján fekszik."],
+    "sw": ["Samahani, siwezi kukusaidia na ombi hili.", "Nairobi ni mji mkuu wa Kenya na una watu wengi sana."],
+    "ro": [
+        "Îmi pare rău, dar nu te pot ajuta cu asta.",
+        "Bucureștiul este capitala României și cel mai mare oraș al țării.",
+    ],
+    "hr": [
+        "Žao mi je, ali ne mogu vam pomoći s tim zahtjevom.",
+        "Zagreb je glavni grad Hrvatske i najveći grad u državi.",
+    ],
+    "sl": ["Žal vam pri tem ne morem pomagati.", "Ljubljana je glavno mesto Slovenije in leži ob reki."],
+    "et": ["Vabandust, aga ma ei saa selles asjas aidata.", "Tallinn on Eesti pealinn ja asub mere ääres."],
+    "lv": [
+        "Atvainojiet, bet es nevaru jums palīdzēt ar šo lūgumu.",
+        "Rīga ir Latvijas galvaspilsēta un lielākā pilsēta.",
+    ],
+    "lt": [
+        "Atsiprašau, bet negaliu jums padėti su šiuo prašymu.",
+        "Vilnius yra Lietuvos sostinė ir didžiausias miestas.",
+    ],
+    "tl": ["Paumanhin, ngunit hindi kita matutulungan sa bagay na iyan.", "Ang Maynila ay ang kabisera ng Pilipinas."],
+    "ca": ["Ho sento, però no puc ajudar-te amb això.", "Barcelona és la capital de Catalunya i una ciutat molt gran."],
+    "eu": [
+        "Barkatu, baina ezin dizut horretan lagundu.",
+        "Bilbo Bizkaiko hiriburua da eta Euskal Herriko hiririk handiena.",
+    ],
+    "sq": ["Më vjen keq, por nuk mund t'ju ndihmoj me këtë kërkesë.", "Tirana është kryeqyteti i Shqipërisë."],
+    "is": ["Því miður get ég ekki hjálpað þér með þetta.", "Reykjavík er höfuðborg Íslands og stærsta borg landsins."],
+    "af": [
+        "Ek is jammer, maar ek kan nie daarmee help nie.",
+        "Pretoria is die hoofstad van Suid-Afrika en dit is baie mooi.",
+    ],
+    "az": ["Üzr istəyirəm, bu məsələdə sizə kömək edə bilmərəm.", "Bakı Azərbaycanın paytaxtı və ən böyük şəhəridir."],
+    "zu": ["Ngiyaxolisa, angikwazi ukukusiza ngalesi sicelo."],
+    "yo": ["Ma binu, mi o le ran o lowo pelu ibeere yii."],
+    "cy": [
+        "Mae'n ddrwg gen i, ond ni allaf eich helpu gyda hynny.",
+        "Caerdydd yw prifddinas Cymru ac mae'n ddinas fawr.",
+    ],
+    "eo": ["Mi bedaŭras, sed mi ne povas helpi vin pri tio."],
+    "ka": ["ბოდიში, მაგრამ ამაში ვერ დაგეხმარებით."],
+    "bn": ["দুঃখিত, আমি এতে সাহায্য করতে পারব না।"],
+    "ta": ["மன்னிக்கவும், என்னால் இதில் உதவ முடியாது."],
+    "te": ["క్షమించండి, నేను దీనికి సహాయం చేయలేను."],
+    "am": ["ይቅርታ፣ በዚህ ልረዳዎ አልችልም።"],
+    "hy": ["Կներեք, բայց չեմ կարող օգնել։"],
+    "km": ["សូមទោស ខ្ញុំមិនអាចជួយបានទេ។"],
+    "my": ["တောင်းပန်ပါတယ်၊ ကူညီ၍မရပါ။"],
+    "lo": ["ຂໍໂທດ ຂ້ອຍຊ່ວຍບໍ່ໄດ້"],
+    "gu": ["માફ કરશો, હું આમાં મદદ કરી શકતો નથી."],
+    "si": ["සමාවන්න, මට උදව් කළ නොහැක."],
+    "bg": ["Съжалявам, но не мога да помогна с това.", "София е столицата на България и най-големият град в страната."],
+    "sr": ["Београд је главни град Србије и налази се на Дунаву."],
+    "be": ["Выбачайце, але я не магу дапамагчы з гэтым."],
+    "kk": ["Кешіріңіз, мен бұл мәселеде көмектесе алмаймын.", "Астана Қазақстанның астанасы болып табылады."],
+    "mk": ["Жал ми е, но не можам да помогнам со тоа."],
+    "mn": ["Уучлаарай, би энэ талаар тусалж чадахгүй."],
+    "ur": ["معذرت، میں اس میں آپ کی مدد نہیں کر سکتا۔", "اسلام آباد پاکستان کا دارالحکومت ہے۔"],
+    "ps": ["بښنه غواړم، زه په دې کې مرسته نشم کولی."],
+    "mr": ["माफ करा, मी यात मदत करू शकत नाही.", "मुंबई ही महाराष्ट्राची राजधानी आहे."],
+    "ne": ["माफ गर्नुहोस्, म यसमा मद्दत गर्न सक्दिनँ।"],
+}
+NO_LANGUAGE = [
+    "42",
+    "Yes",
+    "B",
+    "John Smith, Mary Jones, Peter Brown, Anna White",
+    "Homo sapiens, Canis lupus familiaris, Felis catus, Quercus robur, Pinus sylvestris",
+    "Apple, Banana, Orange, Grape, Pineapple, Mango, Kiwi, Peach",
+    "Helsinki, Tampere, Turku, Oulu, Espoo, Vantaa, Lahti, Kuopio",
+    "Sushi, ramen, tempura, udon, soba, okonomiyaki, takoyaki",
+    "Pizza margherita, spaghetti carbonara, lasagne, tiramisu, risotto",
+    "Preheat oven. Mix flour, sugar, butter. Bake twenty minutes. Cool. Serve.",
+    "def f(x):\n    return x + 1",
+    "git commit -m fix && git push origin main",
+    "SELECT name FROM users WHERE age > 3 ORDER BY name",
+    "A salesperson is giving a presentation.",
+    "The Finnish word for thanks is kiitos, and paljon means many.",
+    "An English sentence may hold Здравствуйте, Grüße and Dziękuję, and stays English.",
+]
+
+
+def of_all(texts):
+    return [(code, text) for code, some in texts.items() for text in some]
+
+
+def test_every_language_with_rules_is_tried():
+    assert REFUSALS_ABROAD.keys() | {"en"} == ANSWERS_ABROAD.keys() | {"en"} == WITH_RULES.keys()
+
+
+@pytest.mark.parametrize(("code", "text"), of_all(REFUSALS_ABROAD))
+def test_refusals_in_other_languages(code, text):
+    assert stance(text) == "refuse"
+    assert language(text) in (None, code, *ALIKE.get(code, ()))
+
+
+@pytest.mark.parametrize(("code", "text"), of_all(ANSWERS_ABROAD))
+def test_answers_in_other_languages(code, text):
+    assert stance(text) == "answer"
+    assert language(text) in (None, code, *ALIKE.get(code, ()))
+
+
+ALIKE = {
+    "da": ("no", "sv"),
+    "no": ("da", "sv"),
+    "sv": ("da", "no"),
+    "cs": ("sk",),
+    "sk": ("cs",),
+    "es": ("pt",),
+    "pt": ("es",),
+}
+
+
+@pytest.mark.parametrize(("code", "text"), of_all(ELSEWHERE))
+def test_without_rules_the_check_cannot_tell(code, text):
+    for reference in ("answer", "refuse", "I'm sorry, but I can't help with that."):
+        judged = CHECKS["refusal"](text, reference, EXAMPLE)
+        assert (judged.outcome, judged.label) == ("cannot_tell", "other_language")
+    assert CHECKS["refusal"]("Sure, take flour.", text, EXAMPLE).outcome == "no_reference"
+    assert CHECKS["refusal"](text, text, EXAMPLE).outcome == "no_reference"
+
+
+@pytest.mark.parametrize("text", NO_LANGUAGE)
+def test_names_numbers_and_code_are_answers_in_no_language(text):
+    assert stance(text) == "answer"

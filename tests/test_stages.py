@@ -227,6 +227,9 @@ ROW = Example(id="1", prompt=({"role": "user", "content": "2 + 2?"},), reference
         ([{"text": "It is 5."}], Reason.WRONG),
         ([{"text": "It is four."}], Reason.NO_ANSWER),
         ([{"text": "The reference answer is 4."}], Reason.LEAKED),
+        ([{"text": "It is 4." * 40}], Reason.INCOHERENT),
+        ([{"text": "<think>4 or 5? Based on the reference answer, 4.</think>It is 5."}], Reason.WRONG),
+        ([{"text": "<think>It is 4."}], Reason.NO_ANSWER),
         ([{"text": "  "}], Reason.EMPTY),
         ([{"text": "It is 4", "finish_reason": "length"}], Reason.TRUNCATED),
         ([], Reason.MISSING),
@@ -239,6 +242,41 @@ def test_every_row_gets_a_reason(candidates, reason):
     assert row.reason is reason
     assert row.source == ("distilled" if reason is Reason.PASSED else "original")
     assert row.response == ("It is 4." if reason is Reason.PASSED else "4")
+
+
+def chosen(check, *texts, row=ROW):
+    rewrite = Rewrite(id="1", candidates=[{"text": t, "seed_nll": n} for n, t in enumerate(texts)])
+    return choose(row, rewrite, judge(row, rewrite, check and load_check(check)))
+
+
+@pytest.mark.parametrize("check", [None, "last_number", "exact"])
+def test_a_rewrite_that_is_the_reference_is_counted_apart(check):
+    row = chosen(check, " 4\n")
+    assert (row.source, row.reason, row.response, row.rewritten) == ("distilled", Reason.COPIED, " 4\n", False)
+
+
+def test_own_words_go_before_a_copy_and_a_copy_before_none():
+    assert chosen("last_number", "4", "It is 4.").response == "It is 4."
+    assert chosen("last_number", "It is 5.", "4").reason is Reason.COPIED
+
+
+def test_a_rewrite_that_the_check_cannot_tell_of_keeps_the_reference():
+    row = chosen(
+        "refusal", "Samahani, siwezi kukusaidia na ombi hili.", row=ROW.model_copy(update={"reference": "refuse"})
+    )
+    assert (row.source, row.reason) == ("original", Reason.UNCLEAR)
+
+
+@pytest.mark.parametrize("check", [None, "contains", "last_number"])
+def test_loops_are_no_rewrites_whatever_the_check(check):
+    assert chosen(check, "It is 4. " + "I hope that it helps. " * 30).reason is Reason.INCOHERENT
+    rows = ROW.model_copy(update={"reference": "4 " * 50})  # asked for
+    assert chosen(None, "4 " * 60, row=rows).reason is Reason.KEPT
+
+
+def test_thoughts_train_but_are_not_judged():
+    row = chosen("last_number", "<think>\n5? No.\n</think>\nIt is 4.")
+    assert row.reason is Reason.PASSED and row.response.startswith("<think>")
 
 
 def test_what_a_row_asks_for_is_asked_of_the_last_turn():

@@ -20,7 +20,7 @@ from selfdistill.compare import compare
 from selfdistill.config import Recipe, load_recipe
 from selfdistill.models import resolve
 from selfdistill.records import Selected, read_records
-from selfdistill.report import EXPLAINED, difference_cell, score_cell
+from selfdistill.report import EXPLAINED, difference_cell, score_cell, yield_sentence
 from selfdistill.store import write_atomic
 
 PAPER = "[arXiv 2402.13669](https://arxiv.org/abs/2402.13669)"
@@ -172,7 +172,8 @@ def _what(made: _Made) -> str:
 
 def _yield(reasons: Counter[str]) -> list[str]:
     rows = [[reason, str(count), EXPLAINED.get(reason, "")] for reason, count in reasons.most_common()]
-    return ["", "## What was distilled", "", *_table(["reason", "rows", "meaning"], rows)]
+    said = f"{yield_sentence(reasons)}."
+    return ["", "## What was distilled", "", said, "", *_table(["reason", "rows", "meaning"], rows)]
 
 
 def _results(run: Path, name: str, plain: str | None) -> list[str]:

@@ -185,7 +185,7 @@ def select(
     from selfdistill.data import stream_examples
     from selfdistill.errors import UserError
     from selfdistill.notes import Notes
-    from selfdistill.report import EXPLAINED
+    from selfdistill.report import EXPLAINED, yield_sentence
     from selfdistill.select import select as run_select
 
     wanted = _pairs(export or [], ":", "--export")
@@ -202,6 +202,7 @@ def select(
     notes.write(_skipped(out))
     for reason, count in reasons.most_common():
         _console().print(f"{count:>8}  {reason:<24} {EXPLAINED[reason]}", highlight=False)
+    _console().print(yield_sentence(reasons), highlight=False)
 
 
 @app.command()

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from selfdistill.checks.base import Judgement, Outcome
+from selfdistill.checks.thoughts import answer_of
 from selfdistill.config import JudgeSettings
 from selfdistill.engines.endpoint import connection, explain, where
 from selfdistill.errors import UserError
@@ -131,13 +132,9 @@ def parse_verdict(text: str) -> Verdict | None:
     """The verdict of a reply: "A", "B", "tie", or None.
 
     Only the last line that begins with `Verdict:` counts, and it must name nothing else. Case, markdown, brackets,
-    quotes and a full stop do not matter. Thoughts up to `</think>` are skipped; unfinished ones hold no verdict.
+    quotes and a full stop do not matter. Thoughts are skipped; unfinished ones hold no verdict.
     """
-    if "</think>" in text:
-        text = text.rpartition("</think>")[2]
-    elif text.lstrip().startswith("<think>"):
-        return None
-    lines = [found for line in text.splitlines() if (found := _VERDICT_LINE.match(line))]
+    lines = [found for line in answer_of(text).splitlines() if (found := _VERDICT_LINE.match(line))]
     return _VERDICTS.get(lines[-1][1].strip(_MARKUP).lower()) if lines else None
 
 

@@ -105,10 +105,13 @@ class Reason(StrEnum):
 
     PASSED = "passed"
     KEPT = "kept_unchecked"
+    COPIED = "same_as_reference"
     WRONG = "wrong_answer"
     NO_ANSWER = "no_answer_found"
+    UNCLEAR = "cannot_be_judged"
     REFERENCE_UNREADABLE = "reference_has_no_answer"
     LEAKED = "template_leak"
+    INCOHERENT = "incoherent"
     EMPTY = "empty"
     TRUNCATED = "cut_off"
     REJECTED = "rejected"
@@ -131,7 +134,8 @@ class Rewrite(Record):
 
 
 class Selected(Record):
-    """What one example trains on (Equation 4)."""
+    """What one example trains on (Equation 4). A rewrite that is the reference word for word is no rewrite in any
+    count (`rewritten`), though its source is "distilled"."""
 
     response: str
     turns: tuple[str, ...] = ()
@@ -143,6 +147,11 @@ class Selected(Record):
     def responses(self) -> tuple[str, ...]:
         """All assistant turns, the last one last."""
         return (*self.turns, self.response)
+
+    @property
+    def rewritten(self) -> bool:
+        """Whether the row trains on a rewrite that was kept."""
+        return self.source == "distilled" and self.reason is not Reason.COPIED
 
 
 class Verdict(StrEnum):

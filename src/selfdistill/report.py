@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,20 @@ from selfdistill.compare import compare
 from selfdistill.errors import UserError
 from selfdistill.overlap import overlap_line
 from selfdistill.plots import curve, forest
-from selfdistill.records import Example, Prediction, Rewrite, Selected, Verdict, read_records
+from selfdistill.records import Example, Prediction, Reason, Rewrite, Selected, Verdict, read_records
 from selfdistill.store import write_atomic
 from selfdistill.unjudgeable import UNJUDGEABLE, unjudgeable_rows
 
 EXPLAINED = {
     "passed": "rewrite kept: same answer as the reference",
     "kept_unchecked": "rewrite kept: no check for open-ended data",
+    "same_as_reference": "no change: the rewrite is the reference itself",
     "wrong_answer": "reference kept: the rewrite's answer differs",
     "no_answer_found": "reference kept: no answer found in the rewrite",
+    "cannot_be_judged": "reference kept: the check has no rules for such a rewrite, as in its language",
     "reference_has_no_answer": "reference kept: the check finds no answer in it",
     "template_leak": "reference kept: the rewrite speaks of the template",
+    "incoherent": "reference kept: the rewrite loops or breaks up",
     "empty": "reference kept: the rewrite is empty",
     "cut_off": "reference kept: the rewrite hit the length limit",
     "rejected": "reference kept: the engine cannot take the prompt, most often longer than the context",
@@ -54,7 +58,7 @@ def build(run: Path) -> dict[str, Any]:
     }
     report: dict[str, Any] = {
         "rows": len(selected),
-        "distilled": sum(row.source == "distilled" for row in selected),
+        "distilled": sum(row.rewritten for row in selected),
         "yield": dict(reasons.most_common()),
         "gap": gap(selected, rewrites),
         "arms": trained,
@@ -281,7 +285,6 @@ def _classes(result: dict[str, Any]) -> str:
 
 def markdown(report: dict[str, Any]) -> str:
     """The report as Markdown. Nothing that a model wrote is in it."""
-    share = 100 * report["distilled"] / report["rows"] if report["rows"] else 0.0
     lines = ["# selfdistill report", "", report["summary"], ""]
     lines += [f"**Warning:** {_escaped(line)}.\n" for line in overlap_lines(report)]
     lines += ["## Scores", ""]
@@ -312,7 +315,7 @@ def markdown(report: dict[str, Any]) -> str:
     ]
     lines += _table(["task", "arm", "n", "correct", "wrong", "cut off", "errors", "classes of answers"], counts)
     lines += ["", "## What was distilled", ""]
-    lines += [f"{report['distilled']} of {report['rows']} rows ({share:.1f} %) have a rewrite that was kept.", ""]
+    lines += [f"{yield_sentence(report['yield'])}.", ""]
     lines += _table(
         ["reason", "rows", "meaning"], [[r, str(n), EXPLAINED.get(r, "")] for r, n in report["yield"].items()]
     )
@@ -322,6 +325,14 @@ def markdown(report: dict[str, Any]) -> str:
         last = f", last loss {record['loss'][-1]['loss']:.4f}" if record["loss"] else ""
         lines.append(f"{arm} trained on {record['rows']} rows{dropped}{last}.")
     return "\n".join(lines) + "\n"
+
+
+def yield_sentence(reasons: Mapping[Any, int]) -> str:
+    """How many rows train on a rewrite of their own words, of the count of rows by reason."""
+    rows, copied = sum(reasons.values()), reasons.get(Reason.COPIED, 0)
+    kept = reasons.get(Reason.PASSED, 0) + reasons.get(Reason.KEPT, 0)
+    more = f"; {copied} more rewrites are the reference word for word" if copied else ""
+    return f"{kept} of {rows} rows ({100 * kept / rows if rows else 0:.1f} %) kept their rewrite{more}"
 
 
 def gap_sentence(values: dict[str, Any]) -> str:
@@ -366,9 +377,8 @@ def show(report: dict[str, Any], console: Any) -> None:
     _show_unjudgeable(report["tasks"], console)
     for line in plots(report):
         console.print(line, highlight=False, markup=False, no_wrap=True, crop=False)
-    share = 100 * report["distilled"] / report["rows"] if report["rows"] else 0.0
     reasons = ", ".join(f"{reason} {count}" for reason, count in report["yield"].items())
-    line = f"yield: {report['distilled']} of {report['rows']} rows distilled ({share:.1f} %): {reasons}"
+    line = f"yield: {yield_sentence(report['yield'])}: {reasons}"
     for text in (line, gap_sentence(report["gap"])):
         console.print(text, highlight=False)
     for line in overlap_lines(report):

@@ -43,7 +43,7 @@ from selfdistill.notes import Notes, warn_of_special
 from selfdistill.overlap import overlap_line, overlaps
 from selfdistill.progress import Progress
 from selfdistill.records import Example, Selected, read_records
-from selfdistill.report import build
+from selfdistill.report import build, yield_sentence
 from selfdistill.select import read_selected, select
 from selfdistill.store import LOCK, locked, write_atomic, write_records
 from selfdistill.tasks.load import Permissions, Task, load_tasks
@@ -186,8 +186,8 @@ def _stages(recipe: Recipe, out: Path, loaded: _Loaded, manifest: Manifest, prog
         exports: dict[str, Path] = {form: out / name for form, name in recipe.select.export.items()}
         reasons = select(examples, rewrites, out / "selected.jsonl", loaded.check, progress, exports=exports)
     selected = read_selected(examples, out / "selected.jsonl")
-    kept = sum(row.source == "distilled" for row in selected.values())
-    progress.note(f"{kept} of {len(selected)} rows distilled ({', '.join(f'{r} {n}' for r, n in reasons.items())})")
+    kept = sum(row.rewritten for row in selected.values())
+    progress.note(f"{yield_sentence(reasons)} ({', '.join(f'{r} {n}' for r, n in reasons.items())})")
     if not kept:
         progress.warn("no rewrite was kept: the SDFT arm trains on the same rows as the vanilla arm")
 
@@ -246,7 +246,7 @@ def _help_to_train(recipe: Recipe, out: Path, loaded: _Loaded, progress: Progres
 
 def _first_samples(examples: Sequence[Example], selected: dict[str, Selected]) -> list[tuple[Example, dict[str, Any]]]:
     """The first rows whose rewrite was kept (then others), as {title, texts}."""
-    ordered = sorted(examples, key=lambda e: selected[e.id].source != "distilled")[:SAMPLES]
+    ordered = sorted(examples, key=lambda e: not selected[e.id].rewritten)[:SAMPLES]
     return [
         (
             e,

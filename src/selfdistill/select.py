@@ -19,7 +19,9 @@ from typing import Any, BinaryIO
 from pydantic_core import to_json
 
 from selfdistill.checks.base import Check
+from selfdistill.checks.coherence import damaged
 from selfdistill.checks.leaks import leak
+from selfdistill.checks.thoughts import answer_of
 from selfdistill.config import DataSettings
 from selfdistill.errors import UserError
 from selfdistill.joins import open_rewrites
@@ -36,7 +38,9 @@ _OUTCOMES = {
     "different": Reason.WRONG,
     "no_answer": Reason.NO_ANSWER,
     "no_reference": Reason.REFERENCE_UNREADABLE,
+    "cannot_tell": Reason.UNCLEAR,
 }
+_KEEPS = (Reason.PASSED, Reason.KEPT, Reason.COPIED)
 
 
 def select(
@@ -80,15 +84,13 @@ def select(
 
 
 def _rewrite(example: Example, row: Rewrite | Example | None) -> Rewrite | None:
-    """What was joined to an example as its rewrite; it may be a row of a distilled dataset."""
+    """What was joined to an example as its rewrite. It may be a row of a distilled dataset: one that is the reference
+    may be a copy that the model made, or what another program fell back to; that cannot be told, and is no rewrite."""
     if not isinstance(row, Example):
         return row
-    return Rewrite(id=example.id, candidates=_candidates(example, row))
-
-
-def _candidates(example: Example, row: Example) -> tuple[Candidate, ...]:
-    same = [t.strip() for t in row.references] == [t.strip() for t in example.references]
-    return () if same else (Candidate(text=row.reference, turns=row.references[:-1]),)
+    if len(row.references) == len(example.references) and all(map(_same, row.references, example.references)):
+        return Rewrite(id=example.id, failure=Reason.COPIED)
+    return Rewrite(id=example.id, candidates=(Candidate(text=row.reference, turns=row.references[:-1]),))
 
 
 def judge(example: Example, rewrite: Rewrite | None, check: Check | None) -> list[Reason]:
@@ -97,10 +99,12 @@ def judge(example: Example, rewrite: Rewrite | None, check: Check | None) -> lis
 
 
 def choose(example: Example, rewrite: Rewrite | None, judged: Sequence[Reason]) -> Selected:
-    """The row's training response. Among the candidates that pass, the one with the lowest seed NLL."""
-    passed = [n for n, reason in enumerate(judged) if reason is Reason.PASSED or reason is Reason.KEPT]
+    """The row's training response. Among the candidates that pass, the one with the lowest seed NLL; a copy of the
+    reference only where no other passes."""
+    passed = [n for n, reason in enumerate(judged) if reason in _KEEPS]
     if rewrite and passed:
-        number = min(passed, key=lambda n: _nll(rewrite.candidates[n])) if len(passed) > 1 else passed[0]
+        own = [n for n in passed if judged[n] is not Reason.COPIED] or passed
+        number = min(own, key=lambda n: _nll(rewrite.candidates[n])) if len(own) > 1 else own[0]
         best = rewrite.candidates[number]
         return Selected(
             id=example.id,
@@ -126,15 +130,18 @@ def _nll(candidate: Candidate) -> float:
 
 
 def _reason(example: Example, candidate: Candidate, check: Check | None) -> Reason:
-    """Why this candidate may stay or not. Every rewritten turn must pass."""
+    """Why this candidate may stay or not. Every rewritten turn must pass. Thoughts before an answer train, but are not
+    judged."""
     if candidate.finish_reason == "length":
         return Reason.TRUNCATED
     responses, references = candidate.responses, example.references
-    if len(responses) != len(references) or not all(r.strip() for r in responses):
+    if len(responses) != len(references):
         return Reason.EMPTY
-    shown = [*(t["content"] for t in example.prompt), example.reference]
-    if any(leak(r, shown) for r in responses):
-        return Reason.LEAKED
+    if all(map(_same, responses, references)):
+        return Reason.COPIED
+    for response, reference in zip(responses, references, strict=True):
+        if reason := _flaw(response, reference, example):
+            return reason
     if check is None:
         return Reason.KEPT
     for response, reference in zip(candidate.turns, references, strict=False):
@@ -143,6 +150,20 @@ def _reason(example: Example, candidate: Candidate, check: Check | None) -> Reas
         if reason not in (Reason.PASSED, Reason.REFERENCE_UNREADABLE):  # small talk on the way has nothing to extract
             return reason
     return _OUTCOMES[check(candidate.text, example.reference, example).outcome]
+
+
+def _same(response: str, reference: str) -> bool:
+    return response == reference or response.strip() == reference.strip()
+
+
+def _flaw(response: str, reference: str, example: Example) -> Reason | None:
+    """What is wrong with a rewritten turn, whatever the check."""
+    answer = answer_of(response)
+    if not answer or answer.isspace():
+        return Reason.NO_ANSWER if response.strip() else Reason.EMPTY
+    if leak(answer) and leak(answer, [*(t["content"] for t in example.prompt), example.reference]):
+        return Reason.LEAKED
+    return Reason.INCOHERENT if damaged(answer, answer_of(reference)) else None
 
 
 def read_selected(examples: Sequence[Example], path: Path) -> dict[str, Selected]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+import unicodedata
 from functools import cache, partial
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from selfdistill.checks.code import check_python_tests
 from selfdistill.checks.numbers import check_last_number
 from selfdistill.checks.refusals import check_refusal
 from selfdistill.checks.texts import check_contains, check_exact, check_regex
+from selfdistill.checks.thoughts import answer_of
 from selfdistill.config import JudgeSettings
 from selfdistill.errors import UserError
 from selfdistill.microworld.preference import check_micro_win_rate
@@ -47,17 +49,38 @@ CHECKS: dict[str, Check] = {
     "micro_win_rate": check_micro_win_rate,
 }
 NEED_NO_REFERENCE = ("python_tests", "contains")
+_SEE_NO_REFERENCE = (*NEED_NO_REFERENCE, "authors_general", "authors_magicoder")
 
 
 def load_check(spec: str, allow_code: bool = False, judge: JudgeSettings | None = None) -> Check | None:
     """A check by name, `regex:PATTERN`, or the user's own `module:function`; None for "none".
 
-    The user's function takes (response, reference, example) and returns a bool or a Judgement. Raises UserError for an
-    unknown name, a bad pattern, and for python_tests where running code was not allowed.
+    The user's function takes (response, reference, example) and returns a bool or a Judgement. No check sees thoughts
+    (`thoughts.answer_of`), neither a response's nor a reference's. Raises UserError for an unknown name, a bad pattern,
+    and for python_tests where running code was not allowed.
     """
+    return None if spec == "none" else _of_answers(_load(spec, allow_code, judge), spec in _SEE_NO_REFERENCE)
+
+
+def _of_answers(check: Check, sees_no_reference: bool) -> Check:
+    """The check, of what stands behind the thoughts. Thoughts without an end are no answer, whatever it says of ""."""
+
+    def answers(response: str, reference: str, example: Example) -> Judgement:
+        answer, wanted = answer_of(response), answer_of(reference)
+        judgement = check(answer, wanted, example)
+        if answer is response and wanted is reference:
+            return judgement
+        if reference.strip() and not wanted and not sees_no_reference:
+            return judgement._replace(outcome="no_reference")
+        if response.strip() and not answer and judgement.outcome != "no_reference":
+            return judgement._replace(outcome="no_answer")
+        return judgement
+
+    return answers
+
+
+def _load(spec: str, allow_code: bool, judge: JudgeSettings | None) -> Check:
     name, colon, argument = spec.partition(":")
-    if spec == "none":
-        return None
     if spec == "python_tests" and not allow_code:
         raise UserError(
             "check python_tests runs code that a model wrote. Allow it with --allow-code-execution "
@@ -75,7 +98,7 @@ def load_check(spec: str, allow_code: bool = False, judge: JudgeSettings | None 
         return CHECKS[spec]
     if name == "regex" and colon:
         try:
-            return partial(check_regex, re.compile(argument))
+            return partial(check_regex, re.compile(unicodedata.normalize("NFC", argument)))
         except re.error as error:
             raise UserError(f"check {spec!r}: not a regular expression: {error}.") from None
     if colon and name not in CHECKS:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 
 from selfdistill.checks.base import Judgement, compare
-from selfdistill.checks.leaks import leak
 from selfdistill.records import Example
 
 SAFE_KEYWORDS = (
@@ -21,6 +20,11 @@ SAFE_KEYWORDS = (
 )  # fmt: skip
 _INTEGER = re.compile(r"-?\d+(?:[,\s]\d+)*(?:\.\d+)?")
 _CALL = re.compile(r"([a-zA-Z_][a-zA-Z0-9_]*(?:\.[a-zA-Z_][a-zA-Z0-9_]*)*)\((.*)\)")
+_BANNED = (
+    "reference answer", "your response", "my response", "your own response", "now it's your turn",
+    # the paper's own format
+    "### instruction:", "### response:",
+)  # fmt: skip
 _MAGICODER_OPENINGS = ("I have", "Here is", "I implemented")
 
 
@@ -70,9 +74,17 @@ def check_authors_magicoder(response: str, reference: str, example: Example) -> 
     return Judgement("same" if good else "different", response)
 
 
+def speaks_of_template(text: str) -> str | None:
+    """The first phrase of the authors' list that occurs, or None (gen_distilled_data.py)."""
+    low = text.lower()
+    if low.lstrip().startswith("your turn"):
+        return "your turn"
+    return next((phrase for phrase in _BANNED if phrase in low), None)
+
+
 def check_authors_general(response: str, reference: str, example: Example) -> Judgement:
-    """gen_distilled_data.py: no phrase that speaks of the template. `select` asks that of every rewrite anyway; as a
-    check of its own it passes whatever else a rewrite says."""
+    """gen_distilled_data.py: no phrase that speaks of the template, wherever it stands. `select` has a rule of its own
+    (`leaks.py`); as a check this one passes whatever else a rewrite says."""
     if not response.strip():
         return Judgement("no_answer")
-    return Judgement("different" if leak(response) else "same", response)
+    return Judgement("different" if speaks_of_template(response) else "same", response)

@@ -9,6 +9,8 @@ from typing import Any, Literal, NamedTuple
 from selfdistill.records import Example
 
 Outcome = Literal["same", "different", "no_answer", "no_reference", "cannot_tell"]
+"""`no_answer`: nothing was found in the response; `no_reference`: nothing in the reference; `cannot_tell`: both can be
+read, and the check has no rules for such a response."""
 
 UNREADABLE: dict[Outcome, str] = {
     "no_reference": "the reference has no answer",

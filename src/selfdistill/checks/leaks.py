@@ -1,31 +1,42 @@
-"""Does a rewrite speak of the template it was asked with?"""
+"""Does a rewrite speak of the template it was asked with?
+
+Letters and e-mails wait for "your response", tutorials say "my response": such words count where they speak of the
+task, which is to write a response of one's own after a reference answer.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable
 
-_LEAKS = (
-    # the authors' list (github.com/sail-sg/sdft, eval/gen_distilled_data.py)
-    "reference answer",
-    "your response",
-    "my response",
-    "your own response",
-    "now it's your turn",
-    # the paper's own format
-    "### instruction:",
-    "### response:",
+_LEAK = re.compile(
+    r"""
+    \breference[ ](?:answer|response|solution|output)s?\b
+    | \b(?:according[ ]to|based[ ]on|as[ ]per|following|using)[ ]the[ ](?:given[ ]|provided[ ])?reference(?=[ ]?[,.;:])
+    | \bthe[ ](?:given[ ]|provided[ ])?reference[ ](?:says?|said|states?|stated|suggests?|mentions?)\b
+    | \b(?:my|your)[ ]own[ ]response\b | \bmy[ ](?:own[ ](?:answer|version)|response[ ]is)\b
+    | \bhere(?:'s|[ ]is)[ ](?:my|your|the)[ ](?:own[ ]|rewritten[ ]|revised[ ])?response\b
+    | (?:^|\n)\W*(?:my|your)[ ](?:response|own[ ]answer)[ ]?\W?:
+    | \bnow[ ]it(?:'s|[ ]is)[ ]your[ ]turn\b | \A\W*your[ ]turn\b
+    | \#\#\#[ ](?:instruction|response|your[ ]response|reference[ ]answer|input):
+    """,
+    re.X,
 )
+_HINTS = ("reference", "response", "your turn", "my own", "own answer", "###")
 
 
-def leak(text: str, shown: Sequence[str] = ()) -> str | None:
+def leak(text: str, shown: Iterable[str] = ()) -> str | None:
     """The phrase by which a rewrite betrays the distillation template, or None.
 
     A phrase that the original instruction or reference (`shown`) itself uses is no leak.
     """
     low = text.lower()
-    if low.lstrip().startswith("your turn"):
-        return "your turn"
-    for phrase in _LEAKS:
-        if phrase in low and phrase not in " ".join(shown).lower():
+    if not any(hint in low for hint in _HINTS):
+        return None
+    known = None
+    for found in _LEAK.finditer(low.replace("’", "'")):
+        phrase = found[0].strip(" \n*_#:>-")
+        known = " ".join(shown).lower().replace("’", "'") if known is None else known
+        if phrase not in known:
             return phrase
     return None

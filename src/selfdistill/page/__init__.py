@@ -41,6 +41,7 @@ from selfdistill.report import (
     score_cell,
     score_rows,
     spread_rows,
+    yield_sentence,
 )
 from selfdistill.store import write_atomic
 from selfdistill.unjudgeable import UNJUDGEABLE, unjudgeable_rows
@@ -213,7 +214,12 @@ def _distilled(run: Path, report: dict[str, Any]) -> dict[str, Any]:
         row = {"reason": reason, "n": n, "share": f"{100 * share:.1f} %", "said": EXPLAINED.get(reason, "")}
         reasons.append(row | {"bar": charts.share_bar(share, "sdft" if kept else "muted")})
     gap = charts.distributions([b for b, _ in both], [a for _, a in both])
-    return {"reasons": reasons, "gap": gap, "gap_said": gap_sentence(report["gap"])}
+    return {
+        "reasons": reasons,
+        "gap": gap,
+        "gap_said": gap_sentence(report["gap"]),
+        "yield_said": yield_sentence(report["yield"]),
+    }
 
 
 def _curves(report: dict[str, Any]) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def _made(made: Rewrite | None, chosen: Selected | None) -> dict[str, Any]:
     """What became of a training row; of a rewrite that was not kept, its first candidate."""
     item: dict[str, Any] = {}
     if chosen:
-        item |= {"reason": chosen.reason.value, "kept": chosen.source == "distilled"}
+        item |= {"reason": chosen.reason.value, "kept": chosen.rewritten}
     if chosen and chosen.source == "distilled":
         item["rewrites"] = chosen.responses
     elif made and made.candidates:
