@@ -4,64 +4,71 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections.abc import Collection, Iterator
 
 from selfdistill.checks.base import Judgement
+from selfdistill.checks.source import beginning, called_names, completes, defines, fenced, joined, python_source
 from selfdistill.records import Example
 
 
-def python_source(text: str, entry_point: str | None = None) -> str | None:
-    """The Python of a chat answer: its first Python (or unnamed) fenced block, else from its first def on.
-
-    Where a function is asked for by name (`entry_point`), the first block that defines it goes before other blocks.
-    """
-    found = re.findall(r"```([^\n`]*)\n(.*?)(?:\n?```|\Z)", text, re.DOTALL)
-    blocks = [source for language, source in found if language.strip().lower() in ("python", "py", "python3", "")]
-    if entry_point:
-        blocks.sort(key=lambda source: not _defines(source, entry_point))
-    if blocks:
-        return str(blocks[0])
-    start = re.search(r"(?m)^(?:from|import|def|class|@)\s*\w", text)
-    return text[start.start() :] if start else None
-
-
-def _defines(source: str, name: str) -> bool:
-    return re.search(rf"(?m)^\s*(?:async\s+)?def\s+{re.escape(name)}\b", source) is not None
-
-
-def program(response: str, example: Example) -> str | None:
-    """What is run for a response, without the tests.
+def program(response: str, example: Example, called: Collection[str] = ()) -> str | None:
+    """What is run for a response, as a module, before the tests; None where there is no code in it.
 
     A row with `code` and `entry_point` (HumanEval) asks to complete that code: an answer that defines the function
     stands behind what comes before it there (imports, helpers), an answer that does not is the function's body.
     """
     code, entry_point = example.meta.get("code"), example.meta.get("entry_point")
     if not code or not entry_point:
-        return python_source(response)
-    source = python_source(response, entry_point)
-    if source is not None and _defines(source, entry_point):
-        before = re.split(rf"(?m)^def\s+{re.escape(entry_point)}\b", code, maxsplit=1)[0]
-        return f"{before}\n{textwrap.dedent(source)}"
-    body = response if source is None else source
-    if not body.strip():
-        return None
-    if not re.match(r"[ \t]", body.lstrip("\n")):
-        body = textwrap.indent(body, "    ")
-    return f"{code}{body}"
+        return python_source(response, called)
+    source = python_source(response, {*called, entry_point})
+    if source is not None and defines(source, entry_point):
+        before = re.split(rf"(?m)^(?:async\s+)?def\s+{re.escape(entry_point)}\b", code, maxsplit=1)[0]
+        return joined([before, source])
+    return _completed(code, entry_point, response) or source
 
 
-def check_python_tests(response: str, reference: str, example: Example) -> Judgement:
+def _completed(code: str, entry_point: str, response: str) -> str | None:
+    """The code with the response as the body of its function, in the reading that keeps most of the response."""
+    code = code if code.endswith("\n") else f"{code}\n"
+    last = code.rstrip().rpartition("\n")[2]
+    margin = last[: len(last) - len(last.lstrip())] or "    "
+    best = ""
+    for text in (*fenced(response), response.replace("\r\n", "\n")):
+        for body in _bodies(text.strip("\n"), margin):
+            source = beginning(code + body)
+            if len(source) > max(len(best), len(code)) and completes(source, entry_point):
+                best = source
+    return (python_source(best, [entry_point]) or best) or None
+
+
+def _bodies(text: str, margin: str) -> Iterator[str]:
+    """A function's body with the right margin: as it is, without its first margin, without any, after some words."""
+    yield text
+    yield margin + text.lstrip()
+    yield textwrap.indent(textwrap.dedent(text), margin)
+    found = re.search(r"(?m)^[ \t]+\S", text)
+    if found:
+        yield textwrap.indent(textwrap.dedent(text[found.start() :]), margin)
+
+
+def check_python_tests(
+    response: str, reference: str, example: Example, *, without_walls: bool = False
+) -> Judgement:
     """The response's Python passes the row's `tests` in the sandbox.
 
     `tests` are statements that raise on a wrong answer. They must run to their last line: code that ends the process
-    early fails.
+    early fails. `without_walls` runs it also where walls of the sandbox are missing.
     """
-    from selfdistill.sandbox import run_python
+    from selfdistill.sandbox import REQUIRED, run_python
 
     tests = example.meta.get("tests")
     if not tests:
         return Judgement("no_reference", note="the row has no tests")
-    source = program(response, example)
+    called = called_names(tests)
+    if called is None:
+        return Judgement("no_reference", None, tests, "the row's tests are no Python")
+    source = program(response, example, called)
     if source is None:
         return Judgement("no_answer", None, tests)
-    ran = run_python(f"{source}\n\n{tests}\n")
+    ran = run_python(tests, answer=source, names=called, required=() if without_walls else REQUIRED)
     return Judgement("same" if ran.passed else "different", source, tests, None if ran.passed else ran.note)

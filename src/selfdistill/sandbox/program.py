@@ -10,12 +10,15 @@ stands in `selfdistill.sandbox`.
 
 from __future__ import annotations
 
+import builtins
 import ctypes
+import marshal
 import os
 import select
 import struct
 import sys
 import time
+from collections.abc import Collection
 
 if __name__ == "__main__":  # what the package takes from here it takes on Windows, too
     import resource
@@ -55,6 +58,23 @@ _CALLS = {
     },
 }
 _libc = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
+
+
+def standing(means: Collection[str], root: bool) -> dict[str, bool]:
+    """The walls that these means hold; `root` says whether root started the sandbox. What each wall is for stands in
+    `selfdistill.sandbox.walls`."""
+    rooted, seccomp = "root" in means, "seccomp" in means
+    return {
+        "clock": True,
+        "memory": True,
+        # The kernel does not count root's processes, in a user namespace neither.
+        "processes": seccomp or ("namespaces" in means and (not root or "nobody" in means)),
+        "network": "namespaces" in means or seccomp,
+        "write": rooted or ("landlock3" in means and seccomp),
+        "read": rooted or "landlock1" in means,
+        "disk": rooted,
+        "parent": rooted or "landlock6" in means or ("landlock1" in means and seccomp),
+    }
 
 
 def _call(name: str, *args: int | bytes | None) -> int:
@@ -226,6 +246,8 @@ def _seccomp(rooted: bool) -> bool:
 
 
 def _limit(memory: int, wall: float, count_processes: bool) -> None:
+    import resource  # no system but Unix has it, and the package must import everywhere
+
     seconds = int(wall) + 2  # the clock comes first, for a single thread
     limits = {
         resource.RLIMIT_CPU: (seconds, seconds + 1),
@@ -258,18 +280,41 @@ def _confine(scratch: str, wall: float, memory: int, without: list[str], walls: 
     _limit(memory, wall, "seccomp" not in walls or "nobody" in walls or "namespaces" in walls)
 
 
-def _work(source: bytes, scratch: str, report: int, challenge: int) -> None:
-    """Run the source, report, and leave."""
-    write, read, leave = os.write, os.read, os._exit  # the code may put others in their place
+class _Builtins(dict[str, object]):
+    """The tests' built-in names, as they were before the answer ran; what is none of these is the answer's."""
+
+    answer: dict[str, object]
+
+    def __missing__(self, name: str) -> object:
+        return self.answer[name]
+
+
+def _module(name: str, source: bytes) -> dict[str, object]:
+    """The namespace of a new module whose text lies in NAME.py, where `inspect` and tracebacks look for it."""
+    with open(f"{name}.py", "wb") as file:
+        file.write(source)
+    known = "__main__" if name == "program" else name
+    sys.modules[known] = module = type(sys)(known)
+    module.__dict__["__file__"] = f"{name}.py"
+    return module.__dict__
+
+
+def _work(source: bytes, answer: bytes | None, names: list[str], scratch: str, report: int, challenge: int) -> None:
+    """Run the answer and then the source, report, and leave."""
+    write, read, leave, run = os.write, os.read, os._exit, exec  # the code may put others in their place
     os.environ.clear()
     os.environ.update(HOME=scratch, TMPDIR=scratch, PATH="")
     sys.argv[:] = ["program.py"]
-    sys.modules["__main__"] = main = type(sys)("__main__")
-    main.__dict__["__file__"] = "program.py"
     try:
-        with open("program.py", "wb") as file:
-            file.write(source)
-        exec(compile(source, "program.py", "exec", dont_inherit=True), main.__dict__)
+        main = _module("program", source)
+        program = compile(source, "program.py", "exec", dont_inherit=True)
+        if answer is not None:
+            seen = main["__builtins__"] = _Builtins(vars(builtins))
+            seen.answer = _module("solution", answer)
+            run(compile(answer, "solution.py", "exec", dont_inherit=True), seen.answer)
+            for name in seen.answer.keys() & names:
+                seen.pop(name, None)
+        run(program, main)
     except SystemExit as error:
         write(report, f"ended early with exit code {error.code}"[:500].encode("utf-8", "replace"))
     except BaseException as error:
@@ -330,13 +375,28 @@ def _end_all() -> None:
             break
 
 
-def _judge(source: bytes, wall: float, memory: int, scratch: str, without: list[str], walls: list[str]) -> None:
+class _Job:
+    """What the caller asks for: arguments of the command line, and texts on stdin."""
+
+    def __init__(self) -> None:
+        parent, wall, memory, self.scratch, *self.without = sys.argv[1:]
+        self.parent, self.wall, self.memory, self.root = int(parent), float(wall), int(memory), os.geteuid() == 0
+        self.source, self.answer, self.names, self.required = marshal.loads(sys.stdin.buffer.read())
+
+    def lacking(self, means: Collection[str]) -> list[str]:
+        """The walls that the caller wants and these means do not hold."""
+        stand = standing(means, self.root)
+        return [wall for wall in self.required if not stand[wall]]
+
+
+def _judge(job: _Job, walls: list[str]) -> None:
     """The first process of the PID namespace: start the worker, wait for it, write the verdict to stdout."""
     os.setsid()
     _die_with_parent()
     if sys.platform == "linux":
         _call("prctl", 36, 1, 0, 0, 0)  # orphans become children of this process
-    if walls and "root" not in without:
+    scratch = job.scratch
+    if walls and "root" not in job.without:
         try:
             scratch = _enter_root(scratch)
             walls.append("root")
@@ -351,40 +411,43 @@ def _judge(source: bytes, wall: float, memory: int, scratch: str, without: list[
         null = os.open("/dev/null", os.O_RDWR)
         os.dup2(null, 0)
         os.dup2(null, 1)
-        _confine(scratch, wall, memory, without, walls)
+        _confine(scratch, job.wall, job.memory, job.without, walls)
         os.write(report_in, " ".join(walls).encode() + b"\n")
         os.dup2(null, 2)
         os.close(null)
-        _work(source, scratch, report_in, challenge)
+        if not job.lacking(walls):
+            _work(job.source, job.answer, job.names, scratch, report_in, challenge)
+        os._exit(0)
     os.close(report_in)
     stand, ready, said = os.read(report, 65536).partition(b"\n")
     if not ready:
         raise OSError("ended before it could run the code")
     secret = os.urandom(16)  # made after the fork, so that the worker's memory does not hold it
     os.write(challenge_in, secret)
-    ended = _wait(worker, wall, "" if "root" in walls else scratch)
+    ended = _wait(worker, job.wall, "" if "root" in walls else scratch)
     if "namespaces" not in walls:  # else the kernel does it
         _end_all()
     if select.select([report], [], [], 0)[0]:  # not to its end: what the code left behind may hold it open
         said += os.read(report, 65536)
     if ended == "exit 0" and said == secret[::-1]:
         ended = "passed 0"
+    if lacking := job.lacking(stand.decode().split()):
+        ended = f"walls {','.join(lacking)}"
     os.write(1, b"\n".join([stand, ended.encode(), said[:1000]]))
 
 
 def _program() -> int:
-    """What `run_python` starts: source on stdin, verdict on stdout."""
-    parent, wall, memory, scratch, *without = sys.argv[1:]
-    source = sys.stdin.buffer.read()
+    """What `run_python` starts: texts on stdin, verdict on stdout."""
+    job = _Job()
     os.umask(0o022)
-    walls = ["namespaces"] if "namespaces" not in without and _enter_namespaces() else []
+    walls = ["namespaces"] if "namespaces" not in job.without and _enter_namespaces() else []
     _die_with_parent()  # not earlier: entering namespaces undoes it
-    if os.getppid() != int(parent):
+    if os.getppid() != job.parent:
         return 1
     child = os.fork()
     if child == 0:
         try:
-            _judge(source, float(wall), int(memory), scratch, without, walls)
+            _judge(job, walls)
             os._exit(0)
         except BaseException as error:
             os.write(2, f"{type(error).__name__}: {error}\n".encode())
