@@ -12,6 +12,7 @@ import argparse
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 from selfdistill.checks import CHECKS
 from selfdistill.checks.authors import safe_by_keyword
@@ -41,12 +42,9 @@ def reworded(check: str, gold: str) -> Iterator[tuple[str, str]]:
         yield "and a remark", f"The answer is {number}. I took 2 steps."
     else:
         yield "in a sentence", f"Use `{gold}` for that."
-        (call, *_) = find_calls(gold)
-        if len(call.keywords) > 1 and len(find_calls(gold)) == 1:
-            call.keywords.reverse()
-            import ast
-
-            yield "keywords reordered", ast.unparse(call)
+        call, *others = find_calls(gold)
+        if len(call.named) > 1 and not others:
+            yield "keywords reordered", str(replace(call, named=call.named[::-1]))
 
 
 def tried(check: str, item: Example) -> Iterator[tuple[str, str]]:

@@ -11,13 +11,13 @@ answer in the reference, it cannot be tried.
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from selfdistill.checks.base import UNREADABLE
+from selfdistill.checks.call_values import Call
 from selfdistill.checks.calls import find_calls
 from selfdistill.checks.numbers import last_number
 from selfdistill.errors import UserError
@@ -99,13 +99,28 @@ def _other_number(gold: str, item: Example) -> Iterator[tuple[str, str]]:
 
 
 def _other_call(gold: str, item: Example) -> Iterator[tuple[str, str]]:
-    for call in find_calls(gold)[:1]:
-        yield "other function", f"other_{ast.unparse(call)}"
-        if call.args or call.keywords:
-            first = call.args[0] if call.args else call.keywords[0].value
-            yield "other value", ast.unparse(call).replace(ast.unparse(first), "'something else entirely'", 1)
-            fewer = ast.Call(call.func, call.args[1:], call.keywords if call.args else call.keywords[1:])
-            yield "argument left out", ast.unparse(fewer)
+    calls = find_calls(gold)
+    if not calls:
+        return
+    first, rest = calls[0], calls[1:]
+    changed = [
+        ("other function", replace(first, name=f"other_{first.name}")),
+        ("one argument more", replace(first, named=(*first.named, ("one_more", "1")))),
+    ]
+    for field in ("unnamed", "named"):
+        if values := getattr(first, field):
+            value = "'something else entirely'" if field == "unnamed" else (values[0][0], "'something else entirely'")
+            changed.append(("other value", replace(first, **{field: (value, *values[1:])})))
+            changed.append(("argument left out", replace(first, **{field: values[1:]})))
+    for what, call in changed:
+        yield what, _list_of(call, *rest)
+    if rest:
+        yield "a call left out", _list_of(*rest)
+    yield "a call twice", _list_of(first, *calls)
+
+
+def _list_of(*calls: Call) -> str:
+    return str(calls[0]) if len(calls) == 1 else f"[{', '.join(map(str, calls))}]"
 
 
 def _other_code(gold: str, item: Example) -> Iterator[tuple[str, str]]:

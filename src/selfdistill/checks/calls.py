@@ -1,154 +1,169 @@
-"""Function calls, compared as Python: OpenFunctions and the tools of the microworld."""
+"""Function calls: the same functions, with the same arguments, as often. In Python, JSON and chat templates' forms."""
 
 from __future__ import annotations
 
-import ast
+import builtins
 import re
-import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from selfdistill.checks.authors import same_string
 from selfdistill.checks.base import Judgement
+from selfdistill.checks.call_forms import Broken, is_declaration
+from selfdistill.checks.call_texts import Brackets, Types, call_blocks, json_values
+from selfdistill.checks.call_values import UNSURE, Call, parsed_parameters
 from selfdistill.records import Example
 
-_PARSER = threading.Lock()
-"""CPython 3.11 counts the depth of all threads that parse in one number, and raises SystemError (bpo-106905)."""
-
-_CALL_START = re.compile(r"[A-Za-z_][\w.]*\s*\(")
-
-
-def find_calls(text: str) -> list[ast.Call]:
-    """All outermost calls of named functions that stand in a text, parsed as Python."""
-    calls, position = [], 0
-    while start := _CALL_START.search(text, position):
-        end = _closing(text, start.end())
-        position = start.end()
-        if end is None:
-            continue
-        node = _parsed(text[start.start() : end].strip())
-        if isinstance(node, ast.Call) and _name(node.func):
-            calls.append(node)
-            position = end
-    return calls
+_SIGNATURE = re.compile(r"(?<![\w.])(def )?+([^\W\d][\w.]*+)\(")
+_NUMBERED = re.compile(r"(?m)^[ \t]*+\d++\.[ \t]*+`?([A-Za-z_]\w*+)`?(?: \(type: (\w++)\))?")
+_LONGEST_SIGNATURE = 1000
 
 
-def _parsed(source: str) -> ast.expr | None:
-    """The expression; a placeholder such as `token=<session_token>`, which is no Python, is read as its text."""
-    for text in (source, re.sub(r"=\s*(<\w+>)", r'="\1"', source)):
-        try:
-            with _PARSER:
-                return ast.parse(text, mode="eval").body
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            continue
-    return None
-
-
-def _with_inner(call: ast.Call) -> list[ast.Call]:
-    """The call and the calls in its positional arguments: print(f(1)) also calls f."""
-    inner = [a for a in call.args if isinstance(a, ast.Call) and _name(a.func)]
-    return [call, *(c for a in inner for c in _with_inner(a))]
-
-
-def _closing(text: str, position: int) -> int | None:
-    """Index after the bracket that closes the one before `position`; quotes are respected."""
-    depth, quote = 1, ""
-    while position < len(text):
-        char = text[position]
-        if quote:
-            if char == "\\":
-                position += 1
-            elif char == quote:
-                quote = ""
-        elif char in "\"'":
-            quote = char
-        elif char in "([{":
-            depth += 1
-        elif char in ")]}":
-            depth -= 1
-            if depth == 0:
-                return position + 1
-        position += 1
-    return None
-
-
-def _name(node: ast.expr) -> str | None:
-    if isinstance(node, ast.Name):
-        return node.id
-    if isinstance(node, ast.Attribute) and (inner := _name(node.value)):
-        return f"{inner}.{node.attr}"
-    return None
-
-
-def declared_parameters(prompt: str) -> dict[str, list[str]]:
-    """Parameter names by function as a prompt declares them.
-
-    Understood are a signature, `Function: f(a, b)`, and a numbered list under "Parameters:" that follows a
-    "Function to be used: f" (the form of OpenFunctions).
-    """
-    found = {}
-    for name, inside in re.findall(r"([A-Za-z_][\w.]*)\(([A-Za-z_]\w*(?:\s*,\s*[A-Za-z_]\w*)*)\)", prompt):
-        found[name] = [part.strip() for part in inside.split(",")]
-    blocks = re.split(r"(?m)^Function to be used:\s*", prompt)[1:]
-    for block in blocks:
-        name = block.split("\n", 1)[0].strip()
-        found[name] = re.findall(r"(?m)^\s*\d+\.\s*`?([A-Za-z_]\w*)`?", block.partition("Parameters:")[2])
-    return found
-
-
-def _normal(call: ast.Call, parameters: dict[str, list[str]]) -> tuple[Any, ...]:
-    """A call as (name, unnamed values, named values): keyword order, quoting and spacing do not matter."""
-    name = _name(call.func) or ""
-    names = parameters.get(name, [])
-    unnamed, named = [], {}
-    for index, argument in enumerate(call.args):
-        if index < len(names) and not isinstance(argument, ast.Starred):
-            named[names[index]] = _value(argument)
-        else:
-            unnamed.append(_value(argument))
-    for keyword in call.keywords:
-        named[keyword.arg or "**"] = _value(keyword.value)
-    return name, tuple(unnamed), tuple(sorted(named.items()))
-
-
-def _value(node: ast.expr) -> str:
+def find_calls(text: str) -> list[Call]:
+    """The outermost calls of a text, in its order; none for a text whose calls cannot be read."""
     try:
-        return _shown(ast.literal_eval(node))
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return ast.unparse(node)
+        return [call for block in call_blocks(text, {}) for call in block]
+    except Broken:
+        return []
 
 
-def _shown(value: Any) -> str:
-    """A literal as text in which equal values look equal and True differs from 1."""
-    if isinstance(value, float) and value.is_integer():
-        return repr(int(value))
-    if isinstance(value, dict):
-        return "{" + ", ".join(sorted(f"{_shown(k)}: {_shown(v)}" for k, v in value.items())) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_shown, value)) + "]"
-    return repr(value)
+def declared_tools(prompt: str) -> Types:
+    """The functions that a prompt declares as tools, with their parameters in order and the types it states.
+
+    Understood are JSON schemas, `def f(a: str, b=1)`, and a numbered list under "Parameters:" that follows a "Function
+    to be used: f" (the form of OpenFunctions).
+    """
+    tools: dict[str, dict[str, str]] = {}
+    try:
+        for value in json_values(prompt):
+            tools.update(_schemas(value))
+    except Broken:
+        tools = {}
+    tools.update((name, parameters) for name, parameters, is_def in _signatures(prompt) if is_def)
+    for block in re.split(r"(?m)^Function to be used:\s*", prompt)[1:]:
+        name = block.split("\n", 1)[0].strip()
+        tools[name] = dict(_NUMBERED.findall(block.partition("Parameters:")[2]))
+    return tools
+
+
+def _schemas(value: Any) -> Iterator[tuple[str, dict[str, str]]]:
+    """(name, parameters with their types) of all tools that a value of JSON describes."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _schemas(item)
+    elif isinstance(value, dict) and isinstance(name := value.get("name"), str) and is_declaration(value):
+        schema = value.get("parameters") or value["input_schema"]
+        kinds = {k: v.get("type") if isinstance(v, dict) else "" for k, v in schema["properties"].items()}
+        yield name, {key: kind if isinstance(kind, str) else "" for key, kind in kinds.items()}
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _schemas(item)
+
+
+def _signatures(prompt: str) -> Iterator[tuple[str, dict[str, str], bool]]:
+    """(name, parameters, whether `def` stands before it) of each signature in a prompt."""
+    brackets = Brackets(prompt)
+    for match in _SIGNATURE.finditer(prompt):
+        try:
+            end = brackets.end(match.end() - 1)
+        except Broken:
+            return
+        if end and end - match.end() < _LONGEST_SIGNATURE:
+            parameters = parsed_parameters(prompt[match.end() : end - 1])
+            if parameters:
+                yield match[2], parameters, bool(match[1])
+
+
+def declared_parameters(prompt: str, tools: Types) -> Types:
+    """The parameters of all functions of which a prompt shows a signature, `f(a, b)`, tools among them. One that it
+    shows in two ways is left out."""
+    shown: dict[str, dict[str, str]] = {}
+    for name, parameters, _ in _signatures(prompt):
+        if list(shown.setdefault(name, parameters)) != list(parameters):
+            shown[name] = {}
+    return {**shown, **tools}
+
+
+def _normal(call: Call, parameters: Types) -> Call:
+    """The call with its unnamed values named as declared, and in one order."""
+    names = list(parameters.get(call.name, ()))
+    named, unnamed = dict(call.named), list(call.unnamed)
+    while unnamed and names and not unnamed[0].startswith("*") and names[0] not in named:
+        named[names.pop(0)] = unnamed.pop(0)
+    return Call(call.name, tuple(unnamed), tuple(sorted(named.items())), call.certain)
+
+
+def _read(text: str, parameters: Types) -> list[list[Call]]:
+    """The blocks of a text's calls, those inside of arguments among them."""
+    blocks = call_blocks(text, parameters)
+    return [[_normal(c, parameters) for outer in block for c in outer.everything()] for block in blocks]
+
+
+def _is_mention(call: Call, arguments: set[str]) -> bool:
+    """f(), f(a, b) or f(...) that speaks of the function: only names of its arguments stand in it."""
+    values = [*call.unnamed, *(value for key, value in call.named if value != key)]
+    return not call.certain and all(v in arguments or v == "Ellipsis" for v in values)
+
+
+def _counted(blocks: list[list[Call]]) -> Counter[str]:
+    """How often each call is made: as often as in the block that has it most. A repeat in another block is no call."""
+    counts: Counter[str] = Counter()
+    for block in blocks:
+        counts |= Counter(map(str, block))
+    return counts
+
+
+def _arguments(blocks: list[list[Call]], parameters: Types) -> dict[str, set[str]]:
+    """The names of arguments by function: those that calls use, and those that the prompt declares."""
+    names = {name: set(declared) for name, declared in parameters.items()}
+    for call in (c for block in blocks for c in block):
+        names.setdefault(call.name, set()).update(key for key, _ in call.named)
+    return names
+
+
+def _kept(blocks: list[list[Call]], keep: Callable[[Call], bool]) -> list[list[Call]]:
+    return [kept for block in blocks if (kept := [c for c in block if keep(c)])]
+
+
+def _wanted(blocks: list[list[Call]], tools: Types, arguments: dict[str, set[str]]) -> Counter[str]:
+    """The calls that a reference makes: without Python's helpers around them (print) and without mentions, unless there
+    is nothing else."""
+    blocks = _kept(blocks, lambda c: c.name in tools or c.certain or not hasattr(builtins, c.name)) or blocks
+    return _counted(_kept(blocks, lambda c: not _is_mention(c, arguments[c.name])) or blocks)
 
 
 def check_function_call(response: str, reference: str, example: Example) -> Judgement:
-    """The response calls what the reference calls, with the same arguments; text around the call is allowed.
+    """The response calls what the reference calls, with the same arguments and as often; the order does not matter, nor
+    the form (Python, JSON, tags), and text around the calls is allowed.
 
-    Positional arguments are mapped by the parameters that the prompt declares. A function that is named without
-    arguments in the text around is no second call. The paper's stricter rule is the metric `paper_string_match`.
+    Positional arguments are mapped by the parameters that the prompt declares. Calls of other functions count where
+    the prompt declares them as tools or only tools are called so. A function that is named in an explanation is no
+    second call. The paper's stricter rule is the metric `paper_string_match`.
     """
-    parameters = declared_parameters("\n".join(t["content"] for t in example.prompt))
-    wanted = [_normal(c, parameters) for c in find_calls(reference)]
-    if not wanted:
-        return Judgement("no_reference")
-    names = {name for name, _, _ in wanted}
-    made = [_normal(c, parameters) for outer in find_calls(response) for c in _with_inner(outer)]
-    made = [c for c in made if c[0] in names and (c[1] or c[2] or c in wanted)]
-    shown = "; ".join(dict.fromkeys(map(_call_text, made))) or None
-    expected = "; ".join(map(_call_text, wanted))
+    prompt = "\n".join(t["content"] for t in example.prompt)
+    tools = declared_tools(prompt)
+    parameters = declared_parameters(prompt, tools)
     metrics = {"paper_string_match": float(bool(same_string(response, reference)))}
-    if not made:
-        return Judgement("no_answer", shown, expected, metrics=metrics)
-    return Judgement("same" if set(made) == set(wanted) else "different", shown, expected, metrics=metrics)
+    try:
+        references = _read(reference, parameters)
+    except Broken:
+        references = []
+    arguments = _arguments(references, parameters)
+    wanted = _wanted(references, tools, arguments)
+    if not wanted or any(UNSURE in call for call in wanted):
+        return Judgement("no_reference", metrics=metrics)
+    names = {c.name for block in references for c in block if str(c) in wanted} | tools.keys()
 
+    def counts(call: Call) -> bool:
+        mention = _is_mention(call, arguments.get(call.name, set())) and str(call) not in wanted
+        return (call.name in names or call.certain) and not mention
 
-def _call_text(call: tuple[Any, ...]) -> str:
-    name, unnamed, named = call
-    return f"{name}({', '.join([*unnamed, *(f'{k}={v}' for k, v in named)])})"
+    try:
+        made = _counted(_kept(_read(response, parameters), counts))
+    except Broken:
+        made = Counter()
+    expected = "; ".join(wanted.elements())
+    if not made or any(UNSURE in call for call in made):
+        return Judgement("no_answer", None, expected, metrics=metrics)
+    return Judgement("same" if made == wanted else "different", "; ".join(made.elements()), expected, metrics=metrics)

@@ -51,9 +51,7 @@ def _bodies(text: str, margin: str) -> Iterator[str]:
         yield textwrap.indent(textwrap.dedent(text[found.start() :]), margin)
 
 
-def check_python_tests(
-    response: str, reference: str, example: Example, *, without_walls: bool = False
-) -> Judgement:
+def check_python_tests(response: str, reference: str, example: Example, *, without_walls: bool = False) -> Judgement:
     """The response's Python passes the row's `tests` in the sandbox.
 
     `tests` are statements that raise on a wrong answer. They must run to their last line: code that ends the process

@@ -33,14 +33,14 @@ BUILTINS = frozenset(dir(builtins))
 _BROKEN = (SyntaxError, ValueError, RecursionError, MemoryError)
 _MARKDOWN = MarkdownIt("zero").enable(["fence", "code", "blockquote", "list"]).disable("inline")
 _PYTHON = re.compile(r"\s*(?:\{[\w-]+\}\s*)?[{.\s]*i?py", re.IGNORECASE)
-_ODD = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff")) | dict.fromkeys(map(ord, "\u00a0\u2007\u202f\u3000"), " ")
+_ODD = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff")) | dict.fromkeys(
+    map(ord, "\u00a0\u2007\u202f\u3000"), " "
+)
 _MARKUP = re.compile(
     r"`+[ \t]*(?:i?py[\w.]*[ \t]+)?|</?(?:pre|code|br)\b[^<>]{0,200}>|<\|\w{1,40}\|>|\[/?PYTHON\]|^[ \t]*(?:>[ \t]?)+",
     re.MULTILINE,
 )
-_START = re.compile(
-    r"[ \t]*(?:@\w|(?:async|def|class|import|from|if|for|while|with|try)\b|[\w.]+\(|\w[^=\n]{0,200}=)"
-)
+_START = re.compile(r"[ \t]*(?:@\w|(?:async|def|class|import|from|if|for|while|with|try)\b|[\w.]+\(|\w[^=\n]{0,200}=)")
 _CLAUSE = re.compile(r"[ \t]*(?:(?:else|elif|except|finally)\b|[)\]}])")
 
 
@@ -279,7 +279,9 @@ _IMPORT, _STUB, _OWN = 1, 2, 3
 
 def _needed(blocks: list[Block], called: Collection[str]) -> tuple[str | None, int]:
     """The source of what is called and of all that it needs, and how many of the called names it defines."""
-    places: dict[str, tuple[int, int, int]] = {}  # where a name gets its value: how (the more the better), block, statement
+    places: dict[
+        str, tuple[int, int, int]
+    ] = {}  # where a name gets its value: how (the more the better), block, statement
     for number, block in enumerate(blocks):
         for index, (found, _) in enumerate(block.names):
             for name, how in found.items():
@@ -305,7 +307,9 @@ def _needed(blocks: list[Block], called: Collection[str]) -> tuple[str | None, i
     if not defined:
         return None, 0
     first = [ast.unparse(s) for s in dict.fromkeys(imports)]
-    return joined([*(["\n".join(first)] if first else []), *(blocks[n].until(i) for n, i in sorted(ends.items()))]), defined
+    return joined(
+        [*(["\n".join(first)] if first else []), *(blocks[n].until(i) for n, i in sorted(ends.items()))]
+    ), defined
 
 
 def _globals(source: str) -> set[str]:
