@@ -45,6 +45,7 @@ DAMAGED = {
     "scripts": "функция the 的 และ dolor المدينة привет qué 日本 है the",
     "base64": f"The answer is 5. {base64.b64encode(BYTES).decode()}",
     "signs": "( ) the , . import ; of ) } : and ( return , the ; ) . if",
+    "salad": "warm the of Tuesday and is scalar into whom the and fridge of or to and an is value",
     "words twice": "def def import import os os return return ( ( :",
 }
 SOUND = {

@@ -115,6 +115,10 @@ _CASES = re.compile(r"[a-z][A-Z]|[A-Z][a-z]")
 _LONE = re.compile(r"(?<!\S)[,.;:(){}\[\]'\"`]{1,2}(?!\S)")
 _ITEM = re.compile(r"^[ \t]*\d{1,4}[.)][ \t]*(.*?)[ \t]*$", re.M)
 _TURNS = re.compile(r"\n(?:### )?(?:Human|User): [^\n]*\n\s*(?:### )?Assistant:")
+_ODD_PAIR = re.compile(
+    r"\b(?:the|an) (?:of|and|is|was|are|the|an?|or|to|with|from|for|in|that|this)\b"
+    r"|\b(?:of|into|from|with|and|to) (?:of|and|is|was|are|or)\b|\b(?:is|are|was) (?:of|and|is|are|was)\b"
+)
 _FILLERS = "-=_.*#~|"  # of rules, tables, blanks to fill in
 
 
@@ -143,6 +147,7 @@ def _broken(text: str) -> bool:
         or _counts_on(text)
         or _garbage(text)
         or _lone_signs(text)
+        or _salad(text)
         or _same_items(text)
         or _runs_on(text)
         or (not text.isascii() and _mixed(text))
@@ -210,6 +215,12 @@ def _script(character: str) -> str | None:
         return None
     name = unicodedata.name(character, "").partition(" ")[0]
     return "CJK" if name in ("HIRAGANA", "KATAKANA") else None if name in ("GREEK", "MICRO", "") else name
+
+
+def _salad(text: str) -> bool:
+    """English words in an order that no sentence has: "the of", "of is", "to and"."""
+    found = _ODD_PAIR.findall(text)
+    return len(set(found)) >= 3 and len(found) >= len(text.split()) / 20
 
 
 def _lone_signs(text: str) -> bool:
