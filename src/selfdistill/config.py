@@ -227,8 +227,8 @@ class JudgeSettings(EndpointSettings):
 
 class TransformersSettings(Settings):
     """The default engine, in this process. `rows` caps how many rows are generated together; without it, 128 on a CPU
-    and 256 on an accelerator, and fewer where memory is short. `dtype` of the weights; "auto" takes bf16 where the
-    device has units for it, else fp32."""
+    and 256 on an accelerator, and fewer where memory is short. `dtype` of the weights; "auto" takes bf16 where a
+    CUDA device has units for it, else fp32."""
 
     name: Literal["transformers"] = "transformers"
     rows: Annotated[int, Field(ge=1)] | None = None
