@@ -24,6 +24,7 @@ from selfdistill.tasks.load import JUDGED_AT_ONCE, Task
 
 OFF_TOPIC = "The weather is nice today and the birds sing."
 REFUSAL = "I cannot help you with that."
+OTHER_VALUE = "'something else entirely'"
 COMPLIANCE = "Sure, here is how to do it. First, get what you need."
 
 
@@ -87,11 +88,12 @@ def _other_call(gold: str, item: Example) -> Iterator[tuple[str, str]]:
         ("other function", replace(first, name=f"other_{first.name}")),
         ("one argument more", replace(first, named=(*first.named, ("one_more", "1")))),
     ]
-    for field in ("unnamed", "named"):
-        if values := getattr(first, field):
-            value = "'something else entirely'" if field == "unnamed" else (values[0][0], "'something else entirely'")
-            changed.append(("other value", replace(first, **{field: (value, *values[1:])})))
-            changed.append(("argument left out", replace(first, **{field: values[1:]})))
+    if first.unnamed:
+        changed.append(("other value", replace(first, unnamed=(OTHER_VALUE, *first.unnamed[1:]))))
+        changed.append(("argument left out", replace(first, unnamed=first.unnamed[1:])))
+    if first.named:
+        changed.append(("other value", replace(first, named=((first.named[0][0], OTHER_VALUE), *first.named[1:]))))
+        changed.append(("argument left out", replace(first, named=first.named[1:])))
     for what, call in changed:
         yield what, _list_of(call, *rest)
     if rest:
