@@ -49,6 +49,12 @@ Split = Annotated[str, typer.Option(help="Split of a hub or micro dataset.")]
 Sample = Annotated[int | None, typer.Option(help="Draw that many rows at random.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
 AllowCode = Annotated[bool, typer.Option("--allow-code-execution", help="Run model-written Python in the sandbox.")]
+WithoutWalls = Annotated[
+    bool,
+    typer.Option(
+        "--code-without-walls", help="Run it also where walls of the sandbox are missing: in your own container."
+    ),
+]
 Template = Annotated[str, typer.Option(help="using, refer, math, or a text file with {instruction} and {reference}.")]
 PromptFormat = Annotated[
     str, typer.Option("--format", help="chat: the model's chat template; paper: the paper's text.")
@@ -66,11 +72,12 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("selfdistill-demo"),
     target: Annotated[str, typer.Option(help="What to fine-tune on: rare_tools or chat.")] = "rare_tools",
     allow_code: AllowCode = False,
+    without_walls: WithoutWalls = False,
 ) -> None:
     """Show on the embedded model what the paper claims, in a few minutes on a laptop."""
     from selfdistill.demo import demo as run_demo
 
-    run_demo(out, target, allow_code)
+    run_demo(out, target, allow_code, without_walls)
 
 
 @app.command()
@@ -79,6 +86,7 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder for the run.")],
     overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value, as often as needed.")] = None,
     allow_code: AllowCode = False,
+    without_walls: WithoutWalls = False,
 ) -> None:
     """Distill, select, train both arms, evaluate, compare and report, as a recipe says."""
     from selfdistill.config import load_recipe
@@ -86,7 +94,7 @@ def run(
     from selfdistill.report import show
     from selfdistill.run import run as run_recipe
 
-    extra = ["allow_code_execution=true"] if allow_code else []
+    extra = ["allow_code_execution=true"] * allow_code + ["code_without_walls=true"] * without_walls
     report = run_recipe(load_recipe(recipe, [*(overrides or []), *extra]), out, _progress())
     if process().main:
         show(report, _console())
@@ -164,6 +172,7 @@ def select(
     data_dir: DataDir = None,
     seed: Seed = 0,
     allow_code: AllowCode = False,
+    without_walls: WithoutWalls = False,
 ) -> None:
     """Keep each rewrite that is as good as its reference; export the dataset."""
     from selfdistill.checks import load_check
@@ -183,7 +192,9 @@ def select(
             raise UserError(f"{path}: exists. Remove it or choose another name.")
     examples = stream_examples(settings, seed=seed, data_dir=data_dir)
     like = checked(DataSettings, form | {"path": ""}, "data")
-    reasons = run_select(examples, rewrites, out, load_check(check, allow_code), _progress(), like, exports)
+    progress = _progress()
+    loaded = load_check(check, allow_code, None, without_walls, progress)
+    reasons = run_select(examples, rewrites, out, loaded, progress, like, exports)
     for reason, count in reasons.most_common():
         _console().print(f"{count:>8}  {reason:<24} {EXPLAINED[reason]}", highlight=False)
 
@@ -279,6 +290,7 @@ def evaluate(
     judge_url: JudgeUrl = None,
     judge_model: JudgeModel = None,
     allow_code: AllowCode = False,
+    without_walls: WithoutWalls = False,
 ) -> None:
     """Ask a model every item of every task and judge the answers."""
     from selfdistill import evaluate as stage
@@ -288,7 +300,7 @@ def evaluate(
     from selfdistill.tasks.load import Permissions, load_tasks
 
     progress = _progress()
-    permissions = Permissions(allow_code, _judge(judge_url, judge_model), data_dir)
+    permissions = Permissions(allow_code, _judge(judge_url, judge_model), data_dir, without_walls)
     if regrade:
         results = stage.regrade(out, permissions)
     else:
@@ -371,6 +383,7 @@ def validate(
     task: Annotated[list[str], typer.Option(help="As for evaluate: paper:NAME, micro:ABILITY, name=...,path=...")],
     data_dir: DataDir = None,
     allow_code: AllowCode = False,
+    without_walls: WithoutWalls = False,
 ) -> None:
     """Try a task's check on all its gold answers, and on the same answers made wrong."""
     from selfdistill.config import TaskSettings, checked
@@ -380,7 +393,7 @@ def validate(
 
     settings = [checked(TaskSettings, t, "--task") for t in _tasks(task)]
     failed = False
-    for loaded in load_tasks(settings, 0, Permissions(allow_code, None, data_dir), _progress()):
+    for loaded in load_tasks(settings, 0, Permissions(allow_code, None, data_dir, without_walls), _progress()):
         failures = run_validate(loaded)
         failed = failed or bool(failures)
         text = f"{loaded.settings.name:<24} {len(loaded.items)} items, {len(failures)} answers judged wrongly"
@@ -412,6 +425,7 @@ def compare(
     judge_url: JudgeUrl = None,
     judge_model: JudgeModel = None,
     allow_code: AllowCode = False,
+    without_walls: WithoutWalls = False,
 ) -> None:
     """Compare answers to the same items: scores, and paired differences with intervals."""
     import json
@@ -437,7 +451,7 @@ def compare(
         if not task:
             raise UserError("compare: to ask a model, at least one --task is needed.")
         settings = [checked(TaskSettings, t, "--task") for t in _tasks(task)]
-        permissions = Permissions(allow_code, _judge(judge_url, judge_model), data_dir)
+        permissions = Permissions(allow_code, _judge(judge_url, judge_model), data_dir, without_walls)
         return load_tasks(settings, seed, permissions, progress)
 
     if task and all(Path(a).exists() and kind_of(a) == "answers" for a in arms):
@@ -501,12 +515,13 @@ def study(
     judge_url: JudgeUrl = None,
     judge_model: JudgeModel = None,
     allow_code: AllowCode = False,
+    without_walls: WithoutWalls = False,
 ) -> None:
     """Replay tables and figures of the paper, on any model."""
     from selfdistill.studies import run_studies
     from selfdistill.tasks.load import Permissions
 
-    permissions = Permissions(allow_code, _judge(judge_url, judge_model), data_dir)
+    permissions = Permissions(allow_code, _judge(judge_url, judge_model), data_dir, without_walls)
     world = world or ("micro" if model == "embedded" else "paper")
     only = datasets.split(",") if datasets else None
     texts = run_studies(name, world, model, out, permissions, only, overrides, limit, quick, _progress())

@@ -191,6 +191,7 @@ class TaskResult(Strict):
     Wilson interval. A task that was not run has n = 0 and None.
 
     `labels` counts the classes of answers, `metrics` holds the means of what other rules say; both may be empty.
+    `walls` are those of the sandbox that held (or not) when model-written code was judged.
     """
 
     task: str
@@ -207,6 +208,7 @@ class TaskResult(Strict):
     note: str | None = None
     labels: dict[str, int] = {}
     metrics: dict[str, Metric] = {}
+    walls: dict[str, bool] | None = None
 
 
 R = TypeVar("R", bound=BaseModel)

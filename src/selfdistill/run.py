@@ -1,7 +1,8 @@
 """Run: the whole chain for the arms seed, vanilla and sdft, into one folder that explains itself.
 
 In:  a recipe.
-Out: recipe.toml (resolved, runs again), run.json (versions, device, digests, arms, seconds, status), examples.jsonl,
+Out: recipe.toml (resolved, runs again), run.json (versions, device, digests, arms, seconds, status, and the sandbox's
+     walls where code is run), examples.jsonl,
      rewrites.jsonl, selected.jsonl, exports, one folder per arm (adapter, predictions, results),
      report.json, report.md, report.html.
 
@@ -41,6 +42,7 @@ from selfdistill.models import SeedLM, process
 from selfdistill.progress import Progress
 from selfdistill.records import Example, Selected, read_records
 from selfdistill.report import build
+from selfdistill.sandbox import walls
 from selfdistill.select import read_selected, select
 from selfdistill.store import locked, write_atomic, write_records
 from selfdistill.tasks.load import Permissions, Task, load_tasks
@@ -60,9 +62,9 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
     progress = progress or Progress()
     _claim(out, recipe)
     # Everything that can be wrong with the input shows here, before anything is written or made.
-    check = load_check(recipe.select.check, recipe.allow_code_execution)
+    check = load_check(recipe.select.check, recipe.allow_code_execution, None, recipe.code_without_walls, progress)
     examples = read_examples(recipe.data, seed=recipe.seed, data_dir=recipe.data_dir)
-    permissions = Permissions(recipe.allow_code_execution, recipe.judge, recipe.data_dir)
+    permissions = Permissions(recipe.allow_code_execution, recipe.judge, recipe.data_dir, recipe.code_without_walls)
     tasks = load_tasks(recipe.tasks, recipe.seed, permissions, progress)
     load_template(recipe.distill.template)
     seed_lm = load_for(recipe.engine, recipe.model, recipe.train.tune == "qlora")
@@ -146,6 +148,8 @@ def _stages(recipe: Recipe, out: Path, loaded: _Loaded, manifest: Manifest, prog
     examples, seed_lm, prompter, engine = loaded.examples, loaded.seed_lm, loaded.prompter, loaded.engine
     write_records(out / "examples.jsonl", examples)
     manifest.add(arms=[asdict(arm) for arm in loaded.arms])
+    if recipe.select.check == "python_tests" or any(t.check and t.check_name == "python_tests" for t in loaded.tasks):
+        manifest.add(walls=walls())
     manifest.add(model=seed_lm.digest, data=ids_digest(examples), device=seed_lm.device, dtype=seed_lm.dtype)
     progress.note(
         f"{recipe.model} on {seed_lm.device} in {seed_lm.dtype}, engine {recipe.engine.name}, {len(examples)} rows, "

@@ -29,7 +29,9 @@ from selfdistill.checks.texts import check_contains, check_exact, check_regex
 from selfdistill.config import JudgeSettings
 from selfdistill.errors import UserError
 from selfdistill.microworld.preference import check_micro_win_rate
+from selfdistill.progress import Progress
 from selfdistill.records import Example
+from selfdistill.sandbox import describe, require_walls, walls
 
 CHECKS: dict[str, Check] = {
     "last_number": check_last_number,
@@ -47,11 +49,18 @@ CHECKS: dict[str, Check] = {
 NEED_NO_REFERENCE = ("python_tests", "contains")
 
 
-def load_check(spec: str, allow_code: bool = False, judge: JudgeSettings | None = None) -> Check | None:
+def load_check(
+    spec: str,
+    allow_code: bool = False,
+    judge: JudgeSettings | None = None,
+    without_walls: bool = False,
+    progress: Progress | None = None,
+) -> Check | None:
     """A check by name, `regex:PATTERN`, or the user's own `module:function`; None for "none".
 
     The user's function takes (response, reference, example) and returns a bool or a Judgement. Raises UserError for an
-    unknown name, a bad pattern, and for python_tests where running code was not allowed.
+    unknown name, a bad pattern, and for python_tests where running code was not allowed, or where walls of the sandbox
+    are missing and `without_walls` does not put up with that. Says on `progress` which walls hold.
     """
     name, colon, argument = spec.partition(":")
     if spec == "none":
@@ -61,6 +70,12 @@ def load_check(spec: str, allow_code: bool = False, judge: JudgeSettings | None 
             "check python_tests runs code that a model wrote. Allow it with --allow-code-execution "
             "(in a recipe: allow_code_execution = true)."
         )
+    if spec == "python_tests":
+        if not without_walls:
+            require_walls()
+        if progress:
+            progress.note(describe(walls()), once=True)
+        return partial(check_python_tests, without_walls=without_walls)
     if spec == "win_rate":
         if judge is None:
             raise UserError(
