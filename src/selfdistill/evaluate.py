@@ -27,6 +27,7 @@ from selfdistill.checks import load_check
 from selfdistill.config import TaskSettings
 from selfdistill.engines import Completion, Engine, Request, Sampling
 from selfdistill.errors import UserError
+from selfdistill.files import refuse_pointer
 from selfdistill.microworld.quizzes import QUIZZES, write_quizzes
 from selfdistill.progress import Progress
 from selfdistill.records import Example, Metric, Prediction, Sample, TaskResult, Verdict, explain, read_records
@@ -397,6 +398,7 @@ def adapter_digest(path: str | None) -> str | None:
 
     folder = Path(path)
     if (folder / "adapter_model.safetensors").is_file():
+        refuse_pointer(folder / "adapter_model.safetensors")
         return digest_of([digest_file(folder / f"adapter_{part}") for part in ("model.safetensors", "config.json")])
     if (folder / "config.json").is_file():
         return digest(path)
