@@ -262,6 +262,7 @@ def test_every_form_of_a_conversation_gives_the_same_example(tmp_path):
         {"conversations": [{"from": sharegpt[r], "value": t} for r, t in turns[1:]], "system": "S"},
         {"messages": [{"role": r, "content": t} for r, t in turns], "system": "S"},
         {"conversations": [t for _, t in turns[1:]], "system_prompt": "S"},
+        {"messages": [{"role": r, "content": [{"text": t}]} for r, t in turns[1:]], "system": [{"text": "S"}]},
         {"instruction": "Q2", "input": "", "output": "A2", "system": "S", "history": [["Q1", "A1"]]},
         {"instruction": "Q2", "response": "A2", "system": "S", "history": '[["Q1", "A1"]]'},
         {"prompt": [{"role": r, "content": t} for r, t in turns[:-1]], "completion": "A2"},
@@ -278,6 +279,16 @@ def test_the_chosen_answer_of_a_preference_set_is_read_where_it_is_named(tmp_pat
     path = write_jsonl(tmp_path / "d.jsonl", [row])
     assert "a preference set" in refused(path)
     assert read(path, columns={"prompt": "prompt", "response": "chosen"})[0].references == ("a",)
+    path = write_jsonl(tmp_path / "d.jsonl", [{"chosen": row["chosen"], "rejected": row["rejected"]}])
+    assert "messages=chosen" in refused(path)
+    assert read(path, columns={"messages": "chosen"})[0].references == ("a",)
+
+
+def test_what_belongs_behind_an_instruction_is_put_there(tmp_path):
+    for column, response in (("input", "output"), ("input", "response"), ("context", "response")):
+        path = write_jsonl(tmp_path / "d.jsonl", [{"instruction": "q", column: "x", response: "a"}])
+        (example,), text, _ = told(path)
+        assert example.prompt[0]["content"] == "q\nx" and "warning" not in text
 
 
 def test_an_empty_system_turn_is_none(tmp_path):
