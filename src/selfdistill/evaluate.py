@@ -28,6 +28,7 @@ from selfdistill.checks.base import UNREADABLE
 from selfdistill.config import TaskSettings
 from selfdistill.engines import Completion, Engine, Request, Sampling
 from selfdistill.errors import UserError
+from selfdistill.files import refuse_pointer
 from selfdistill.identity import META, evaluation_identity, note_checks, same_checks
 from selfdistill.microworld.quizzes import QUIZZES, write_quizzes
 from selfdistill.progress import Progress
@@ -393,6 +394,7 @@ def adapter_digest(path: str | None) -> str | None:
 
     folder = Path(path)
     if (folder / "adapter_model.safetensors").is_file():
+        refuse_pointer(folder / "adapter_model.safetensors")
         return digest_of([digest_file(folder / f"adapter_{part}") for part in ("model.safetensors", "config.json")])
     if (folder / "config.json").is_file():
         return digest(path)
