@@ -17,7 +17,7 @@ from selfdistill.records import Example
 
 _MOST = 600
 """Characters of a phrase that are read. A phrase that is longer is cut at its last blank before."""
-_SHORT = re.compile(r"(?:####|answer\s+is|answer\s*[:=])[ \t]{0,4}(\d{1,18})\.?\s{0,4}\Z", re.IGNORECASE | re.ASCII)
+_USUAL = ("####", "answer is", "answer is:", "answer:")
 
 _VERB = r"(?:is|=|:|would\s+be|should\s+be|must\s+be|will\s+be|was|equals)"
 _ABOUT = r"(?:\s+(?:to|for|of)\s+[^.:=\n\d]{1,60}?)?"
@@ -45,8 +45,9 @@ def last_number(text: str) -> Value | int | None:
 
     A mark without a number is no answer, and no earlier number is taken for it.
     """
-    if short := _SHORT.search(text, max(0, len(text) - 60)):  # as most answers are: no need to read
-        return int(short[1])
+    before, _, last = text[-40:].rstrip().removesuffix(".").rpartition(" ")
+    if last.isdigit() and last.isascii() and before[-10:].lower().endswith(_USUAL):  # as most are: no need to read
+        return int(last)
     at, boxed = _boxed(text)
     mark, phrase = _marked(text)
     if boxed is not None and mark < at:
@@ -213,8 +214,8 @@ def _belongs(found: list[Token], i: int) -> bool:
         return True
     if word in UNITS and before.kind in numeric:
         return True
-    behind_unit = before.kind == "word" and before.text.lower() not in REMARKS and i > 1 and found[i - 2].kind in numeric
-    if word in JOINED and behind_unit:
+    is_unit = before.kind == "word" and before.text.lower() not in REMARKS
+    if word in JOINED and is_unit and i > 1 and found[i - 2].kind in numeric:
         return True
     follows = found[i + 1].text.lower() if i + 1 < len(found) else ""
     return before.kind in numeric and word not in REMARKS and follows in JOINED

@@ -20,8 +20,8 @@ _CHARACTERS = {
     **dict.fromkeys("“”„‟«»", '"'),
     **dict.fromkeys("‘’‛′", "'"),
     "″": '"', "∗": "×", "⋅": "×", "·": "×", "∙": "×", "✕": "×", "＊": "*", "⁄": "/", "∕": "/", "／": "/", "∶": ":",
-    "：": ":", "，": ",", "、": ", ", "；": ";", "（": "(", "）": ")", "［": "[", "］": "]", "【": "[", "】": "]", "＝": "=",
-    "＋": "+", "％": "%", "٪": "%", "＄": "$", "٫": ".", "٬": ",", "．": ".", "≃": "≈", "≅": "≈", "∼": "≈",
+    "：": ":", "，": ",", "、": ", ", "；": ";", "（": "(", "）": ")", "［": "[", "］": "]", "【": "[", "】": "]",
+    "＝": "=", "＋": "+", "％": "%", "٪": "%", "＄": "$", "٫": ".", "٬": ",", "．": ".", "≃": "≈", "≅": "≈", "∼": "≈",
 }  # fmt: skip
 _TABLE = str.maketrans(_CHARACTERS)
 _RAISED = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+", strict=True))
@@ -34,9 +34,9 @@ _SYMBOLS = {
     "le": "≤", "leq": "≤", "leqslant": "≤", "ge": "≥", "geq": "≥", "geqslant": "≥", "lt": "<", "gt": ">", "neq": "≠",
     "ne": "≠", "pi": "π", "infty": "∞", "sqrt": "√", "circ": "°", "degree": "°", "colon": ":", "lbrace": SET,
     "rbrace": SET_END, "quad": " ", "qquad": " ", "left": "", "right": "", "displaystyle": "", "big": "", "Big": "",
-    "bigl": "", "bigr": "", "limits": "", "bf": "", "it": "", "rm": "", "implies": "=", "Rightarrow": "=", "to": " to ",
-    "rightarrow": " to ", "cup": " or ", "text": " ", "textbf": " ", "textit": " ", "texttt": " ", "textrm": " ", "emph": " ",
-    "mathrm": " ", "mathbf": " ", "mathit": " ", "mathsf": " ", "operatorname": " ", "mbox": " ", "hbox": " ",
+    "bigl": "", "bigr": "", "limits": "", "bf": "", "it": "", "rm": "", "implies": "=", "Rightarrow": "=",
+    "to": " to ", "rightarrow": " to ", "cup": " or ", "text": " ", "textbf": " ", "textit": " ", "texttt": " ",
+    "textrm": " ", "emph": " ", "mathrm": " ", "mathbf": " ", "mathit": " ", "mathsf": " ", "operatorname": " ", "mbox": " ", "hbox": " ",
     "underline": "", "boxed": "", "fbox": "", "bold": "", "boldsymbol": "", "therefore": " ", "colorbox": "",
     "lfloor": "⌊", "rfloor": "⌋", "lceil": "⌈", "rceil": "⌉",
 }  # fmt: skip
@@ -53,7 +53,9 @@ _SUBSCRIPT = re.compile(r"(?<=[A-Za-z])_(?:\{[^{}]*\}|\w)(?!\w)|<sub>.*?</sub>",
 _STAR = re.compile(r"(?P<left>[\w)\]}%]?)(?P<a>[ ]?)\*(?P<b>[ ]?)(?=(?P<right>[\w(\[.$\\-]?))")
 _LOW = re.compile(r"(?<!\d)_+|_+(?!\d)")
 _FEET = re.compile(r"(\d)\s?'\s?(\d{1,2}(?:\.\d+)?)\s?(?:\"|'')")
-_CODE = re.compile(r"\b(?:USD|EUR|GBP|INR|CAD|AUD|Rs\.?|RM|US|CA|AU)\s?(?=[-$€£]?\.?\d)|(?<=\d)\s?(?:USD|EUR|GBP|INR)\b")
+_CODE = re.compile(
+    r"\b(?:USD|EUR|GBP|INR|CAD|AUD|Rs\.?|RM|US|CA|AU)\s?(?=[-$€£]?\.?\d)|(?<=\d)\s?(?:USD|EUR|GBP|INR)\b"
+)
 
 
 def plain(text: str) -> str:

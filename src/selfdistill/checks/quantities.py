@@ -62,13 +62,10 @@ def without_asides(found: Sequence[Token]) -> list[Token]:
         elif token.kind == "close" and opened:
             start = opened.pop()
             inner = found[start + 1 : i]
-            if any(t.kind in ("word", "name") for t in inner) or (start and not inner):
+            if any(t.kind in ("word", "name", "relation") for t in inner) or (start and not inner):
                 asides.append((start, i))
-            elif any(t.kind == "relation" for t in inner):
-                asides.append((start, i))
-    if opened and any(t.kind in _NUMBERS for t in found[: opened[0]]):  # cut off inside of a remark
-        if any(t.kind in ("word", "name") for t in found[opened[0] :]):
-            asides.append((opened[0], len(found)))
+    if opened and _has(found[: opened[0]], *_NUMBERS) and _has(found[opened[0] :], "word", "name"):
+        asides.append((opened[0], len(found)))  # cut off inside of a remark
     outside = list(found)
     for start, end in asides:
         outside[start : end + 1] = [_GONE] * len(outside[start : end + 1])
@@ -77,6 +74,10 @@ def without_asides(found: Sequence[Token]) -> list[Token]:
 
 
 _GONE = Token("sign", "")
+
+
+def _has(found: Sequence[Token], *kinds: str) -> bool:
+    return any(token.kind in kinds for token in found)
 
 
 def until_reason(found: Sequence[Token]) -> list[Token]:
@@ -88,13 +89,13 @@ def until_reason(found: Sequence[Token]) -> list[Token]:
         word = token.text.lower()
         if seen and token.kind == "word" and (word in REASONS or is_negation(word)):
             return list(found[:i])
-        after = found[i + 1] if i + 1 < len(found) else None
-        if seen and after and token.text in (",", ";", "-", "–", "—", ":") and not token.glued:
-            if after.kind == "word" and token.text in ("-", "–", "—", ":"):
-                return list(found[:i])
-        if seen and after and token.text in (",", ";") and after.kind in ("word", "name"):
-            if after.text.lower() not in ("and", "or", "und", "et", "y", "oder"):
-                return list(found[:i])
+        after = found[i + 1] if i + 1 < len(found) else _GONE
+        if not seen or after.kind not in ("word", "name"):
+            continue
+        if token.text in ("-", "–", "—", ":") and not token.glued:
+            return list(found[:i])
+        if token.text in (",", ";") and after.text.lower() not in ("and", "or", "und", "et", "y", "oder"):
+            return list(found[:i])
     return list(found)
 
 
@@ -104,7 +105,8 @@ def _assignments(found: Sequence[Token]) -> Whole | None:
         i
         for i in range(len(found) - 1)
         if found[i + 1].text == "="
-        and (found[i].kind == "variable" or len(found[i].text) == 1 and found[i].text.isalpha())
+        and len(found[i].text) == 1
+        and found[i].text.isalpha()
         and (i == 0 or found[i - 1].text in (",", ";", "and", "or"))
     ]
     if len(starts) < 2:
@@ -166,7 +168,7 @@ def _joined(terms: Sequence[Term]) -> Value:
         raise Unknown
     if len(terms) == 1 and isinstance(terms[0].value, Fraction):
         only = terms[0]
-        return Whole(f"{shown(only.value)} {only.mark}") if only.mark else only.value
+        return Whole(f"{shown(only.value)} {only.mark}") if only.mark else terms[0].value
     texts = []
     for i, term in enumerate(terms):
         text = shown(term.value)

@@ -8,13 +8,10 @@ from fractions import Fraction
 
 from selfdistill.checks.plain_math import SET
 from selfdistill.checks.tokens import Token
-from selfdistill.checks.words import (
-    DIRECT, IRRATIONAL, JOINED, MONTHS, REMARKS, SCALES, SHORT_SCALES, UNITS,
-)  # fmt: skip
+from selfdistill.checks.words import DIRECT, IRRATIONAL, JOINED, MONTHS, REMARKS, SCALES, SHORT_SCALES, UNITS
 
 _MOST_BITS = 4096
 """Size up to which powers are worked out."""
-_CLOSING = {"(": ")", "[": "]", "{": "}"}
 
 
 class Unknown(Exception):
@@ -129,7 +126,7 @@ class Reader:
         while True:
             token = self.peek()
             word = token.text.lower()
-            if token.text in ("°", "!", "%") or (token.kind == "close" and not token.text == "}"):
+            if token.text in ("°", "!", "%") or token.kind == "close":
                 self.at += 1
             elif token.text == "^" and term.unit:
                 self.at += 1
@@ -145,7 +142,7 @@ class Reader:
                     raise Unknown
                 if word in ("am", "pm", "a.m", "p.m") and not term.mark:
                     term.mark = word.replace(".", "")
-                elif word in REMARKS and not (token.glued or word in UNITS and term.unit in ("foot",)):
+                elif word in REMARKS and not token.glued:
                     self.remark(term, word)
                     return
                 elif word in JOINED:
@@ -187,9 +184,8 @@ class Reader:
             power_of_ten = sign in "xX" and sign and after.value == 10 and self.peek(2).text == "^"
             if not (power_of_ten or sign in ("×", "÷", "/")) or after.kind in ("word", "name") or after is _END:
                 return value
-            if sign == "÷" or sign == "/":
-                if after.below:
-                    raise Unknown  # 8 / 3/4: of which two?
+            if sign in "÷/" and after.below:
+                raise Unknown  # 8 / 3/4: of which two?
             self.at, self.worked = self.at + 1, self.worked or after.value != 10
             other = _number(self.factor())
             if sign in "÷/" and not other:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 from selfdistill.checks.plain_math import END, FRACTION, OVER, SET, SET_END, THIN
 from selfdistill.checks.words import SHORT_SCALES, VARIABLES
@@ -42,6 +42,7 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _SLASHES = re.compile(r"/\d+(?:/\d+)*(?![.,]?\d|\s?\^)")
+_POWER_FOLLOWS = re.compile(r"\s?(?:\^|:\d)")
 _COLONS = re.compile(r"(?::\d+(?:\.\d+)?)+|(?: : \d+(?:\.\d+)?)+")
 _GROUPS = re.compile(rf"\d{{1,3}}(?:(?P<by>[,'_{THIN}])\d{{3}})(?:(?P=by)\d{{3}})*(?:\.\d+)?")
 _INDIAN = re.compile(r"\d{1,2}(?:,\d\d)+,\d{3}(?:\.\d+)?")
@@ -70,7 +71,7 @@ def tokens(text: str) -> list[Token]:
         elif kind == "word":
             token = _word(match[0], glued, money, found)
         else:
-            token = Token(kind, match[0], glued=glued)  # type: ignore[arg-type]
+            token = Token(cast(Kind, kind), match[0])
         found.append(token._replace(glued=glued))
         end, money = at, money and token.kind == "number"
     return found
@@ -84,7 +85,7 @@ def _word(text: str, glued: bool, money: bool, before: list[Token]) -> Token:
         return Token("variable", text)
     if after_number and text.isascii() and text not in ("cc",) and all(c in VARIABLES for c in text.lower()):
         return Token("variable", text)
-    if len(text) == 1 and text in "xyznXYZ" or "α" <= text <= "ω" and len(text) == 1 and text not in "μ":
+    if len(text) == 1 and (text in "xyznXYZ" or "α" <= text <= "ω") and text != "μ":
         return Token("variable", text)
     return Token("word", text)
 
@@ -94,12 +95,12 @@ def _number(match: re.Match[str], text: str, before: list[Token]) -> tuple[Token
     written, power, at = match["number"], match["power"], match.end()
     token = _value(written, power)
     raised = bool(before) and before[-1].text in ("^", "/", "÷")
-    if token.kind == "number" and written.isdecimal() and not power:
-        if (more := _SLASHES.match(text, at)) and not raised and not re.match(r"\s?(?:\^|:\d)", text[more.end() :]):
-            parts = [written, *more[0][1:].split("/")]
-            if len(parts) == 2:
-                return _over(*parts), more.end()
-            return Token("whole", "/".join(str(int(part[:40])) for part in parts)), more.end()
+    more = _SLASHES.match(text, at) if token.kind == "number" and written.isdecimal() and not power else None
+    if more and not raised and not _POWER_FOLLOWS.match(text, more.end()):
+        parts = [written, *more[0][1:].split("/")]
+        if len(parts) == 2:
+            return _over(parts[0], parts[1]), more.end()
+        return Token("whole", "/".join(part.lstrip("0") or "0" for part in parts)), more.end()
     if token.kind == "number" and (more := _COLONS.match(text, at)):
         parts = [part.strip() for part in more[0].split(":")[1:]]
         return Token("whole", ":".join([written, *parts])), more.end()  # 10:05 is not 10:50, nor 10:5
@@ -131,7 +132,7 @@ def _value(written: str, power: str | None) -> Token:
     if power or written.startswith("."):
         return Token("bad", written)
     if re.fullmatch(r"\d+(?:\.\d+){2,}", written):
-        return Token("whole", ".".join(str(int(part)) for part in written.split(".")))
+        return Token("whole", written)
     if len(parts) > 1 and all(re.fullmatch(r"\d+(?:\.\d+)?", part) for part in parts):
         ambiguous = len(parts) == 2 or any(len(part) == 3 for part in parts[1:])
         listed = tuple(Fraction(part) for part in parts)

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-NEGATIONS = frozenset("not no never neither nor none without cannot nicht kein keine pas".split())
-REASONS = frozenset(
-    "because since as so which where when while whereas although if but instead rather given thus therefore hence meaning "
-    "i.e e.g namely after before not weil denn da car porque".split()
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+NEGATIONS = _set("not no never neither nor none without cannot nicht kein keine pas")
+REASONS = _set(
+    "because since as so which where when while whereas although if but instead rather given thus therefore hence "
+    "meaning i.e e.g namely after before not weil denn da car porque"
 )
 """What follows is no part of the answer."""
-REMARKS = frozenset(
-    "for in on at by of from with without per each every than is are was were will has have had that who this these those "
-    "the a an he she it they we you i can could would should makes make gets total altogether left more less".split()
+REMARKS = _set(
+    "for in on at by of from with without per each every than is are was were will has have had that who this these "
+    "those the a an he she it they we you i can could would should makes make gets total altogether left more less"
 )
 """A number behind one of these is another number: "18 dollars for 5 days"."""
-DIRECT = frozenset("of in by per versus vs out and or to through till until und oder et ou y o".split())
+DIRECT = _set("of in by per versus vs out and or to through till until und oder et ou y o")
 """Right between two numbers these make one answer of both: "3 of 4", "3 or 4"."""
-JOINED = frozenset("and or to through till until und oder et ou plus".split())
+JOINED = _set("and or to through till until und oder et ou plus")
 """These do so behind a unit, too: "3 apples or 4 apples"."""
-IRRATIONAL = frozenset("sqrt root log ln sin cos tan cot sec csc exp pi infinity infinite infty oo nan".split())
+IRRATIONAL = _set("sqrt root log ln sin cos tan cot sec csc exp pi infinity infinite infty oo nan")
 VARIABLES = frozenset("abcijknpqruvwxyz")
 """Letters that are no unit when glued to a number: 5x, 2ab. Not g, h, l, m, s, t and their like."""
 SCALES = {
@@ -39,14 +44,9 @@ _UNITS = {
 }  # fmt: skip
 UNITS = {word: unit for unit, words in _UNITS.items() for word in (unit, *words.split())}
 """Units that make compounds: "5 feet 6 inches", "2 hours 30 minutes"."""
-MONTHS = {
-    name: number
-    for number, names in enumerate(
-        "january jan|february feb|march mar|april apr|may|june jun|july jul|august aug|september sept sep|october oct|"
-        "november nov|december dec".split("|"), start=1,
-    )
-    for name in names.split()
-}  # fmt: skip
+_MONTHS = """january jan|february feb|march mar|april apr|may|june jun|july jul|august aug|september sept sep|
+october oct|november nov|december dec"""
+MONTHS = {name: i for i, names in enumerate(_MONTHS.split("|"), start=1) for name in names.split()}
 
 
 def is_negation(word: str) -> bool:
