@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import re
-from decimal import Decimal
+from fractions import Fraction
 from itertools import islice
 
 import pytest
@@ -58,7 +58,6 @@ def test_every_task_accepts_its_gold_answer_in_both_styles_and_rejects_a_wrong_o
         ("The answer is: 3 + 4 = 7.", "7"),
         ("The answer is -$3", "-3"),
         ("about 20%", "20"),
-        ("2024,5", "5"),
         ("The answer is 18. Check: 20 - 18 = 2.", "18"),
         ("#### Step 3: total\nso it is 42.", "42"),
         ("12 cm^2", "12"),
@@ -68,7 +67,7 @@ def test_every_task_accepts_its_gold_answer_in_both_styles_and_rejects_a_wrong_o
     ],
 )
 def test_last_number(text, value):
-    assert last_number(text) == Decimal(value)
+    assert last_number(text) == Fraction(value)
 
 
 @given(st.integers(-(10**9), 10**9), st.sampled_from(["{}", "The answer is {}.", "I had 7 and got {} apples", "= {}"]))

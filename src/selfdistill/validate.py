@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from selfdistill.checks.base import UNREADABLE
 from selfdistill.checks.call_values import Call
 from selfdistill.checks.calls import find_calls
-from selfdistill.checks.numbers import last_number
+from selfdistill.checks.numbers import last_number, next_of
 from selfdistill.errors import UserError
 from selfdistill.records import Example
 from selfdistill.tasks.load import JUDGED_AT_ONCE, Task
@@ -94,7 +94,8 @@ Perturb = Callable[[str, Example], Iterator[tuple[str, str]]]
 def _other_number(gold: str, item: Example) -> Iterator[tuple[str, str]]:
     value = last_number(gold)
     if value is not None:
-        yield "number + 1", f"The answer is {value + 1}."
+        told = next_of(value)
+        yield "number + 1", f"The answer is {told}."
         yield "no number", "The answer is unknown to me."
 
 

@@ -1,79 +1,233 @@
-"""The final number of a response: GSM8K, MultiArith, word problems."""
+"""The final number of a response: GSM8K, MultiArith, word problems.
+
+Here the answer's place is found and values are compared; `quantities` says what a phrase is worth. The package
+math-verify is not used: it compares roundings of floats and asks for signals, which only a main thread can have.
+"""
 
 from __future__ import annotations
 
 import re
-from decimal import Decimal
 
 from selfdistill.checks.base import Judgement, compare
+from selfdistill.checks.plain_math import plain
+from selfdistill.checks.quantities import Value, Whole, show, value_of, value_of_tokens, without_asides
+from selfdistill.checks.tokens import Token, tokens
+from selfdistill.checks.words import DIRECT, JOINED, REMARKS, UNITS, is_negation
 from selfdistill.records import Example
 
-_NUMBER = re.compile(
-    r"(?P<sign>[-−])?[$€£]?(?P<digits>\d{1,3}(?:,\d{3})+(?!\d)|\d+|(?=\.\d))(?P<decimals>\.\d+)?(?P<power>[eE][-+]?\d{1,3}\b)?"
-    r"(?:/(?P<under>\d+)\b(?!/))?"
+_MOST = 600
+"""Characters of a phrase that are read. A phrase that is longer is cut at its last blank before."""
+_USUAL = ("####", "answer is", "answer is:", "answer:")
+
+_VERB = r"(?:is|=|:|would\s+be|should\s+be|must\s+be|will\s+be|was|equals)"
+_ABOUT = r"(?:\s+(?:to|for|of)\s+[^.:=\n\d]{1,60}?)?"
+_MARK = re.compile(
+    rf"(?:answer|ans|solution){_ABOUT}\s*{_VERB}(?!\w)\s*[:=]?|answer\s*(?=\n)|answer\s+(?=isn't|cannot|can't)"
+    r"|ans\s*[.:=]"
+    r"|(?:antwort|réponse|respuesta|risposta|resposta|antwoord|odpowiedź|svar|ответ|cevap|jawaban|الجواب|الإجابة|उत्तर)"
+    r"\s*(?:\w{1,12}\s+)?(?:ist|est|es|è|é|is|jest|är|er|adalah|هو|هي|है|это|[:=])?\s*[:=-]?"
+    r"|(?:答案|答え|答|정답|답)\s*(?:应该)?(?:是|为|為|は|:|=|은|는)?\s*:?",
+    re.IGNORECASE,
 )
-_MARK = re.compile(r"####(?=\s*[-−$€£]?\.?\d)|answer\s+is|answer\s*[:=]", re.IGNORECASE)
-_INT = 18
-"""Digits up to which a whole number is an int."""
-Number = int | Decimal
-_END = re.compile(r"\n|\.(?=\s|$)")
+_WORDS = (
+    "answer", "ans:", "ans.", "ans =", "antwort", "réponse", "respuesta", "risposta", "resposta", "antwoord",
+    "odpowiedź", "svar", "ответ", "cevap", "jawaban", "الجواب", "الإجابة", "उत्तर", "答案", "答え", "答:", "정답", "답:",
+)  # fmt: skip
+_NUMBERLIKE = re.compile(r"\d|[²³¹⁰-⁹¼-¾⅐-⅞]")
+_STARTS = re.compile(r"\s*[-+(\[{$€£¥\ue000\ue003]*\s*[-$]?\s*[.\d\ue000]")
+_SENTENCE = re.compile(r"\n|[!?](?=\s|$)|[。！？।]|(?<!approx)(?<!\bca)(?<!\bRs)(?<!\bNo)\.(?=\s|$)")
+_BULLET = re.compile(r"(?:[-*•#>]+\s+|\s+)+")
+_LINES = re.compile(r"\n\s*[-•*#>]+\s+")
 
 
-def last_number(text: str) -> Number | None:
-    """The number after the last "The answer is" or "####", else the last number of the text.
+def last_number(text: str) -> Value | int | None:
+    r"""The value of the last \boxed or <answer>, else behind the last mark ("The answer is", "####"), else the last.
 
-    Thousands separators, decimals, signs, currency signs, fractions, exponents and units are understood: "$1,234.50",
-    "-3 degrees", "1/2", "12 cm^2", "18.".
+    A mark without a number is no answer, and no earlier number is taken for it.
     """
-    if mark := _last_mark(text):
-        end = _END.search(text, mark.end())
-        sentence = text[mark.end() : end.start() if end else None].strip()
-        if sentence.isdecimal() and len(sentence) <= _INT:  # as most answers are: no need to search
-            return int(sentence)
-        after = _numbers(sentence)
-        if after:  # "The answer is 3 + 4 = 7": an equation's result stands behind its sign
-            return after[-1] if "=" in sentence else after[0]
-    found = _numbers(text)
-    return found[-1] if found else None
+    before, _, last = text[-40:].rstrip().removesuffix(".").rpartition(" ")
+    if last.isdigit() and last.isascii() and before[-10:].lower().endswith(_USUAL):  # as most are: no need to read
+        return int(last)
+    at, boxed = _boxed(text)
+    mark, phrase = _marked(text)
+    if boxed is not None and mark < at:
+        return value_of(plain(boxed))
+    if boxed is not None:
+        later = value_of(phrase or "")
+        return value_of(plain(boxed)) if later is None else later
+    return value_of(phrase) if phrase is not None else _unmarked(text)
 
 
-def _last_mark(text: str) -> re.Match[str] | None:
-    """The last match of `_MARK`. Looked for from the end: most of a text is never looked at, and none of it slowly."""
-    low = text.replace("İ", "I").lower()  # the one letter whose small form is longer
-    at = len(text)
-    while (at := max(low.rfind("answer", 0, at), text.rfind("####", 0, at))) >= 0:
-        if mark := _MARK.match(text, at):
-            return mark
+def _boxed(text: str) -> tuple[int, str | None]:
+    r"""The last \boxed{...} or <answer>...</answer>, and where it begins. Boxes side by side are one answer."""
+    at, found = -1, None
+    end = len(text)
+    for _ in range(8):  # unclosed ones are passed over, but not a million of them
+        end = max(text.rfind("\\boxed", 0, end), text.rfind("\\fbox", 0, end))
+        if end < 0:
+            break
+        if (inside := _braces(text, text.find("x", end + 4) if text[end + 1] == "f" else end + 6)) is not None:
+            at, found = end, inside
+            break
+    close = text.rfind("</answer>")
+    opened = text.rfind("<answer>", 0, close) if close >= 0 else -1
+    if opened > at:
+        inside = text[opened + 8 : close]
+        nested = _boxed(inside)[1] if "\\boxed" in inside else None
+        return opened, (nested or inside)[-_MOST:] if len(inside) < _MOST else ""
+    if at >= 0 and found is not None:
+        before = text[max(0, at - 200) : at]
+        if other := re.search(r"\\boxed\{([^{}]*)\}[$\\)\s]*(?:,|and|or)[$\\(\s]*(?:[a-z]\s*=\s*)?$", before):
+            found = f"{other[1]}, {found}"
+    return at, found
+
+
+def _braces(text: str, at: int) -> str | None:
+    """What stands in the braces that open at `at`, blanks aside."""
+    piece = text[at : at + 2 * _MOST].lstrip().removeprefix("x").lstrip()
+    if not piece.startswith("{"):
+        return None
+    depth = 0
+    for i, character in enumerate(piece):
+        if character in "{}" and piece[i - 1 : i] != "\\":
+            depth += 1 if character == "{" else -1
+            if not depth:
+                return piece[1:i]
     return None
 
 
-def _numbers(text: str) -> list[Number]:
-    """All numbers. A sign counts only where nothing is glued to its left: "16-3" is a subtraction, "x-3" a name."""
-    numbers = []
-    for match in _NUMBER.finditer(text):
-        start = match.start()
-        before = text[start - 1 : start]
-        if before == "^" or text[max(0, start - 2) : start] == "**":
-            continue  # the exponent of a unit or a formula
-        sign, digits, decimals, power, under = match.groups()
-        value = _value(digits.replace(",", ""), decimals, power)
-        if under and int(under):
-            value = Decimal(value) / int(under)
-        glued = before.isalnum() or before in (")", "]", "%")
-        numbers.append(-value if sign and not (before and glued) else value)
-    return numbers
+def _marked(text: str) -> tuple[int, str | None]:
+    """Where the last mark is, and the phrase behind it in plain characters."""
+    low = text.replace("İ", "I").lower()  # the one letter whose small form is longer
+    at = len(text)
+    for _ in range(200):
+        at = max(text.rfind("####", 0, at), *(low.rfind(word, 0, at) for word in _WORDS))
+        if at < 0:
+            break
+        if (phrase := _behind(text, at)) is not None:
+            return at, phrase
+    return -1, None
 
 
-def _value(digits: str, decimals: str | None, power: str | None) -> Number:
-    if decimals or power or len(digits) > _INT:
-        return Decimal((digits or "0") + (decimals or "") + (power or ""))
-    return int(digits)  # equal to its Decimal, in a fifth of the time
+def _behind(text: str, at: int) -> str | None:
+    """The phrase behind the mark that begins at `at`; None where it is no mark."""
+    window = _bounded(text, at, at + _MOST)
+    if window.startswith("####"):
+        rest = plain(window[4:])
+        line = _BULLET.sub("", rest.split("\n", 1)[0], count=1) if rest[:1] != " " else rest.split("\n", 1)[0]
+        return _first(line) if _STARTS.match(line) or ("\n" not in text[at:].strip() and "nswer" not in line) else None
+    if at and (text[at - 1].isalnum() and text[at - 1].isascii()):
+        return None
+    read = plain(window)
+    mark = _MARK.match(read)
+    if not mark or not mark[0]:
+        return None
+    rest = read[mark.end() :]
+    if not text[:at].strip(" \n*#_") and mark[0].rstrip().endswith(":") and _is_prose(rest):
+        return None  # "Answer: Janet sells 16 - 7 = 9 eggs. She ...": what follows is the whole response
+    return _first(rest)
+
+
+def _is_prose(rest: str) -> bool:
+    first = _first(rest)
+    return len(first.split()) > 5 and len(rest.strip()) > len(first) + 8
+
+
+def _first(rest: str) -> str:
+    """The first sentence that says something."""
+    rest = rest.lstrip()
+    bullet = re.match(r"[-*•#>]+\s+", rest)
+    rest = rest[bullet.end() :] if bullet and not bullet[0].startswith("-") else rest
+    end = _SENTENCE.search(rest)
+    return rest[: end.start()] if end else rest
+
+
+def _bounded(text: str, start: int, end: int) -> str:
+    """A piece that cuts no number: blank to blank."""
+    piece = text[start:end]
+    if end < len(text):
+        blank = max(piece.rfind(" "), piece.rfind("\n"))
+        piece = piece[:blank] if blank > 0 else ""
+    return piece
+
+
+def _unmarked(text: str) -> Value | None:
+    """The value of the text's last number, with all that is one with it."""
+    behind = _NUMBERLIKE.search(text[::-1])
+    if not behind:
+        return None
+    at = len(text) - behind.start()
+    start = max(0, at - _MOST)
+    if start:
+        blank = re.search(r"\s", text[start:at])
+        if not blank:
+            return None
+        start += blank.end()
+    read = plain(_bounded(text, start, at + _MOST // 4))
+    for sentence in reversed(_sentences(_LINES.sub("\n", read))):
+        found = without_asides(tokens(sentence))
+        if (run := _last_run(found)) is not None:
+            return value_of_tokens(run)
+    return None
+
+
+def _sentences(text: str) -> list[str]:
+    return _SENTENCE.split(text)
+
+
+def _last_run(found: list[Token]) -> list[Token] | None:
+    """The last number and what belongs to it, to both sides; None where there is none but those said not to be it."""
+    end = len(found)
+    while end:
+        end -= 1
+        if found[end].kind not in ("number", "whole", "bad"):
+            continue
+        start = end
+        while start and _belongs(found, start - 1):
+            start -= 1
+        words = [token.text.lower() for token in found[max(0, start - 3) : start]]
+        if any(is_negation(word) for word in words) or words[-2:] in (["instead", "of"], ["rather", "than"]):
+            end = start
+            continue
+        if words[-1:] == ["from"]:
+            to = [i for i in range(start, end) if found[i].text == "to"]
+            start = to[-1] + 1 if to else start
+        if words[-1:] and words[-1].removeprefix("\\") in ("sqrt", "log", "ln", "sin", "cos"):
+            return []
+        month = max(0, start - 1) if words else start
+        return found[month:]
+    return None
+
+
+def _belongs(found: list[Token], i: int) -> bool:
+    """Whether the token at `i` is one answer with the number to its right."""
+    token, before = found[i], found[i - 1] if i else None
+    numeric = ("number", "whole", "bad", "close")
+    word = token.text.lower()
+    if token.kind in (*numeric, "open", "relation", "variable") or (token.kind == "sign" and token.text not in ",;:!"):
+        return token.text != "!"
+    if token.text in (",", ";"):
+        return before is not None and before.kind in numeric
+    if token.kind != "word" or before is None:
+        return False
+    if word in DIRECT and before.kind in numeric:
+        return True
+    if word in UNITS and before.kind in numeric:
+        return True
+    is_unit = before.kind == "word" and before.text.lower() not in REMARKS
+    if word in JOINED and is_unit and i > 1 and found[i - 2].kind in numeric:
+        return True
+    follows = found[i + 1].text.lower() if i + 1 < len(found) else ""
+    return before.kind in numeric and word not in REMARKS and follows in JOINED
 
 
 def check_last_number(response: str, reference: str, example: Example) -> Judgement:
     """The final numbers are equal in value: 18, 18.0 and $18 are the same."""
-    return compare(last_number(response), last_number(reference), _plain)
+    return compare(last_number(response), last_number(reference), show)
 
 
-def _plain(number: Number) -> str:
-    return str(number) if isinstance(number, int) else format(number.normalize(), "f")
+def next_of(value: Value | int) -> str:
+    """A wrong answer beside `value`, as text: one more, or a whole whose first number is one more."""
+    if isinstance(value, Whole):
+        return re.sub(r"\d+", lambda m: str(int(m[0]) + 1), value, count=1)
+    return show(value + 1)
