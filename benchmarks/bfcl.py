@@ -3,9 +3,9 @@
     pip install --no-deps bfcl-eval            # its pins are heavy: the data and the checker need none of them
     python benchmarks/bfcl.py
 
-For each of the 1,000 items of BFCL v4 simple (Python), multiple, parallel and parallel_multiple one right answer is made
-of the first accepted value of each parameter. It goes through both checkers as it is, in other words that mean the same,
-and made wrong. Prints where either is not as expected, and all counts; docs/calls.md explains them.
+For each of the 1,000 items of BFCL v4 simple (Python), multiple, parallel and parallel_multiple one right answer is
+made of the first accepted value of each parameter. It goes through both checkers as it is, in other words that mean the
+same, and made wrong. Prints where either is not as expected, and all counts; docs/calls.md explains them.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def load(category: str) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]
 
 
 def bfcl_checker() -> Any:
-    """BFCL's AST checker. It imports the client of every model provider for one flag, which is False here: dots in names
-    stay."""
+    """BFCL's AST checker. It imports the client of every model provider for one flag, which is False here: dots in
+    names stay."""
     stand_in: Any = ModuleType("bfcl_eval.constants.model_config")
     stand_in.MODEL_CONFIG_MAPPING = defaultdict(lambda: SimpleNamespace(underscore_to_dot=False))
     sys.modules.setdefault(stand_in.__name__, stand_in)
@@ -65,6 +65,7 @@ def first(values: list[Any]) -> Any:
 
 
 def plain(value: Any) -> Any:
+    """A value as it stands in an answer: BFCL gives a list of accepted ones at every level."""
     if isinstance(value, dict):
         return {
             k: first(v) if isinstance(v, list) else v for k, v in value.items() if not (isinstance(v, list) and "" in v)

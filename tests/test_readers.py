@@ -7,7 +7,6 @@ import gzip
 import io
 import json
 import lzma
-from io import StringIO
 
 import pytest
 from conftest import cli, write_jsonl
@@ -35,13 +34,7 @@ def read(path, **settings):
 
 def told(path, **settings):
     """The examples, and what is said of the rows."""
-<<<<<<< HEAD
-    console = Console(file=StringIO(), record=True, width=1000)
-||||||| 167ce42
-    console = Console(file=open("/dev/null", "w"), record=True, width=1000)  # noqa: SIM115
-=======
     console = Console(file=io.StringIO(), record=True, width=1000)
->>>>>>> w-readers
     notes = Notes(Progress(console))
     examples = read_examples(DataSettings(path=str(path), **settings), notes=notes)
     return examples, console.export_text(), notes
@@ -167,17 +160,9 @@ def test_a_missing_value_is_an_empty_one_whatever_wrote_it(tmp_path):
     from pyarrow import parquet
 
     for value in ("NaN", "null", '""', '" "'):
-<<<<<<< HEAD
-        (tmp_path / "d.jsonl").write_text(
-            '{"prompt": "a", "response": "b"}\n{"prompt": "c", "response": ' + value + "}\n"
-        )
-||||||| 167ce42
-        (tmp_path / "d.jsonl").write_text('{"prompt": "a", "response": "b"}\n{"prompt": "c", "response": %s}\n' % value)
-=======
         (tmp_path / "d.jsonl").write_text(
             f'{{"prompt": "a", "response": "b"}}\n{{"prompt": "c", "response": {value}}}\n'
         )
->>>>>>> w-readers
         assert "line 2: column 'response' is empty" in refused(tmp_path / "d.jsonl")
     pandas.DataFrame({"prompt": ["a"], "response": [float("nan")]}).to_parquet(tmp_path / "d.parquet")
     assert "row 1: column 'response' is empty" in refused(tmp_path / "d.parquet")
@@ -185,13 +170,7 @@ def test_a_missing_value_is_an_empty_one_whatever_wrote_it(tmp_path):
     parquet.write_table(pyarrow.table(table), tmp_path / "e.parquet")
     assert read(tmp_path / "e.parquet")[0].id == content_id(({"role": "user", "content": "a"},), "b")
     for inside in ("NaN", "null"):
-<<<<<<< HEAD
-        (tmp_path / "m.jsonl").write_text('{"messages": [{"role": "user", "content": ' + inside + "}]}")
-||||||| 167ce42
-        (tmp_path / "m.jsonl").write_text('{"messages": [{"role": "user", "content": %s}]}' % inside)
-=======
         (tmp_path / "m.jsonl").write_text(f'{{"messages": [{{"role": "user", "content": {inside}}}]}}')
->>>>>>> w-readers
         assert "message 1 (user) is empty" in refused(tmp_path / "m.jsonl")
 
 
@@ -346,24 +325,9 @@ BAD = [
 
 @pytest.mark.parametrize(("row", "message"), BAD)
 def test_what_would_make_training_wrong_is_refused_by_name_or_left_out_and_listed(tmp_path, row, message):
-<<<<<<< HEAD
-    good = talk("good", "row")
-    if "conversations" in row:
-        good = {"conversations": good["messages"]}
-    elif "messages" not in row:
-        good = {"prompt": "good", "response": "row"}
-    path = write_jsonl(tmp_path / "d.jsonl", [good, row])
-||||||| 167ce42
-    path = write_jsonl(tmp_path / "d.jsonl", [talk("good", "row"), row, talk("good", "too")])
-    if "messages" not in row:
-        path = write_jsonl(path, [{"conversations": talk(*ts)["messages"], "prompt": ts[0], "response": ts[1]}
-                                  if "conversations" in row else {"prompt": ts[0], "response": ts[1]}
-                                  for ts in (("good", "row"), ("good", "too"))][:1] + [row])  # fmt: skip
-=======
     good = {"prompt": "good", "response": "row", **talk("good", "row")}
     good["conversations"] = good["messages"]
     path = write_jsonl(tmp_path / "d.jsonl", [{k: v for k, v in good.items() if k in row}, row])
->>>>>>> w-readers
     said = refused(path)
     assert f"{path}, line 2" in said and message in said
     examples, text, notes = told(path, skip_bad=True)
@@ -453,16 +417,8 @@ def test_a_turn_without_weight_has_no_loss_and_stands_in_the_prompt(tmp_path, em
     (example,) = read(write_jsonl(tmp_path / "d.jsonl", [half_trained({"weight": 0})]))
     prompter = Prompter.create(embedded.tokenizer, form, "using")
     made = sequences(example, example.references, prompter)
-<<<<<<< HEAD
-    trained = [[i for i in labels if i != -100] for _, labels in made]
-    assert [i for ids in trained for i in ids] == prompter.response("A1") + prompter.response("A3")
-||||||| 167ce42
-    trained = [[i for i in labels if i != -100] for _, labels in made]
-    assert sum(trained, []) == prompter.response("A1") + prompter.response("A3")
-=======
     trained = [i for _, labels in made for i in labels if i != -100]
     assert trained == prompter.response("A1") + prompter.response("A3")
->>>>>>> w-readers
     assert "A2" in embedded.tokenizer.decode(made[-1][0]) and "A4" not in embedded.tokenizer.decode(made[-1][0])
 
 
