@@ -334,7 +334,7 @@ def evaluate(
     progress = _progress()
     permissions = Permissions(allow_code, _judge(judge_url, judge_model), data_dir, without_walls)
     if regrade:
-        results = stage.regrade(out, permissions)
+        results = stage.regrade(out, permissions, progress)
     else:
         if not model or not task:
             raise UserError("evaluate: --model and at least one --task are needed (or --regrade).")

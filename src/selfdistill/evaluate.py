@@ -162,7 +162,7 @@ def engine_errors(out: Path) -> int:
     return sum(p.finish_reason == "error" for p in read_records(out / "predictions.jsonl", Prediction))
 
 
-def regrade(out: Path, permissions: Permissions) -> list[TaskResult]:
+def regrade(out: Path, permissions: Permissions, progress: Progress | None = None) -> list[TaskResult]:
     """Judge the stored texts of an evaluation folder again, without a model; verdicts and result.json are replaced.
 
     Raises UserError where the folder is incomplete, or where judging needs what was not given.
@@ -175,7 +175,8 @@ def regrade(out: Path, permissions: Permissions) -> list[TaskResult]:
         settings = TaskSettings(name=name, path=str(out / "items.jsonl"), check=result.check, role=result.role)
         judge = permissions.judge if result.check == "win_rate" else None
         if name in items and (judge or result.check != "win_rate"):
-            check = load_check(result.check, permissions.allow_code, permissions.judge, permissions.without_walls)
+            allowed = permissions.allow_code, permissions.judge, permissions.without_walls
+            check = load_check(result.check, *allowed, progress)
             tasks.append(Task(settings, result.check, check, tuple(items[name]), judge=judge))
         else:  # the harness judged these itself, or a judge that is not here now
             tasks.append(Task(settings, result.check, missing=(result.note or "").removeprefix(UNMEASURED)))
