@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfdistill.checks.call_values import Call, shown
+from selfdistill.checks.call_values import shown
 from selfdistill.checks.calls import check_function_call, declared_parameters, declared_tools, find_calls
 from selfdistill.records import Example, Turn
 
