@@ -92,7 +92,6 @@ def json_call(name: str, arguments: Any) -> Call:
             arguments = from_json(arguments or "{}")
         except ValueError:
             raise Broken(name) from None
-    name = name.removeprefix("functions.")
     if arguments is None:
         return Call(name, certain=True)
     if isinstance(arguments, dict):
