@@ -235,6 +235,7 @@ def test_agrees_with_math_verify(value, data):
     verify = pytest.importorskip("math_verify", reason="needs math-verify")
     assume(abs(value) < 10**6)
     text = f"\\boxed{{{data.draw(st.sampled_from(writings(value)))}}}"
+    assume(" " not in text)  # it reads 1 1/1000 as 1/500
     theirs = verify.parse(text, parsing_timeout=None)
     if theirs and getattr(theirs[0], "is_Rational", False):
         assert Fraction(int(theirs[0].p), int(theirs[0].q)) == last_number(text) == value

@@ -265,7 +265,7 @@ class Reader:
         inner = [self.inside()]
         while self.take(",", ";"):
             inner.append(self.inside())
-        while self.peek().kind in ("word", "sign") and self.peek().text != "√":
+        while self.peek().kind == "word" or self.peek().text in ("%", "°"):
             self.at += 1
         if self.peek().kind != "close":
             raise Unknown
