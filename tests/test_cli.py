@@ -207,7 +207,7 @@ def test_weights_that_are_not_all_there_are_refused(tmp_path, foreign_folder):
     arguments = ("distill", "--model", folder, "--data", "micro:facts", "--out", tmp_path / "r.jsonl")
     assert "incomplete" in bad(*arguments)
     (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1")
-    assert "cannot be loaded" in bad(*arguments)
+    assert "a Git LFS pointer" in bad(*arguments)
 
 
 def test_compare_and_report_work_alone(finished, tmp_path):

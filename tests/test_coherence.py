@@ -50,6 +50,7 @@ DAMAGED = {
 }
 SOUND = {
     "code": "def f(x):\n    for i in range(10):\n        if x == i:\n            return i\n    return None\n",
+    "code in blocks": "```python\ndef helper(x):\n    return x\n```\nand\n```python\ndef add(a, b):\n    return helper(a) + b\n```",
     "lisp": "(defun f (x) (if (> x 1) (* x (f (- x 1))) 1))",
     "sql": "SELECT a , b , c FROM t WHERE ( x = 1 ) AND ( y = 2 ) ;",
     "html": "<ul><li>a</li><li>b</li></ul>",

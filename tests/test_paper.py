@@ -238,4 +238,5 @@ def test_validate_names_what_a_check_gets_wrong(tmp_path):
         tmp_path / "t.jsonl", [{"prompt": "2?", "response": "It is 2."}, {"prompt": "?", "response": "two"}]
     )
     done = cli("validate", "--task", f"name=t,path={path},check=last_number")
-    assert done.returncode == 1 and "2 items, 1 answers judged wrongly" in done.stdout and "no_reference" in done.stdout
+    assert done.returncode == 1 and "2 items, 0 answers judged wrongly" in done.stdout
+    assert "1 items cannot be judged: the reference has no answer" in done.stdout

@@ -58,6 +58,12 @@ Split = Annotated[str, typer.Option(help="Split of a hub, folder or micro datase
 Sample = Annotated[int | None, typer.Option(help="Draw that many rows at random.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
 AllowCode = Annotated[bool, typer.Option("--allow-code-execution", help="Run model-written Python in the sandbox.")]
+WithoutWalls = Annotated[
+    bool,
+    typer.Option(
+        "--code-without-walls", help="Run it also where walls of the sandbox are missing: in your own container."
+    ),
+]
 Template = Annotated[str, typer.Option(help="using, refer, math, or a text file with {instruction} and {reference}.")]
 PromptFormat = Annotated[
     str, typer.Option("--format", help="chat: the model's chat template; paper: the paper's text.")
@@ -75,11 +81,12 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("selfdistill-demo"),
     target: Annotated[str, typer.Option(help="What to fine-tune on: rare_tools or chat.")] = "rare_tools",
     allow_code: AllowCode = False,
+    without_walls: WithoutWalls = False,
 ) -> None:
     """Show on the embedded model what the paper claims, in a few minutes on a laptop."""
     from selfdistill.demo import demo as run_demo
 
-    run_demo(out, target, allow_code)
+    run_demo(out, target, allow_code, without_walls)
 
 
 @app.command()
@@ -88,6 +95,7 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder for the run.")],
     overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value, as often as needed.")] = None,
     allow_code: AllowCode = False,
+    without_walls: WithoutWalls = False,
 ) -> None:
     """Distill, select, train both arms, evaluate, compare and report, as a recipe says."""
     from selfdistill.config import load_recipe
@@ -95,7 +103,7 @@ def run(
     from selfdistill.report import show
     from selfdistill.run import run as run_recipe
 
-    extra = ["allow_code_execution=true"] if allow_code else []
+    extra = ["allow_code_execution=true"] * allow_code + ["code_without_walls=true"] * without_walls
     report = run_recipe(load_recipe(recipe, [*(overrides or []), *extra]), out, _progress())
     if process().main:
         show(report, _console())
@@ -178,6 +186,7 @@ def select(
     data_dir: DataDir = None,
     seed: Seed = 0,
     allow_code: AllowCode = False,
+    without_walls: WithoutWalls = False,
 ) -> None:
     """Keep each rewrite that is as good as its reference; export the dataset."""
     from selfdistill.checks import load_check
@@ -198,7 +207,8 @@ def select(
     progress = _progress()
     notes = Notes(progress)
     examples = stream_examples(settings, seed=seed, data_dir=data_dir, notes=notes)
-    reasons = run_select(examples, rewrites, out, load_check(check, allow_code), progress, settings, exports)
+    loaded = load_check(check, allow_code, None, without_walls, progress)
+    reasons = run_select(examples, rewrites, out, loaded, progress, settings, exports)
     notes.write(_skipped(out))
     for reason, count in reasons.most_common():
         _console().print(f"{count:>8}  {reason:<24} {EXPLAINED[reason]}", highlight=False)
@@ -310,6 +320,7 @@ def evaluate(
     judge_url: JudgeUrl = None,
     judge_model: JudgeModel = None,
     allow_code: AllowCode = False,
+    without_walls: WithoutWalls = False,
 ) -> None:
     """Ask a model every item of every task and judge the answers."""
     from selfdistill import evaluate as stage
@@ -321,9 +332,9 @@ def evaluate(
     from selfdistill.unjudgeable import unjudgeable_line
 
     progress = _progress()
-    permissions = Permissions(allow_code, _judge(judge_url, judge_model), data_dir)
+    permissions = Permissions(allow_code, _judge(judge_url, judge_model), data_dir, without_walls)
     if regrade:
-        results = stage.regrade(out, permissions)
+        results = stage.regrade(out, permissions, progress)
     else:
         if not model or not task:
             raise UserError("evaluate: --model and at least one --task are needed (or --regrade).")
@@ -411,6 +422,7 @@ def validate(
     task: Annotated[list[str], typer.Option(help="As for evaluate: paper:NAME, micro:ABILITY, name=...,path=...")],
     data_dir: DataDir = None,
     allow_code: AllowCode = False,
+    without_walls: WithoutWalls = False,
 ) -> None:
     """Try a task's check on all its gold answers, and on the same answers made wrong."""
     from collections import Counter
@@ -423,7 +435,7 @@ def validate(
 
     settings = [checked(TaskSettings, t, "--task") for t in _tasks(task)]
     failed = False
-    for loaded in load_tasks(settings, 0, Permissions(allow_code, None, data_dir), _progress()):
+    for loaded in load_tasks(settings, 0, Permissions(allow_code, None, data_dir, without_walls), _progress()):
         found = run_validate(loaded)
         failed = failed or not found.good
         text = f"{loaded.settings.name:<24} {len(loaded.items)} items, {len(found.failures)} answers judged wrongly"
@@ -458,6 +470,7 @@ def compare(
     judge_url: JudgeUrl = None,
     judge_model: JudgeModel = None,
     allow_code: AllowCode = False,
+    without_walls: WithoutWalls = False,
 ) -> None:
     """Compare answers to the same items: scores, and paired differences with intervals."""
     import json
@@ -483,7 +496,7 @@ def compare(
         if not task:
             raise UserError("compare: to ask a model, at least one --task is needed.")
         settings = [checked(TaskSettings, t, "--task") for t in _tasks(task)]
-        permissions = Permissions(allow_code, _judge(judge_url, judge_model), data_dir)
+        permissions = Permissions(allow_code, _judge(judge_url, judge_model), data_dir, without_walls)
         return load_tasks(settings, seed, permissions, progress)
 
     if task and all(Path(a).exists() and kind_of(a) == "answers" for a in arms):
@@ -547,12 +560,13 @@ def study(
     judge_url: JudgeUrl = None,
     judge_model: JudgeModel = None,
     allow_code: AllowCode = False,
+    without_walls: WithoutWalls = False,
 ) -> None:
     """Replay tables and figures of the paper, on any model."""
     from selfdistill.studies import run_studies
     from selfdistill.tasks.load import Permissions
 
-    permissions = Permissions(allow_code, _judge(judge_url, judge_model), data_dir)
+    permissions = Permissions(allow_code, _judge(judge_url, judge_model), data_dir, without_walls)
     world = world or ("micro" if model == "embedded" else "paper")
     only = datasets.split(",") if datasets else None
     texts = run_studies(name, world, model, out, permissions, only, overrides, limit, quick, _progress())

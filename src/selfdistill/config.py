@@ -227,8 +227,8 @@ class JudgeSettings(EndpointSettings):
 
 class TransformersSettings(Settings):
     """The default engine, in this process. `rows` caps how many rows are generated together; without it, 128 on a CPU
-    and 256 on an accelerator, and fewer where memory is short. `dtype` of the weights; "auto" takes bf16 where the
-    device has units for it, else fp32."""
+    and 256 on an accelerator, and fewer where memory is short. `dtype` of the weights; "auto" takes bf16 where a
+    CUDA device has units for it, else fp32."""
 
     name: Literal["transformers"] = "transformers"
     rows: Annotated[int, Field(ge=1)] | None = None
@@ -291,7 +291,8 @@ class Recipe(Settings):
     """A whole run: seed LM, data, and the settings of every stage. `data_dir` holds local copies of `paper:` data.
 
     `seed` draws data and rewrites. Each of `seeds` trains and is evaluated, for the spread between trainings; without
-    them, one training with `seed`.
+    them, one training with `seed`. `allow_code_execution` lets checks run model-written code, in the sandbox;
+    `code_without_walls` also on a system where walls of the sandbox are missing.
     """
 
     model: Place
@@ -306,6 +307,7 @@ class Recipe(Settings):
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
     engine: Annotated[EngineSettings, Field(discriminator="name")] = TransformersSettings()
     allow_code_execution: bool = False
+    code_without_walls: bool = False
 
     @field_validator("engine", mode="before")
     @classmethod

@@ -21,7 +21,7 @@ ROLES: dict[str, Role] = {
     "system": "system", "developer": "system",
     "user": "user", "human": "user", "prompter": "user",
     "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
-    "model": "assistant",
+    "model": "assistant", "chatbot": "assistant",
 }  # fmt: skip
 """What the usual forms call the three roles. `developer` is the newer name of `system`."""
 
@@ -145,17 +145,22 @@ def _content(message: dict[str, Any], what: str) -> str:
     keys = [key for key in ("content", "value", "text") if key in message]
     if not keys:
         raise UserError(f"{what} needs a role and a text content.")
-    content = next((message[key] for key in keys if not missing(message[key])), "")
+    return text_of(next((message[key] for key in keys if not missing(message[key])), ""), what)
+
+
+def text_of(content: Any, what: str) -> str:
+    """A text as it is, or the text parts of a list joined. Raises UserError for parts of another kind."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
         raise UserError(f"{what} holds {type(content).__name__}, expected text or a list of parts.")
     texts = []
     for part in content:
-        kind = "text" if isinstance(part, str) else part.get("type") if isinstance(part, dict) else type(part).__name__
+        part = {"text": part} if isinstance(part, str) else part
+        kind = part.get("type", "text" if "text" in part else None) if isinstance(part, dict) else type(part).__name__
         if kind not in TEXT_PARTS:
             raise UserError(f"{what} has a part of the kind {kind!r}; only text can be trained on. Remove the row.")
-        text = part if isinstance(part, str) else next((part[k] for k in ("text", "value") if part.get(k)), "")
+        text = next((part[key] for key in ("text", "value") if not missing(part.get(key))), "")
         if not isinstance(text, str):
             raise UserError(f"{what} has a text part that holds {type(text).__name__}.")
         texts.append(text)

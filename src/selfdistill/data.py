@@ -19,17 +19,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfdistill.config import DataSettings
-from selfdistill.conversations import conversation, listed, missing, whole
+from selfdistill.conversations import conversation, listed, missing, text_of, whole
 from selfdistill.errors import UserError
 from selfdistill.notes import Notes, watch, watch_control
 from selfdistill.records import Example, Turn, content_id, parse
 from selfdistill.rows import CONVERSATIONS, rows
 from selfdistill.sources import Row, locate
 
-PAIRS = (("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("instruction", "response"))
+PAIRS = (
+    ("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("question", "response"),
+    ("query", "response"), ("instruction", "response"),
+)  # fmt: skip
 """Column pairs that are understood without being named."""
 
 SYSTEMS = ("system", "system_prompt")
+
+INPUTS = ("input", "context")
+"""Columns that belong behind an `instruction`, as Alpaca and Dolly have them."""
 
 _OWN = {"id", "prompt", "reference", "task"}
 COLUMN_ROLES = ("prompt", "response", "messages", "system", "history", "tests", "contains")
@@ -199,7 +205,8 @@ class _Conversion:
         said: set[str] = set()
         prompt, reference = self.read(_Row(adapted, self.names, where, self.need_response, said.add))
         example = _example(adapted, prompt, reference, self.task, self.names, where)
-        watch(adapted, self.names.values(), where, self.notes)
+        used = (*self.names.values(), *(INPUTS if self.names.get("prompt") == "instruction" else ()))
+        watch(adapted, used, where, self.notes)
         for remark in sorted(said):
             self.notes.add(remark, where)
         return example
@@ -239,10 +246,8 @@ def _reader(settings: DataSettings, row: Row, where: str, need_response: bool) -
         if not need_response and (prompts := [p for p, _ in PAIRS if p in found]):
             return _pair, {"prompt": prompts[0]}
     if "chosen" in found:
-        raise UserError(
-            f"{where}: a preference set. Name the answer to train on: "
-            'columns = { prompt = "prompt", response = "chosen" } (--columns prompt=prompt,response=chosen).'
-        )
+        how = "prompt=prompt,response=chosen" if "prompt" in found else "messages=chosen"
+        raise UserError(f"{where}: a preference set. Name the answers to train on: --columns {how}.")
     raise UserError(
         f"{where}: no columns that are understood. {_found(found)} Name them: "
         'columns = { prompt = "...", response = "..." } (on the command line --columns prompt=...,response=...).'
@@ -262,7 +267,7 @@ def _found(columns: Iterable[str]) -> str:
 # --- one row -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Row:
     """A row with its columns' names by role. `note` takes what there is to say of it."""
 
@@ -287,11 +292,15 @@ class _Row:
             raise UserError(f"{self.where}: column {column!r} is empty. Fill it or remove the row.")
         return whole(value, self.where)
 
+    def _joined(self, column: str) -> str:
+        value = self.values.get(column)
+        return text_of(value, f"{self.where}: {column!r}") if isinstance(value, list) else self.text(column, empty=True)
+
     def system(self) -> str:
         """The system text that stands in a column; "" without one."""
         columns = [self.names["system"]] if "system" in self.names else []
         columns = columns or [c for c in SYSTEMS if c in self.values and c not in self.names.values()]
-        texts = {text for column in columns if (text := self.text(column, empty=True)).strip()}
+        texts = {text for column in columns if (text := self._joined(column)).strip()}
         if len(texts) > 1:
             raise UserError(f"{self.where}: {' and '.join(columns)} hold different texts. Keep one of them.")
         return texts.pop() if texts else ""
@@ -320,8 +329,9 @@ def _pair(row: _Row) -> tuple[list[Turn], str]:
     turns = [Turn(role="system", content=system)] if system else []
     turns += _history(row.values.get(row.names.get("history", "history")), row.where)
     question = row.text(prompt)
-    if prompt == "instruction" and "input" in row.values and (extra := row.text("input", empty=True)).strip():
-        question = f"{question}\n{extra}"
+    for column in INPUTS if prompt == "instruction" else ():
+        if column in row.values and (extra := row.text(column, empty=True)).strip():
+            question = f"{question}\n{extra}"
     turns.append(Turn(role="user", content=question))
     given = response in row.values or row.need_response
     return turns, row.text(response, empty=not row.need_response) if given else ""

@@ -20,18 +20,19 @@ from selfdistill.run import run
 TARGETS = ("rare_tools", "chat")
 
 
-def demo_recipe(target: str, allow_code: bool) -> Recipe:
+def demo_recipe(target: str, allow_code: bool, without_walls: bool = False) -> Recipe:
     """The demo's recipe for one of the two target datasets. Raises UserError for another name."""
     if target not in TARGETS:
         raise UserError(f"demo: no target {target!r}. There are: {', '.join(TARGETS)}.")
     text = resources.files("selfdistill.microworld").joinpath(f"{target}.toml").read_text(encoding="utf-8")
-    return checked(Recipe, tomllib.loads(text) | {"allow_code_execution": allow_code}, f"{target}.toml")
+    permitted = {"allow_code_execution": allow_code, "code_without_walls": without_walls}
+    return checked(Recipe, tomllib.loads(text) | permitted, f"{target}.toml")
 
 
-def demo(out: Path, target: str, allow_code: bool) -> None:
+def demo(out: Path, target: str, allow_code: bool, without_walls: bool) -> None:
     """Run the demo into `out` and print what it shows."""
     console, started = Console(), time.monotonic()
-    report = run(demo_recipe(target, allow_code), out)
+    report = run(demo_recipe(target, allow_code, without_walls), out)
     side_by_side(out, console)
     show(report, console)
     console.print(

@@ -28,10 +28,12 @@ from selfdistill.checks.base import UNREADABLE
 from selfdistill.config import TaskSettings
 from selfdistill.engines import Completion, Engine, Request, Sampling
 from selfdistill.errors import UserError
+from selfdistill.files import refuse_pointer
 from selfdistill.identity import META, evaluation_identity, note_checks, same_checks
 from selfdistill.microworld.quizzes import QUIZZES, write_quizzes
 from selfdistill.progress import Progress
 from selfdistill.records import Example, Metric, Prediction, Sample, TaskResult, Verdict, explain, read_records
+from selfdistill.sandbox import walls
 from selfdistill.stats import mean_interval, pass_at_k, wilson
 from selfdistill.store import Journal, digest_file, digest_of, in_time, write_atomic, write_records
 from selfdistill.tasks.load import Permissions, Task, template_of
@@ -78,7 +80,7 @@ def evaluate(
         if (out / name_there).exists() and not meta.exists():
             raise UserError(f"{out / name_there}: exists and is not ours. Choose another output folder.")
     with Journal(out / "predictions.jsonl", Prediction, identity, lambda p: p.finish_reason == "error") as journal:
-        if not journal.finished:
+        if judging := not journal.finished:
             with progress.bar(name, sum(len(t.items) or _expected(t) for t in tasks)) as advance:
                 advance(sum(e.id in journal.done for t in tasks for e in t.items))
                 for predictions in in_time(_answers(tasks, journal, engine, prompter)):
@@ -93,7 +95,7 @@ def evaluate(
     for task in tasks:
         if task.check_name == "win_rate":
             _write_model_outputs(task, predictions, out, f"{model} {adapter or ''}".strip())
-    return _results(tasks, out, predictions)
+    return _results(tasks, out, predictions, judging)
 
 
 def _write_model_outputs(task: Task, predictions: Sequence[Prediction], out: Path, generator: str) -> None:
@@ -160,7 +162,7 @@ def engine_errors(out: Path) -> int:
     return sum(p.finish_reason == "error" for p in read_records(out / "predictions.jsonl", Prediction))
 
 
-def regrade(out: Path, permissions: Permissions) -> list[TaskResult]:
+def regrade(out: Path, permissions: Permissions, progress: Progress | None = None) -> list[TaskResult]:
     """Judge the stored texts of an evaluation folder again, without a model; verdicts and result.json are replaced.
 
     Raises UserError where the folder is incomplete, or where judging needs what was not given.
@@ -173,7 +175,8 @@ def regrade(out: Path, permissions: Permissions) -> list[TaskResult]:
         settings = TaskSettings(name=name, path=str(out / "items.jsonl"), check=result.check, role=result.role)
         judge = permissions.judge if result.check == "win_rate" else None
         if name in items and (judge or result.check != "win_rate"):
-            check = load_check(result.check, permissions.allow_code, permissions.judge)
+            allowed = permissions.allow_code, permissions.judge, permissions.without_walls
+            check = load_check(result.check, *allowed, progress)
             tasks.append(Task(settings, result.check, check, tuple(items[name]), judge=judge))
         else:  # the harness judged these itself, or a judge that is not here now
             tasks.append(Task(settings, result.check, missing=(result.note or "").removeprefix(UNMEASURED)))
@@ -192,7 +195,7 @@ def regrade(out: Path, permissions: Permissions) -> list[TaskResult]:
     with ThreadPoolExecutor(max((t.at_once for t in tasks), default=1)) as pool:
         fresh = list(pool.map(again, read_records(out / "predictions.jsonl", Prediction)))
     write_records(out / "predictions.jsonl", fresh)
-    results = _results(tasks, out, fresh)
+    results = _results(tasks, out, fresh, judged=True)
     # Answers that wait for a judge have no verdict of an older check either.
     waiting = {r.task for r in results if r.check == "win_rate" and not r.n}
     note_checks(out, [t for t in tasks if t.check or t.settings.name in waiting])
@@ -323,8 +326,16 @@ def _judged(task: Task, example: Example, answer: Prediction) -> Prediction:
     )
 
 
-def _results(tasks: Sequence[Task], out: Path, predictions: Sequence[Prediction]) -> list[TaskResult]:
-    results = [task_result(t, [p for p in predictions if p.task == t.settings.name]) for t in tasks]
+def _results(tasks: Sequence[Task], out: Path, predictions: Sequence[Prediction], judged: bool) -> list[TaskResult]:
+    """Write result.json. The sandbox's walls are those of now where answers were judged now, else those of then."""
+    before = read_results(out) if not judged and (out / "result.json").is_file() else {}
+    results = []
+    for task in tasks:
+        result = task_result(task, [p for p in predictions if p.task == task.settings.name])
+        if task.check and task.check_name == "python_tests":
+            then = before.get(result.task)
+            result = result.model_copy(update={"walls": then.walls if then else walls()})
+        results.append(result)
     write_atomic(out / "result.json", json.dumps([r.model_dump() for r in results], indent=1) + "\n")
     return results
 
@@ -384,6 +395,7 @@ def adapter_digest(path: str | None) -> str | None:
 
     folder = Path(path)
     if (folder / "adapter_model.safetensors").is_file():
+        refuse_pointer(folder / "adapter_model.safetensors")
         return digest_of([digest_file(folder / f"adapter_{part}") for part in ("model.safetensors", "config.json")])
     if (folder / "config.json").is_file():
         return digest(path)

@@ -170,7 +170,7 @@ def _why_dtype(seed_lm: SeedLM) -> str:
     return (
         "the device has units for it; weights that train are fp32"
         if seed_lm.dtype == "bfloat16"
-        else "the device has no units for bf16"
+        else "bf16 is for CUDA devices that have units for it"
     )
 
 

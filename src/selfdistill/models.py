@@ -106,7 +106,7 @@ def resolve(name: str) -> str:
 def load_model(name: str, dtype: str = "auto", quantized: bool = False) -> SeedLM:
     """Read configuration and tokenizer of a model for generating and training; its weights are loaded later.
 
-    `dtype` is float32 or bfloat16; "auto" takes bf16 where the device has units for it. `quantized` weights lie in 4
+    `dtype` is float32 or bfloat16; "auto" takes bf16 where a CUDA device has units for it. `quantized` weights lie in 4
     bits (NF4, Dettmers et al. 2023). Raises UserError for a folder without weights or tokenizer, for a name that is
     neither here nor on the hub, and where 4 bits cannot be had.
     """
@@ -143,14 +143,11 @@ def pick_device() -> str:
 
 
 def pick_dtype(device: str) -> str:
-    """The faster data type. Most CPUs have no bf16 units and emulate it, many times slower than fp32."""
+    """bf16 where a CUDA device has units for it, else fp32. On a CPU always fp32: few have such units, the others are
+    many times slower, and the same run gives the same numbers on any."""
     import torch
 
-    bf16 = (
-        torch.cuda.is_bf16_supported(including_emulation=False)
-        if device == "cuda"
-        else device == "cpu" and torch.cpu._is_amx_tile_supported()
-    )
+    bf16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bfloat16" if bf16 else "float32"
 
 

@@ -37,8 +37,6 @@ _WATCHED = {*MEDIA, *UNUSED, *LABELS}
 CONTROL = re.compile(
     r"<\|[A-Za-z][\w-]*\|>|<｜[^｜<>]{1,40}｜>|\[/?INST\]|<</?SYS>>|</s>|<(?:start|end)_of_turn>|<[be]os>"
 )
-_CONTROL_PARTS = ("<|", "<｜", "INST]", "SYS>>", "</s>", "_of_turn>", "<eos>", "<bos>")
-"""One of these is in each: looking for them takes a fraction of the time."""
 
 
 class Notes:
@@ -112,8 +110,9 @@ def _says_nothing(value: Any) -> bool:
 
 def watch_control(example: Example, where: str, notes: Notes) -> None:
     """Note an example whose texts hold control tokens of a usual chat template, written out."""
-    for text in (*(turn["content"] for turn in example.prompt), example.reference):
-        if any(part in text for part in _CONTROL_PARTS) and (found := CONTROL.search(text)):
+    for text in (*[turn["content"] for turn in example.prompt], example.reference):
+        # Most texts have neither, which is seen in no time.
+        if ("<" in text or "INST]" in text) and (found := CONTROL.search(text)):
             notes.add("hold control tokens written out, which tokenizers take for real ones", where, found[0])
             return
 

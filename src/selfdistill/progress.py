@@ -16,16 +16,19 @@ class Progress:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
-        self._warned: set[str] = set()
+        self._said: set[str] = set()
 
-    def note(self, text: str) -> None:
-        """A line that tells what was chosen or done."""
+    def note(self, text: str, once: bool = False) -> None:
+        """A line that tells what was chosen or done; with `once`, each text once."""
+        if once and text in self._said:
+            return
+        self._said.add(text)
         self.console.print(escape(text), style="dim", highlight=False)
 
     def warn(self, text: str) -> None:
         """A line that wants attention; each text once."""
-        if text not in self._warned:
-            self._warned.add(text)
+        if text not in self._said:
+            self._said.add(text)
             self.console.print(f"warning: {escape(text)}", style="yellow", highlight=False)
 
     @contextmanager

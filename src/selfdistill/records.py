@@ -219,7 +219,8 @@ class TaskResult(Strict):
     Wilson interval. A task that was not run, or has nothing that can be judged, has n = 0 and None.
 
     `unjudgeable` counts the items that cannot be judged, by the reason; they are not among the n. `labels` counts the
-    classes of all answers, `metrics` holds the means of what other rules say of the n; all three may be empty.
+    classes of all answers, `metrics` holds the means of what other rules say of the n; all three may be empty. `walls`
+    are those of the sandbox that held (or not) when model-written code was judged.
     """
 
     task: str
@@ -237,6 +238,7 @@ class TaskResult(Strict):
     unjudgeable: dict[str, int] = {}
     labels: dict[str, int] = {}
     metrics: dict[str, Metric] = {}
+    walls: dict[str, bool] | None = None
 
 
 R = TypeVar("R", bound=BaseModel)

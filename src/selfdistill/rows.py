@@ -116,7 +116,7 @@ def _decoded(line: str) -> Any:
 
 def _holder(path: Path, settings: DataSettings) -> str | None:
     """What holds the rows where the file is one object: the name of a list in it, or "" where the object itself is the
-    only row. None where more follows it: a row a line.
+    only row. None where it is a row a line: more follows, or it is one line of a file that says so by its ending.
 
     Raises UserError for an object that is neither, and json.JSONDecodeError for one that is broken.
     """
@@ -124,12 +124,11 @@ def _holder(path: Path, settings: DataSettings) -> str | None:
         with open_text(path) as file:
             kinds = {name: _member_kind(value) for name, value in object_members(file.read)}
     except json.JSONDecodeError as error:
-        if error.msg == MORE or error.lineno == 1:
+        if error.msg == MORE or error.lineno == 1 or _begins_with_a_line(path):  # of which the first is broken
             return None
-        with open_text(path) as file:
-            if file.readline().rstrip().endswith("}"):  # lines, of which the first is broken
-                return None
         raise
+    if kind(path) != ".json" and _begins_with_a_line(path):
+        return None
     named = any(kinds.get(column) in ("value", "turns") for column in _ROW_COLUMNS | set(settings.columns.values()))
     if named or not kinds.keys().isdisjoint((*CONVERSATIONS, "candidates")) or set(kinds.values()) <= {"value"}:
         return ""
@@ -141,6 +140,12 @@ def _holder(path: Path, settings: DataSettings) -> str | None:
     raise UserError(
         f'{path}: one object, expected an array or a row a line. Of pandas: df.to_json(FILE, orient="records").'
     )
+
+
+def _begins_with_a_line(path: Path) -> bool:
+    """Whether the first line looks like an object of its own."""
+    with open_text(path) as file:
+        return file.readline().rstrip().endswith("}")
 
 
 def _member_kind(value: Any) -> str:

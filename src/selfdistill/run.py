@@ -1,9 +1,9 @@
 """Run: the whole chain for the arms seed, vanilla and sdft, into one folder that explains itself.
 
 In:  a recipe.
-Out: recipe.toml (resolved, runs again), run.json (versions, device, digests, arms, seconds, status), examples.jsonl,
-     rewrites.jsonl, selected.jsonl, exports, skipped.jsonl where bad rows were left out, one folder per arm (adapter,
-     predictions, results), report.json, report.md, report.html.
+Out: recipe.toml (resolved, runs again), run.json (versions, device, digests, arms, seconds, status, and the sandbox's
+     walls where code is run), examples.jsonl, rewrites.jsonl, selected.jsonl, exports, skipped.jsonl where bad rows
+     were left out, one folder per arm (adapter, predictions, results), report.json, report.md, report.html.
 
     selfdistill run recipe.toml --out runs/mine
     accelerate launch --num_processes 8 -m selfdistill run recipe.toml --out runs/mine
@@ -44,6 +44,7 @@ from selfdistill.overlap import overlap_line, overlaps
 from selfdistill.progress import Progress
 from selfdistill.records import Example, Selected, read_records
 from selfdistill.report import build, yield_sentence
+from selfdistill.sandbox import walls
 from selfdistill.select import read_selected, select
 from selfdistill.store import LOCK, locked, write_atomic, write_records
 from selfdistill.tasks.load import Permissions, Task, load_tasks
@@ -63,10 +64,10 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
     progress = progress or Progress()
     _claim(out, recipe)
     # Everything that can be wrong with the input shows here, before anything is written or made.
-    check = load_check(recipe.select.check, recipe.allow_code_execution)
+    check = load_check(recipe.select.check, recipe.allow_code_execution, None, recipe.code_without_walls, progress)
     notes = Notes(progress)
     examples = read_examples(recipe.data, seed=recipe.seed, data_dir=recipe.data_dir, notes=notes)
-    permissions = Permissions(recipe.allow_code_execution, recipe.judge, recipe.data_dir)
+    permissions = Permissions(recipe.allow_code_execution, recipe.judge, recipe.data_dir, recipe.code_without_walls)
     tasks = load_tasks(recipe.tasks, recipe.seed, permissions, progress)
     load_template(recipe.distill.template)
     seed_lm = load_for(recipe.engine, recipe.model, recipe.train.tune == "qlora")
@@ -160,6 +161,8 @@ def _stages(recipe: Recipe, out: Path, loaded: _Loaded, manifest: Manifest, prog
     manifest.add(overlap=overlap)
     for task, found in overlap.items():
         progress.warn(overlap_line(task, found))
+    if recipe.select.check == "python_tests" or any(t.check and t.check_name == "python_tests" for t in loaded.tasks):
+        manifest.add(walls=walls())
     manifest.add(model=seed_lm.digest, data=ids_digest(examples), device=seed_lm.device, dtype=seed_lm.dtype)
     progress.note(
         f"{recipe.model} on {seed_lm.device} in {seed_lm.dtype}, engine {recipe.engine.name}, {len(examples)} rows, "

@@ -167,7 +167,7 @@ def scale(
     for name in chosen:
         check_scalable(run / name / "adapter")
     with locked(run):
-        permissions = Permissions(recipe.allow_code_execution, recipe.judge, recipe.data_dir)
+        permissions = Permissions(recipe.allow_code_execution, recipe.judge, recipe.data_dir, recipe.code_without_walls)
         tasks = load_tasks(recipe.tasks, recipe.seed, permissions, progress)
         # An endpoint takes no adapters, so `run` measured its arms here, too.
         settings = TransformersSettings() if isinstance(recipe.engine, OpenAISettings) else recipe.engine

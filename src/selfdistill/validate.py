@@ -108,11 +108,14 @@ def _other_call(gold: str, item: Example) -> Iterator[tuple[str, str]]:
         ("other function", replace(first, name=f"other_{first.name}")),
         ("one argument more", replace(first, named=(*first.named, ("one_more", "1")))),
     ]
-    for field in ("unnamed", "named"):
-        if values := getattr(first, field):
-            value = "'something else entirely'" if field == "unnamed" else (values[0][0], "'something else entirely'")
-            changed.append(("other value", replace(first, **{field: (value, *values[1:])})))
-            changed.append(("argument left out", replace(first, **{field: values[1:]})))
+    other = "'something else entirely'"
+    if first.unnamed:
+        changed.append(("other value", replace(first, unnamed=(other, *first.unnamed[1:]))))
+        changed.append(("argument left out", replace(first, unnamed=first.unnamed[1:])))
+    if first.named:
+        (name, _), *more = first.named
+        changed.append(("other value", replace(first, named=((name, other), *more))))
+        changed.append(("argument left out", replace(first, named=tuple(more))))
     for what, call in changed:
         yield what, _list_of(call, *rest)
     if rest:

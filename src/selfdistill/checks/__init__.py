@@ -32,7 +32,9 @@ from selfdistill.checks.thoughts import answer_of
 from selfdistill.config import JudgeSettings
 from selfdistill.errors import UserError
 from selfdistill.microworld.preference import check_micro_win_rate
+from selfdistill.progress import Progress
 from selfdistill.records import Example
+from selfdistill.sandbox import describe, require_walls, walls
 from selfdistill.store import digest_file, digest_of
 
 CHECKS: dict[str, Check] = {
@@ -52,14 +54,24 @@ NEED_NO_REFERENCE = ("python_tests", "contains")
 _SEE_NO_REFERENCE = (*NEED_NO_REFERENCE, "authors_general", "authors_magicoder")
 
 
-def load_check(spec: str, allow_code: bool = False, judge: JudgeSettings | None = None) -> Check | None:
+def load_check(
+    spec: str,
+    allow_code: bool = False,
+    judge: JudgeSettings | None = None,
+    without_walls: bool = False,
+    progress: Progress | None = None,
+) -> Check | None:
     """A check by name, `regex:PATTERN`, or the user's own `module:function`; None for "none".
 
     The user's function takes (response, reference, example) and returns a bool or a Judgement. No check sees thoughts
     (`thoughts.answer_of`), neither a response's nor a reference's. Raises UserError for an unknown name, a bad pattern,
-    and for python_tests where running code was not allowed.
+    and for python_tests where running code was not allowed, or where walls of the sandbox are missing and
+    `without_walls` does not allow that. Says on `progress` which walls hold.
     """
-    return None if spec == "none" else _of_answers(_load(spec, allow_code, judge), spec in _SEE_NO_REFERENCE)
+    if spec == "none":
+        return None
+    check = _load(spec, allow_code, judge, without_walls, progress)
+    return _of_answers(check, spec in _SEE_NO_REFERENCE)
 
 
 def _of_answers(check: Check, sees_no_reference: bool) -> Check:
@@ -79,13 +91,21 @@ def _of_answers(check: Check, sees_no_reference: bool) -> Check:
     return answers
 
 
-def _load(spec: str, allow_code: bool, judge: JudgeSettings | None) -> Check:
+def _load(
+    spec: str, allow_code: bool, judge: JudgeSettings | None, without_walls: bool, progress: Progress | None
+) -> Check:
     name, colon, argument = spec.partition(":")
     if spec == "python_tests" and not allow_code:
         raise UserError(
             "check python_tests runs code that a model wrote. Allow it with --allow-code-execution "
             "(in a recipe: allow_code_execution = true)."
         )
+    if spec == "python_tests":
+        if not without_walls:
+            require_walls()
+        if progress:
+            progress.note(describe(walls()), once=True)
+        return partial(check_python_tests, without_walls=without_walls)
     if spec == "win_rate":
         if judge is None:
             raise UserError(

@@ -17,7 +17,7 @@ _TOKENS = re.compile(r"</?(?:s|unk|pad|eos|bos)>|<\|\w+\|>|\\n|(?:^[ \t]*\d+[.)]
 _NUMBERED = re.compile(r"^([^\w\n]{0,9}[^\W\d]{0,12}\W?)\d+", re.M)
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\d_]+")
 _NOISE = re.compile(r"[^\w\s'’]|\d|\n")
-_FORMULA = re.compile(r"[\d={}<>\\]|[^\x00-\x7f]")
+_FORMULA = re.compile(r"[\d={}<>\\`]|\w\(|[^\x00-\x7f]")  # short names stand in code and in formulas
 _STUMP = re.compile(r"(?<![\w'&./-])[b-df-hj-np-tv-xz]{1,4}(?![\w'&./-])")
 
 

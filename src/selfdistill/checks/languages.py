@@ -150,12 +150,14 @@ def _by_words(text: str, script: str) -> str | None:
         hits.update(found)
         own.update(found if found.isdisjoint(WITH_RULES) else ())
     best = max(hits.values(), default=0)
-    leading = [code for code, n in hits.items() if n == best]
-    known = next((code for code in leading if code in WITH_RULES), None)
-    if known or (best >= max(2, len(words) / 10) and own[leading[0]]):
-        return known or leading[0]
+    leading = sorted(code for code, n in hits.items() if n == best)  # a set has another order in every process
+    if known := next((code for code in leading if code in WITH_RULES), None):
+        return known
+    if best >= max(2, len(words) / 10) and (distinct := next((code for code in leading if own[code]), None)):
+        return distinct
     if script != "LATIN":
-        return next((code for code in hits if code in WITH_RULES), "other" if len(words) > 3 else None)
+        some = next((code for code in sorted(hits) if code in WITH_RULES), None)
+        return some or ("other" if len(words) > 3 else None)
     prose = len(words) >= 10 and len(re.findall(r"[\d,|\n;]", text)) < len(tokens) / 4
     return "other" if prose and best == 0 else None
 

@@ -21,21 +21,22 @@ import textwrap
 import warnings
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, lru_cache
+from typing import Any, Literal
 
 from markdown_it import MarkdownIt
 
 ANSWER = "<answer>"
 warnings.filterwarnings("ignore", module=ANSWER)  # what Python says of a model's style is not for our users
 
+EFFORT = 200_000
+"""Characters that are parsed in search of code among prose; only texts made to take long need more."""
+
 BUILTINS = frozenset(dir(builtins))
 _BROKEN = (SyntaxError, ValueError, RecursionError, MemoryError)
 _MARKDOWN = MarkdownIt("zero").enable(["fence", "code", "blockquote", "list"]).disable("inline")
 _PYTHON = re.compile(r"\s*(?:\{[\w-]+\}\s*)?[{.\s]*i?py", re.IGNORECASE)
-_ODD = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff")) | dict.fromkeys(
-    map(ord, "\u00a0\u2007\u202f\u3000"), " "
-)
+_ODD = str.maketrans("\u00a0\u2007\u202f\u3000", "    ", "\u200b\u200c\u200d\u2060\ufeff")
 _MARKUP = re.compile(
     r"`+[ \t]*(?:i?py[\w.]*[ \t]+)?|</?(?:pre|code|br)\b[^<>]{0,200}>|<\|\w{1,40}\|>|\[/?PYTHON\]|^[ \t]*(?:>[ \t]?)+",
     re.MULTILINE,
@@ -51,9 +52,15 @@ class Block:
     source: str
     body: list[ast.stmt]
 
-    def until(self, statement: int) -> str:
-        """The source to the end of a statement of the body."""
-        return "\n".join(self.source.split("\n")[: self.body[statement].end_lineno])
+    @cached_property
+    def lines(self) -> list[str]:
+        """The source by lines, as Python counts them."""
+        return self.source.split("\n")
+
+    def until(self, statement: int, after: int = -1) -> str:
+        """The source to the end of a statement of the body, whole or from the line after another one's end."""
+        start = 0 if after < 0 else self.body[after].end_lineno
+        return "\n".join(self.lines[start : self.body[statement].end_lineno])
 
     @cached_property
     def names(self) -> list[tuple[dict[str, int], set[str]]]:
@@ -65,22 +72,17 @@ def python_source(text: str, called: Collection[str] = ()) -> str | None:
     """The answer's Python, or None where there is none. Where nothing defines what is called, or nothing is said to be
     called, all definitions."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    best, most, others = None, 0, []
+    best, most, other = None, 0, None
     for blocks in _forms(text):
         source, defined = _needed(blocks, called)
         if defined > most:
             best, most = source, defined
-        if most == len(set(called)) > 0:
+        defining = [block.source for block in blocks if any(names for names, _ in block.names)]
+        other = other or (joined(defining) if defining else None)
+        if most == len(set(called)) and (best or other):
             break
-        others.append([block.source for block in blocks if any(defined for defined, _ in block.names)])
-        if not called and others[-1]:
-            break
-    if best is not None:
-        return best
-    for sources in others:
-        if sources:
-            return joined(sources)
-    return next((token.content for token in _fences(text) if _PYTHON.match(token.info)), None)
+    broken = next((token.content for token in _fences(text) if _PYTHON.match(token.info)), None)
+    return best or other or broken
 
 
 def joined(sources: Iterable[str]) -> str:
@@ -97,10 +99,13 @@ def joined(sources: Iterable[str]) -> str:
     return "\n".join([*dict.fromkeys(future), "\n\n".join(rest)]).strip("\n")
 
 
-def defines(source: str, name: str) -> bool:
-    """Whether Python source gives a name a value of its own, at its top level."""
+def defines(source: str, name: str) -> Literal["function", "value"] | None:
+    """How Python source gives a name a value of its own, at its top level."""
     block = _parsed(source)
-    return block is not None and any(found.get(name, 0) > _IMPORT for found, _ in block.names)
+    found = [node for node in (block.body if block else []) if _names(node)[0].get(name, 0) > _IMPORT]
+    if not found:
+        return None
+    return "function" if isinstance(found[-1], ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) else "value"
 
 
 def fenced(text: str) -> list[str]:
@@ -109,8 +114,8 @@ def fenced(text: str) -> list[str]:
 
 
 def beginning(source: str) -> str:
-    """The longest beginning of source that is Python; at most, what is lost are 20 parts of it."""
-    for _ in range(20):
+    """The longest beginning of source that is Python; nothing, where that is not found in a few tries."""
+    for _ in range(5):
         try:
             compile(source, ANSWER, "exec", dont_inherit=True)
         except SyntaxError as error:
@@ -122,21 +127,23 @@ def beginning(source: str) -> str:
     return ""
 
 
-def completes(source: str, name: str) -> bool:
-    """Whether a function of that name has more than a docstring in source."""
+def function_in(source: str, name: str) -> Literal["returns", "acts"] | None:
+    """What a function of that name in source does; None where there is none, or no more of it than a docstring."""
     block = _parsed(source)
-    return any(
-        isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name and not _is_stub(node)
-        for node in ast.walk(ast.Module(block.body if block else [], []))
-    )
+    for node in ast.walk(ast.Module(block.body if block else [], [])):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name and not _is_stub(node):
+            return "returns" if any(isinstance(n, ast.Return | ast.Yield) for n in ast.walk(node)) else "acts"
+    return None
 
 
-def called_names(tests: str) -> frozenset[str] | None:
-    """The names that tests take from an answer; None where they are no Python. A built-in name is one of them only
-    where there is no other: then the answer is to define its own."""
+def called_names(tests: str) -> frozenset[str]:
+    """The names that tests take from an answer. A built-in name is one of them only where there is no other: then the
+    answer is to define its own. Raises ValueError, with the reason, for tests that no answer can fail or pass."""
     block = _parsed(tests)
-    if block is None:
-        return None
+    if block is None or block.source != tests:
+        raise ValueError("the row's tests are no Python")
+    if all(isinstance(node, _SILENT) or _is_note(node) for node in block.body):
+        raise ValueError("the row's tests define but test nothing; they must end with a call, such as check(f)")
     own = {name for found, _ in block.names for name in found}
     of_answer = {
         alias.name
@@ -161,6 +168,7 @@ def _forms(text: str) -> Iterator[list[Block]]:
     yield _runs(text, cut=True)
 
 
+@lru_cache(8)
 def _fences(text: str) -> list[Any]:
     return [token for token in _MARKDOWN.parse(text) if token.type == "fence"]
 
@@ -178,6 +186,8 @@ def _parsed(text: str) -> Block | None:
 
 def _typed_in(text: str) -> str:
     """What was typed at Python's prompt in the text."""
+    if ">>>" not in text:
+        return ""
     import doctest
 
     try:
@@ -190,7 +200,7 @@ def _runs(text: str, cut: bool = False) -> list[Block]:
     """Runs of lines that are statements which may matter; other lines part them. `cut`: a statement may end before the
     first line that is no Python."""
     lines = text.translate(_ODD).split("\n")
-    effort = 40 * len(text) + 10_000  # characters to parse: enough for all but texts made to take long
+    effort = EFFORT
     runs: list[list[str]] = []
     at, end, margin = 0, -1, -1
     while at < len(lines) and effort > 0:
@@ -217,7 +227,7 @@ def _statement(lines: list[str], at: int, cut: bool, effort: int) -> tuple[str |
     shortened = False
     while spent < effort:
         piece = "\n".join(lines[at:stop])
-        spent += len(piece)
+        spent += 200 + len(piece)  # what a parse costs at least is that of a few lines
         source = textwrap.dedent(piece)
         try:
             (node, *_) = ast.parse(source, ANSWER).body
@@ -275,13 +285,12 @@ def _matters(node: ast.stmt) -> bool:
 # --- what of it is needed ----------------------------------------------------------------------------------------
 
 _IMPORT, _STUB, _OWN = 1, 2, 3
+_SILENT = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Assign, ast.Pass)
 
 
 def _needed(blocks: list[Block], called: Collection[str]) -> tuple[str | None, int]:
     """The source of what is called and of all that it needs, and how many of the called names it defines."""
-    places: dict[
-        str, tuple[int, int, int]
-    ] = {}  # where a name gets its value: how (the more the better), block, statement
+    places: dict[str, tuple[int, int, int]] = {}  # how a name gets its value (the more the better); block, statement
     for number, block in enumerate(blocks):
         for index, (found, _) in enumerate(block.names):
             for name, how in found.items():
@@ -298,18 +307,16 @@ def _needed(blocks: list[Block], called: Collection[str]) -> tuple[str | None, i
             continue
         block = blocks[number]
         index = max([index, *(i for i, (_, changed) in enumerate(block.names) if name in changed)])
-        if index > ends.get(number, -1):
+        if index > (end := ends.get(number, -1)):
             ends[number] = index
-            new = _globals(block.until(index)) - seen
+            new = _globals(block.until(index, end)) - seen
             todo += new
             seen |= new
     defined = sum(name in places for name in set(called))
     if not defined:
         return None, 0
-    first = [ast.unparse(s) for s in dict.fromkeys(imports)]
-    return joined(
-        [*(["\n".join(first)] if first else []), *(blocks[n].until(i) for n, i in sorted(ends.items()))]
-    ), defined
+    first = [ast.unparse(statement) for statement in dict.fromkeys(imports)]
+    return joined([*first, *(blocks[number].until(index) for number, index in sorted(ends.items()))]), defined
 
 
 def _globals(source: str) -> set[str]:
@@ -358,7 +365,9 @@ def _root(node: ast.AST) -> str:
 
 def _is_stub(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> bool:
     """Whether nothing but a docstring, `pass` or `...` stands in it."""
-    return all(
-        isinstance(inner, ast.Pass) or (isinstance(inner, ast.Expr) and isinstance(inner.value, ast.Constant))
-        for inner in node.body
-    )
+    return all(isinstance(inner, ast.Pass) or _is_note(inner) for inner in node.body)
+
+
+def _is_note(node: ast.stmt) -> bool:
+    """Whether a statement is a docstring or the like."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)

@@ -20,9 +20,6 @@ import sys
 import time
 from collections.abc import Collection
 
-if __name__ == "__main__":  # what the package takes from here it takes on Windows, too
-    import resource
-
 WALL_SECONDS = 5.0
 MEMORY_BYTES = 512 << 20
 SCRATCH_BYTES = 16 << 20

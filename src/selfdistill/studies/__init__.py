@@ -30,7 +30,7 @@ WORLDS = {
 }
 QUICK = ["data.sample=100"]
 QUICK_ITEMS = 30
-ELSEWHERE = ("model", "tasks", "data_dir", "judge", "allow_code_execution")
+ELSEWHERE = ("model", "tasks", "data_dir", "judge", "allow_code_execution", "code_without_walls")
 """Keys of a recipe that a study takes from its own options."""
 
 

@@ -15,6 +15,7 @@ from importlib import resources
 from pathlib import Path
 
 from selfdistill.checks import load_check
+from selfdistill.checks.base import Check
 from selfdistill.config import Recipe, load_recipe
 from selfdistill.data import read_examples
 from selfdistill.distill import distill, ids_digest
@@ -109,6 +110,16 @@ class Lab:
         settings = recipe.distill
         return Prompter.create(self.seed_lm.tokenizer, settings.format, settings.template, self.progress.warn)
 
+    def _check(self, recipe: Recipe) -> Check | None:
+        """The check of a dataset's rewrites."""
+        permitted = self.permissions
+        return load_check(
+            recipe.select.check,
+            permitted.allow_code,
+            without_walls=permitted.without_walls,
+            progress=self.progress,
+        )
+
     def wants(self, arm: Arm) -> bool:
         """Whether this arm is to be made."""
         return arm.dataset is None or arm.dataset in self.only
@@ -158,7 +169,7 @@ class Lab:
             if errors:
                 raise UserError(f"{rewrites}: the engine failed on {errors} rows. The same command tries them again.")
             write_records(folder / "examples.jsonl", examples)
-            check = load_check(recipe.select.check, self.permissions.allow_code)
+            check = self._check(recipe)
             select(examples, rewrites, folder / "selected.jsonl", check, self.progress)
         return examples, read_selected(examples, folder / "selected.jsonl"), identity
 
@@ -232,7 +243,7 @@ class Lab:
             for name in names:
                 self._task(recipe, name)
             if arm.dataset:
-                load_check(recipe.select.check, self.permissions.allow_code)
+                self._check(recipe)
                 self._prompter(recipe)
                 self._examples(recipe)
 

@@ -55,15 +55,18 @@ class Task:
 
 @dataclass(frozen=True)
 class Permissions:
-    """What a judgement may need beside the answer: leave to run code, a judge, local copies of `paper:` data."""
+    """What a judgement may need beside the answer: leave to run code (even where walls of the sandbox are missing), a
+    judge, local copies of `paper:` data."""
 
     allow_code: bool = False
     judge: JudgeSettings | None = None
     data_dir: str | None = None
+    without_walls: bool = False
 
 
 def load_tasks(settings: Iterable[TaskSettings], seed: int, permissions: Permissions, progress: Progress) -> list[Task]:
-    """Read the items of every task. A task whose check needs what was not given is listed, but not run."""
+    """Read the items of every task. A task whose check needs what was not given is listed, but not run. Raises
+    UserError where model-written code may be run, but walls of the sandbox are missing."""
     tasks: list[Task] = []
     for task in settings:
         if task.name in (t.settings.name for t in tasks):
@@ -77,12 +80,10 @@ def load_tasks(settings: Iterable[TaskSettings], seed: int, permissions: Permiss
         missing = _missing(name, permissions)
         if missing:
             progress.warn(f"task {task.name} is not measured: {missing}")
-        items = (
-            ()
-            if missing and name == "python_tests"
-            else tuple(_items(task, seed, name, permissions.data_dir, progress))
-        )
-        check = None if missing else load_check(name, permissions.allow_code, permissions.judge)
+        allowed = permissions.allow_code, permissions.judge, permissions.without_walls
+        check = None if missing else load_check(name, *allowed, progress)
+        unread = missing and name == "python_tests"
+        items = () if unread else tuple(_items(task, seed, name, permissions.data_dir, progress))
         judge = permissions.judge if name == "win_rate" else None
         tasks.append(Task(task, name, check, items, missing, judge=judge))
     return tasks
