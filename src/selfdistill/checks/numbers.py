@@ -12,7 +12,7 @@ from selfdistill.checks.base import Judgement, compare
 from selfdistill.checks.plain_math import plain
 from selfdistill.checks.quantities import Value, Whole, show, value_of, value_of_tokens, without_asides
 from selfdistill.checks.tokens import Token, tokens
-from selfdistill.checks.words import DIRECT, JOINED, REMARKS, UNITS, is_negation
+from selfdistill.checks.words import DIRECT, JOINED, MONTHS, REMARKS, UNITS, is_negation
 from selfdistill.records import Example
 
 _MOST = 600
@@ -35,7 +35,7 @@ _WORDS = (
 )  # fmt: skip
 _NUMBERLIKE = re.compile(r"\d|[²³¹⁰-⁹¼-¾⅐-⅞]")
 _STARTS = re.compile(r"\s*[-+(\[{$€£¥\ue000\ue003]*\s*[-$]?\s*[.\d\ue000]")
-_SENTENCE = re.compile(r"\n|[!?](?=\s|$)|[。！？।]|(?<!approx)(?<!\bca)(?<!\bRs)(?<!\bNo)\.(?=\s|$)")
+_SENTENCE = re.compile(r"\n|[!?]+(?=[\s\"')]|$)|[。！？।]|(?<!\b[A-E])(?<!approx)(?<!\bca)(?<!\bRs)(?<!\bNo)\.(?=\s|$)")
 _BULLET = re.compile(r"(?:[-*•#>]+\s+|\s+)+")
 _LINES = re.compile(r"\n\s*[-•*#>]+\s+")
 
@@ -100,7 +100,7 @@ def _marked(text: str) -> tuple[int, str | None]:
     """Where the last mark is, and the phrase behind it in plain characters."""
     low = text.replace("İ", "I").lower()  # the one letter whose small form is longer
     at = len(text)
-    for _ in range(200):
+    for _ in range(40):
         at = max(text.rfind("####", 0, at), *(low.rfind(word, 0, at) for word in _WORDS))
         if at < 0:
             break
@@ -212,7 +212,7 @@ def _belongs(found: list[Token], i: int) -> bool:
         return False
     if word in DIRECT and before.kind in numeric:
         return True
-    if word in UNITS and before.kind in numeric:
+    if (word in UNITS or word in MONTHS) and before.kind in numeric:
         return True
     is_unit = before.kind == "word" and before.text.lower() not in REMARKS
     if word in JOINED and is_unit and i > 1 and found[i - 2].kind in numeric:

@@ -36,9 +36,10 @@ _SYMBOLS = {
     "rbrace": SET_END, "quad": " ", "qquad": " ", "left": "", "right": "", "displaystyle": "", "big": "", "Big": "",
     "bigl": "", "bigr": "", "limits": "", "bf": "", "it": "", "rm": "", "implies": "=", "Rightarrow": "=",
     "to": " to ", "rightarrow": " to ", "cup": " or ", "text": " ", "textbf": " ", "textit": " ", "texttt": " ",
-    "textrm": " ", "emph": " ", "mathrm": " ", "mathbf": " ", "mathit": " ", "mathsf": " ", "operatorname": " ", "mbox": " ", "hbox": " ",
-    "underline": "", "boxed": "", "fbox": "", "bold": "", "boldsymbol": "", "therefore": " ", "colorbox": "",
-    "lfloor": "⌊", "rfloor": "⌋", "lceil": "⌈", "rceil": "⌉",
+    "textrm": " ", "emph": " ", "mathrm": " ", "mathbf": " ", "mathit": " ", "mathsf": " ", "operatorname": " ",
+    "mbox": " ", "hbox": " ", "underline": "", "boxed": "", "fbox": "", "bold": "", "boldsymbol": "",
+    "therefore": " ", "ldots": "…", "dots": "…", "cdots": "…", "colorbox": "", "lfloor": "⌊", "rfloor": "⌋",
+    "lceil": "⌈", "rceil": "⌉",
 }  # fmt: skip
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
 _SPACES = re.compile(r"\\[,;: ]|(?<!\\)~(?!~)")
@@ -69,6 +70,7 @@ def plain(text: str) -> str:
     text = _SUP.sub(lambda m: f"^({m[1] or m[2] or ''})", text)
     text = _SUBSCRIPT.sub("", text).replace("&nbsp;", THIN).replace("&", " ")
     text = _emphasis(_TAG.sub("", text))
+    text = text.replace("...", "…")
     text = _FEET.sub(r"\1 feet \2 inches", text)
     return _CODE.sub(" ", _DASH.sub("-", text))
 
@@ -97,7 +99,7 @@ def _latex(text: str) -> str:
             break
         text = changed
     text = _SUP.sub(lambda m: f"^({m[1] or m[2] or ''})", text)
-    return _COMMAND.sub(lambda m: _SYMBOLS.get(m[1], f" \\{m[1]} "), text)
+    return _COMMAND.sub(lambda m: _SYMBOLS.get(m[1], f"\\{m[1]} "), text)
 
 
 def _fraction(match: re.Match[str]) -> str:

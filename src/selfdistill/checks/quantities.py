@@ -16,7 +16,7 @@ from fractions import Fraction
 
 from selfdistill.checks.terms import Reader, Term, Unknown, shown
 from selfdistill.checks.tokens import Token, tokens
-from selfdistill.checks.words import IRRATIONAL, MONTHS, REASONS, is_negation
+from selfdistill.checks.words import IRRATIONAL, MONTHS, REASONS, UNITS, is_negation
 
 
 class Whole(str):
@@ -24,6 +24,7 @@ class Whole(str):
 
 
 Value = Fraction | Whole
+_COMPOUND = frozenset(UNITS.values())
 _NUMBERS = ("number", "whole", "bad")
 
 
@@ -107,7 +108,7 @@ def _assignments(found: Sequence[Token]) -> Whole | None:
         if found[i + 1].text == "="
         and len(found[i].text) == 1
         and found[i].text.isalpha()
-        and (i == 0 or found[i - 1].text in (",", ";", "and", "or"))
+        and (i == 0 or found[i - 1].kind == "word" or found[i - 1].text in (",", ";"))
     ]
     if len(starts) < 2:
         return None
@@ -134,6 +135,8 @@ def _part(part: Sequence[Token]) -> tuple[Value | None, bool]:
     before = [token.text.lower() for token in part[:start]]
     if any(is_negation(word) or word in IRRATIONAL for word in before):
         return None, False
+    if before[-1:] == ["than"]:  # more than 18
+        return None, False
     month = MONTHS.get(before[-1]) if before and part[start - 1].text[:1].isupper() else None
     while start < first and part[start].text in (",", ":", ";", "–", "—", "|", "!", "%", "°"):
         start += 1
@@ -144,6 +147,8 @@ def _part(part: Sequence[Token]) -> tuple[Value | None, bool]:
             return _date(named, terms), True
         if month is not None:
             return _date(month, terms), True
+        if before[-1:] == ["between"] and len(terms) == 2 and terms[1].by == "and":
+            terms[1].by = "-"
         return _joined(terms), not reader.worked
     except Unknown:
         return None, False
@@ -172,10 +177,15 @@ def _joined(terms: Sequence[Term]) -> Value:
     texts = []
     for i, term in enumerate(terms):
         text = shown(term.value)
+        if term.mark in ("am", "pm"):
+            text = text.removesuffix(":00")
         if len(terms) > 1 and term.unit:
             text += f" {term.unit}"
         if term.mark:
             text += f" {term.mark}"
+        units = {term.unit, terms[i - 1].unit} if i else set()
+        if len(units) == 2 and term.by == "and" and units <= _COMPOUND:
+            term.by = ""  # 6 feet and 2 inches
         texts.append(text if i == 0 else {",": ", ", "-": "-", "": " "}.get(term.by, f" {term.by} ") + text)
     return Whole("".join(texts))
 

@@ -10,6 +10,7 @@ from selfdistill.checks.plain_math import SET
 from selfdistill.checks.tokens import Token
 from selfdistill.checks.words import DIRECT, IRRATIONAL, JOINED, MONTHS, REMARKS, SCALES, SHORT_SCALES, UNITS
 
+_DEEPEST = 20
 _MOST_BITS = 4096
 """Size up to which powers are worked out."""
 
@@ -33,6 +34,7 @@ class Reader:
 
     def __init__(self, found: Sequence[Token]) -> None:
         self.found, self.at, self.worked, self.capital = list(found), 0, False, False
+        self.depth = 0
 
     def peek(self, ahead: int = 0) -> Token:
         """The next token; one that says nothing at the end."""
@@ -95,14 +97,19 @@ class Reader:
         """One number, worked out, and its unit."""
         term = Term(self.sum())
         while isinstance(term.value, Fraction) and self.scale():
-            term.value *= self.scale()
+            term.value = _small(term.value * self.scale())
             self.at += 1
+        part = self.peek(1).value if self.peek().text == "and" and self.peek(1).below else None
+        if part and part < 1 and isinstance(term.value, Fraction) and self.found[self.at - 1].text.isdecimal():
+            term.value, self.at = term.value + part, self.at + 2  # 1 and 1/2
         if [self.peek(i).text.lower() for i in range(3)] == ["and", "a", "half"] and isinstance(term.value, Fraction):
             term.value, self.at = term.value + Fraction(1, 2), self.at + 3
         if self.peek().kind == "variable" and not (self.peek().text in "xX" and self.peek(1).kind == "number"):
             raise Unknown
-        if self.peek().text in ("√", "π", "∞", "^", "\\", "⌋", "⌉") or self.peek().kind == "bad":
+        if self.peek().text in ("√", "π", "∞", "^", "⌋", "⌉", "!") or self.peek().kind == "bad":
             raise Unknown
+        if self.peek().text == "…" and self.found[self.at - 1].text.count("."):
+            raise Unknown  # 0.333...
         self.unit(term)
         return term
 
@@ -126,7 +133,7 @@ class Reader:
         while True:
             token = self.peek()
             word = token.text.lower()
-            if token.text in ("°", "!", "%") or token.kind == "close":
+            if token.text in ("°", "%", "…") or token.kind == "close":
                 self.at += 1
             elif token.text == "^" and term.unit:
                 self.at += 1
@@ -142,6 +149,12 @@ class Reader:
                     raise Unknown
                 if word in ("am", "pm", "a.m", "p.m") and not term.mark:
                     term.mark = word.replace(".", "")
+                elif token.kind == "name" and token.glued and not term.unit and word.rstrip("23") not in UNITS:
+                    raise Unknown  # 2x3, 1h30
+                elif word == "in" and self.peek(1) is _END:
+                    term.unit = term.unit or "inch"
+                elif word == "out" and self.peek(1).text == "of":
+                    return
                 elif word in REMARKS and not token.glued:
                     self.remark(term, word)
                     return
@@ -173,7 +186,7 @@ class Reader:
         value = self.product()
         while self.peek().text == "+" and self.peek(1) is not _END:
             self.at, self.worked = self.at + 1, True
-            value = _number(value) + _number(self.product())
+            value = _small(_number(value) + _number(self.product()))
         return value
 
     def product(self) -> Fraction | str:
@@ -190,15 +203,24 @@ class Reader:
             other = _number(self.factor())
             if sign in "÷/" and not other:
                 raise Unknown
-            value = _number(value) / other if sign in "÷/" else _number(value) * other
-            _small(value)
+            value = _small(_number(value) / other if sign in "÷/" else _number(value) * other)
 
     def factor(self) -> Fraction | str:
         """A number with its sign and its power."""
-        if self.take("-"):
-            return -_number(self.factor())
-        if self.take("+"):
-            return self.factor()
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise Unknown
+        if self.peek().text in ("-", "+"):
+            minus = self.take("-") or not self.take("+")
+            value = self.factor()
+            self.depth -= 1
+            return -_number(value) if minus else value
+        value = self.power()
+        self.depth -= 1
+        return value
+
+    def power(self) -> Fraction | str:
+        """A number, or one raised to another."""
         base, ten = self.atom(), self.found[self.at - 1].value == 10
         if self.peek().text != "^":
             return base
@@ -237,38 +259,39 @@ class Reader:
         token, after = self.peek(), self.peek(1)
         if token.listed and after.kind == "close":  # 3,5 in brackets is a pair
             self.at += 2
-            return _listed(token.listed, opening)
+            return _listed(token.listed, opening, after.text)
         if "," in token.text and after.kind == "close" and opening != SET:
             raise Unknown  # (100,200)
         inner = [self.inside()]
         while self.take(",", ";"):
             inner.append(self.inside())
-        while self.peek().kind in ("word", "sign") and self.peek().text != "√":
+        while self.peek().kind == "word" or self.peek().text in ("%", "°"):
             self.at += 1
         if self.peek().kind != "close":
             raise Unknown
         self.at += 1
         if len(inner) == 1:
             return inner[0]
-        return _listed(inner, opening)
+        return _listed(inner, opening, self.found[self.at - 1].text)
 
     def inside(self) -> Fraction | str:
         """In brackets a minus is a minus."""
         value = self.sum()
         while self.take("-"):
             self.worked = True
-            value = _number(value) - _number(self.product())
+            value = _small(_number(value) - _number(self.product()))
         return value
 
 
 _END = Token("sign", "")
 
 
-def _listed(values: Sequence[Fraction | str], opening: str) -> str:
+def _listed(values: Sequence[Fraction | str], opening: str, closing: str) -> str:
+    """As it was written: [3, 7) is an interval that (3, 7) is not. A set has no order."""
     texts = [shown(value) for value in values]
     if opening == SET:
         return f"{{{', '.join(sorted(texts))}}}"
-    return f"({', '.join(texts)})"
+    return f"{opening}{', '.join(texts)}{closing}"
 
 
 def _number(value: Fraction | str) -> Fraction:
@@ -277,9 +300,10 @@ def _number(value: Fraction | str) -> Fraction:
     return value
 
 
-def _small(value: Fraction) -> None:
-    if max(abs(value.numerator), value.denominator).bit_length() > 4 * _MOST_BITS:
+def _small(value: Fraction) -> Fraction:
+    if max(abs(value.numerator), value.denominator).bit_length() > 2 * _MOST_BITS:
         raise Unknown
+    return value
 
 
 def shown(value: Fraction | str) -> str:

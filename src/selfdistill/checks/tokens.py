@@ -16,7 +16,7 @@ MOST_DIGITS, MOST_EXPONENT = 400, 400
 
 class Token(NamedTuple):
     """`value` of numbers; `glued`: nothing between it and the token before; `below`: numerator and denominator where it
-    was written as a fraction (1 1/2 is a sum)."""
+    was written as a fraction (1 1/2 is a sum), or a letter such as k behind money."""
 
     kind: Kind
     text: str
@@ -37,7 +37,7 @@ _TOKEN = re.compile(
   | (?P<open>[(\[{SET}])
   | (?P<close>[)\]{SET_END}])
   | (?P<money>[$€£¥₹₽₩₫฿₪])
-  | (?P<sign>[-+×÷/^,;:%°‰<>≤≥≠±√π∞–—|⌊⌋⌈⌉!])
+  | (?P<sign>[-+×÷/^,;:%°‰<>≤≥≠±√π∞–—|⌊⌋⌈⌉!…])
     """,
     re.VERBOSE,
 )
@@ -80,7 +80,7 @@ def tokens(text: str) -> list[Token]:
 def _word(text: str, glued: bool, money: bool, before: list[Token]) -> Token:
     after_number = glued and bool(before) and before[-1].kind in ("number", "whole")
     if after_number and money and text in SHORT_SCALES:
-        return Token("word", text)
+        return Token("word", text, below=True)
     if text.startswith("\\"):
         return Token("variable", text)
     if after_number and text.isascii() and text not in ("cc",) and all(c in VARIABLES for c in text.lower()):

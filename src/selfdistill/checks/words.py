@@ -14,16 +14,16 @@ REASONS = _set(
 )
 """What follows is no part of the answer."""
 REMARKS = _set(
-    "for in on at by of from with without per each every than is are was were will has have had that who this these "
+    "for in on at of from with without per each every than is are was were will has have had that who this these "
     "those the a an he she it they we you i can could would should makes make gets total altogether left more less"
 )
 """A number behind one of these is another number: "18 dollars for 5 days"."""
 DIRECT = _set("of in by per versus vs out and or to through till until und oder et ou y o")
 """Right between two numbers these make one answer of both: "3 of 4", "3 or 4"."""
-JOINED = _set("and or to through till until und oder et ou plus")
+JOINED = _set("and or by to through till until und oder et ou plus")
 """These do so behind a unit, too: "3 apples or 4 apples"."""
 IRRATIONAL = _set("sqrt root log ln sin cos tan cot sec csc exp pi infinity infinite infty oo nan")
-VARIABLES = frozenset("abcijknpqruvwxyz")
+VARIABLES = frozenset("abceijknpqruvwxyz")
 """Letters that are no unit when glued to a number: 5x, 2ab. Not g, h, l, m, s, t and their like."""
 SCALES = {
     "hundred": 10**2, "thousand": 10**3, "lakh": 10**5, "lakhs": 10**5, "million": 10**6, "millions": 10**6,
