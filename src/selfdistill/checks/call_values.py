@@ -149,11 +149,19 @@ Part = tuple[str | None, ast.expr | str]
 
 
 def call_of(node: ast.Call, assigned: Mapping[str, Assigned]) -> Call | None:
-    """The call of a named function that a node is; None for other calls, and where an argument is given twice."""
+    """The call of a named function that a node is; None for other calls, and where an argument is given twice.
+
+    A call inside calls is asked for by each of them, twice; the node keeps the answer, else the work doubles a level.
+    """
+    kept: tuple[Mapping[str, Assigned], Call | None] | None = getattr(node, "kept", None)
+    if kept and kept[0] is assigned:
+        return kept[1]
     name = called_name(node.func)
     parts: list[Part] = [("*", a.value) if isinstance(a, ast.Starred) else (None, a) for a in node.args]
     parts += [(k.arg or "**", k.value) for k in node.keywords]
-    return None if name is None else call_from(name, parts, assigned)
+    call = None if name is None else call_from(name, parts, assigned)
+    node.kept = (assigned, call)  # type: ignore[attr-defined]
+    return call
 
 
 def call_from(name: str, parts: list[Part], assigned: Mapping[str, Assigned]) -> Call | None:
