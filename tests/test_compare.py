@@ -118,7 +118,7 @@ def test_p_is_adjusted_over_the_tasks_of_a_pair(tmp_path):
     ('{"id": 1, "task": 3, "score": 1}\n', r"line 1: task is '3'\. Expected a name"),
     ('{"id": 1, "score": 1, "cluster": "a"}\n{"id": 2, "score": 1}\n', r"line 2: some rows of task all have a `cluster`"),
     ('{"id": 1, "score": 1}\n{"id": 2, "score"\n', r"line 2: broken JSON"),
-    ("[1]\n", r"line 1: expected an object"),
+    ("[1]\n", r"row 1: expected an object"),
     ('{"doc_id": 0, "doc_hash": "a", "metrics": ["bleu"], "bleu": 3}\n', r"metrics \['bleu'\]; name one of them `score`"),
     ("", "empty file"),
     ("\n", "no rows"),

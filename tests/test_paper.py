@@ -239,4 +239,4 @@ def test_validate_names_what_a_check_gets_wrong(tmp_path):
     )
     done = cli("validate", "--task", f"name=t,path={path},check=last_number")
     assert done.returncode == 1 and "2 items, 0 answers judged wrongly" in done.stdout
-    assert "1 items cannot be judged: the reference has no answer" in done.stdout
+    assert "1 item cannot be judged: the reference has no answer" in done.stdout

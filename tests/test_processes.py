@@ -375,7 +375,8 @@ def stop(self, args, state, control, **more):
 fit.Follow.on_step_end = stop
 try:
     main()
-except RuntimeError:
+except SystemExit as ended:
+    assert ended.code == 2  # the error in one line
     assert len(list(Path(sys.argv[sys.argv.index("--out") + 1] + ".partial").glob("checkpoint-*"))) == 2
 fit.Follow.on_step_end = step_end
 """

@@ -69,7 +69,7 @@ def marked(tmp_path):
     mark = place / "mark"
     code = f"try:\n    open({str(mark)!r}, 'w').close()\nexcept OSError:\n    pass\ndef f(): return 1"
     data = write_jsonl(tmp_path / "data.jsonl", [{"prompt": "p", "response": "r", "tests": "assert f() == 1"}])
-    rewrites = write_jsonl(tmp_path / "rewrites.jsonl", [{"prompt": "p", "text": f"```python\n{code}\n```"}])
+    rewrites = write_jsonl(tmp_path / "rewrites.jsonl", [{"prompt": "p", "response": f"```python\n{code}\n```"}])
     out = tmp_path / "selected.jsonl"
     arguments = ["select", "--data", data, "--rewrites", rewrites, "--check", "python_tests", "--out", out]
     return [*arguments, "--allow-code-execution"], mark, out
@@ -96,7 +96,9 @@ def test_where_a_wall_is_missing_nothing_is_run_and_nothing_written(marked, deni
 def test_the_second_flag_takes_the_missing_walls_upon_itself(marked):
     arguments, mark, out = marked
     done = on_less("unshare,landlock,seccomp", *arguments, "--code-without-walls")
-    assert done.returncode == 0 and "network, write, read, disk, parent missing" in done.stderr, done.stderr
+    assert done.returncode == 0 and "network, write, read, disk, parent missing" in " ".join(done.stderr.split()), (
+        done.stderr
+    )
     assert mark.exists()  # so the tests above would see what runs
     assert json.loads(out.read_text())["source"] == "distilled"
 

@@ -364,7 +364,7 @@ def print_table(header: list[str], rows: list[list[str]], title: str, console: A
     for i, name in enumerate(header):
         table.add_column(name, justify="left" if i == 0 else "right", no_wrap=i == 0, overflow="fold")
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*(escape(plain(cell)) for cell in row))
     console.print(table)
 
 
