@@ -172,10 +172,10 @@ def test_the_gate_says_what_it_did_with_them(tmp_path):
     silent = write_jsonl(tmp_path / "silent.jsonl", [r | {"correct": None} if r["id"] > 150 else r for r in rows])
     done = cli("gate", base, silent, "--junit", tmp_path / "g.xml")
     assert done.returncode == 1  # 49 answers that nobody can read are 49 losses
-    said = "1 items of BASE cannot be judged and are left out; 49 items of NEW cannot be judged and count as wrong"
+    said = "1 item of BASE cannot be judged (left out); 49 items of NEW cannot be judged (taken as wrong)"
     assert said in done.stdout and said in (tmp_path / "g.xml").read_text()
     done = cli("gate", base, write_jsonl(tmp_path / "same.jsonl", rows))
-    assert done.returncode == 0 and "1 items of BASE cannot be judged" in done.stdout
+    assert done.returncode == 0 and "1 item of BASE cannot be judged" in done.stdout
 
 
 @pytest.mark.parametrize("text", [
@@ -240,7 +240,7 @@ def test_training_rows_that_are_test_items_are_named(finished):
     kept = json.loads((finished / "run.json").read_text())["overlap"]
     ids = [json.loads(line)["id"] for line in (finished / "examples.jsonl").read_text().splitlines()]
     assert kept == {"w": {"rows": 2, "of": 8, "examples": ids[6:]}}
-    said = "2 of 8 training rows are items of task w (for example"
+    said = "2 of 8 training rows are items of task w ("
     for text in ("report.md", "report.html"):
         assert said in (finished / text).read_text()
     assert said in " ".join(cli("report", finished).stdout.split())

@@ -143,8 +143,8 @@ def _said(tasks: list[dict[str, Any]], vanilla: str, sdft: str) -> str:
     moved = [(t, _difference(t, "seed", vanilla), _difference(t, "seed", sdft)) for t in tasks]
     both = [(t, {"vanilla": v, "sdft": s}) for t, v, s in moved if v and s]
     parts = [
-        f"On the target {t['task']}, vanilla fine-tuning moved the model by {_points(d['vanilla'])} points and SDFT by "
-        f"{_points(d['sdft'])}."
+        f"On the target {t['task']}, vanilla fine-tuning moved the model by {_points(d['vanilla'])} and SDFT by "
+        f"{_points(d['sdft'], '')}."
         for t, d in both
         if t["role"] == "target"
     ]
@@ -154,17 +154,18 @@ def _said(tasks: list[dict[str, Any]], vanilla: str, sdft: str) -> str:
             arm: [name for name, d in others if d[arm]["value"] < 0 and _moved(d[arm])] for arm in ("vanilla", "sdft")
         }
         mean = {arm: 100 * sum(d[arm]["value"] for _, d in others) / len(others) for arm in ("vanilla", "sdft")}
+        abilities, they = ("abilities", "their mean") if len(others) > 1 else ("ability", "it")
         parts.append(
-            f"Of {len(others)} other abilities, {len(fell['vanilla'])} fell under vanilla fine-tuning"
+            f"Of {len(others)} other {abilities}, {len(fell['vanilla'])} fell under vanilla fine-tuning"
             f"{_names(fell['vanilla'])} and {len(fell['sdft'])} under SDFT{_names(fell['sdft'])}; "
-            f"their mean changed by {mean['vanilla']:+.1f} and {mean['sdft']:+.1f} points."
+            f"{they} changed by {mean['vanilla']:+.1f} and {mean['sdft']:+.1f} points."
         )
     return " ".join(parts)
 
 
-def _points(d: dict[str, Any]) -> str:
+def _points(d: dict[str, Any], unit: str = " points") -> str:
     noise = "" if _moved(d) else " (inside the noise)"
-    return f"{100 * d['value']:+.1f}{noise}"
+    return f"{100 * d['value']:+.1f}{unit}{noise}"
 
 
 ALPHA = 0.05
