@@ -250,6 +250,8 @@ def train(
     seed: Seed = 0,
 ) -> None:
     """Fine-tune on the selected (or the original) responses."""
+    from rich.console import Console
+
     from selfdistill.card import write_card
     from selfdistill.config import TaskSettings, TrainSettings, apply_override, checked
     from selfdistill.data import read_examples
@@ -257,6 +259,7 @@ def train(
     from selfdistill.models import load_model, process
     from selfdistill.notes import Notes, warn_of_special
     from selfdistill.overlap import overlap_line, overlaps
+    from selfdistill.progress import Progress
     from selfdistill.select import read_selected
     from selfdistill.tasks.load import Permissions, load_tasks
     from selfdistill.templates import Prompter
@@ -285,7 +288,9 @@ def train(
     examples = drawn(examples, settings.rows, seed)
     responses = mixed(examples, rows, settings.mix_ratio if selected else 0.0, seed)
     tasks = [checked(TaskSettings, t, "--task") for t in _tasks(task or [])]
-    for name, found in overlaps(examples, load_tasks(tasks, seed, Permissions(True, None, data_dir), progress)).items():
+    # Nothing is judged here, so that no wall, no judge and no word about them is needed.
+    asked = load_tasks(tasks, seed, Permissions(True, None, data_dir, True), Progress(Console(quiet=True)))
+    for name, found in overlaps(examples, asked).items():
         progress.warn(overlap_line(name, found))
     seed_lm = load_model(model, quantized=settings.tune == "qlora")
     prompter = Prompter.create(seed_lm.tokenizer, prompt_format, template, progress.warn)  # type: ignore[arg-type]
