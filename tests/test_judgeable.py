@@ -23,6 +23,7 @@ from selfdistill.gate import gate
 from selfdistill.microworld.world import items
 from selfdistill.progress import Progress
 from selfdistill.records import Example, Prediction, Verdict, read_records
+from selfdistill.report import score_cell
 from selfdistill.run import run
 from selfdistill.studies.lab import item_values
 from selfdistill.tasks.load import Permissions, Task, load_tasks
@@ -190,6 +191,18 @@ def test_a_score_of_null_says_that_the_item_cannot_be_judged(tmp_path, text):
     assert (task["arms"]["a"]["n"], task["arms"]["a"]["score"]) == (1, 1)
     assert task["arms"]["a"]["unjudgeable"] == {"the file gives no score": 2}
     assert task["differences"][0]["left_out"] == 2
+
+
+def test_trainings_that_share_no_judged_item_have_no_score(tmp_path):
+    def given(name, *scores):
+        return write_jsonl(tmp_path / f"{name}.jsonl", [{"id": k, "score": s} for k, s in enumerate(scores)])
+
+    several = [given("a", 1, None, 1), given("b", None, 0, None)]
+    (task,) = compare({"several": several, "one": given("c", 1, 1, 1)})
+    arm = task["arms"]["several"]
+    assert (arm["score"], arm["n"], arm["note"]) == (None, 3, "nothing to judge")
+    assert arm["unjudgeable"] == {"the file gives no score": 3} and not task["differences"]
+    assert score_cell(arm) == "nothing to judge"
 
 
 # --- a run ---------------------------------------------------------------------------------------------------------

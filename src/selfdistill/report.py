@@ -406,8 +406,10 @@ def show_comparison(table: list[dict[str, Any]], console: Any) -> None:
     names = list(dict.fromkeys(a for t in table for a in t["arms"]))
     rows = [[t["task"], *(score_cell(t["arms"].get(a)) for a in names)] for t in table]
     print_table(["task", *names], rows, "percent correct [95 % interval]", console)
-    print_table(*difference_rows(table), "paired differences in points [95 % interval]", console)
-    console.print(COLUMNS, highlight=False, markup=False)
+    differences = difference_rows(table)
+    if differences[1]:
+        print_table(*differences, "paired differences in points [95 % interval]", console)
+        console.print(COLUMNS, highlight=False, markup=False)
     _show_unjudgeable(table, console)
 
 
