@@ -433,7 +433,7 @@ def validate(
     from collections import Counter
 
     from selfdistill.config import TaskSettings, checked
-    from selfdistill.report import plain
+    from selfdistill.progress import plain
     from selfdistill.tasks.load import Permissions, load_tasks
     from selfdistill.unjudgeable import unjudgeable_line
     from selfdistill.validate import validate as run_validate
@@ -773,13 +773,13 @@ def main() -> None:
 def _fail(message: str, error: BaseException) -> NoReturn:
     from selfdistill.addresses import hidden
     from selfdistill.models import process
+    from selfdistill.progress import plain
 
     if not process().main:
         time.sleep(ALONE)
     if os.environ.get(DEBUG, "0") not in ("", "0"):
         print(hidden(_traceback(error)), file=sys.stderr)
-    clean = "".join(c if c.isprintable() else " " for c in hidden(message))
-    print(f"error: {' '.join(clean.split())}", file=sys.stderr)
+    print(f"error: {' '.join(plain(hidden(message)).split())}", file=sys.stderr)
     raise SystemExit(2)
 
 

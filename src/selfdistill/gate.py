@@ -260,7 +260,8 @@ def verdict_line(result: Gate) -> str:
 
 def show(result: Gate, console: Any, listed: int = 20) -> None:
     """Print the table, what each probe lacks, and the ids of the items that were lost, at most `listed` a task."""
-    from selfdistill.report import plain, print_table
+    from selfdistill.progress import plain
+    from selfdistill.report import print_table
 
     rows = [
         [

@@ -19,6 +19,7 @@ from selfdistill.compare import compare
 from selfdistill.errors import UserError
 from selfdistill.overlap import overlap_line
 from selfdistill.plots import curve, forest
+from selfdistill.progress import plain
 from selfdistill.records import Example, Prediction, Reason, Rewrite, Selected, Verdict, read_records
 from selfdistill.store import write_atomic
 from selfdistill.unjudgeable import UNJUDGEABLE, unjudgeable_rows
@@ -433,11 +434,6 @@ def side_by_side(run: Path, console: Any, count: int = 3) -> None:
         for name, text in item["texts"].items():
             table.add_row(name, escape(plain(text[:600])))
         console.print(table)
-
-
-def plain(text: str) -> str:
-    """The text without control characters: a terminal obeys what a model or a dataset wrote there."""
-    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
 
 
 def broken_and_kept(run: Path, count: int) -> list[dict[str, Any]]:
