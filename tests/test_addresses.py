@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfdistill.addresses import hidden, without_secrets
+from selfdistill.cli import main
 from selfdistill.config import DataSettings, JudgeSettings, OpenAISettings, RaySettings, Recipe, TaskSettings, checked
 from selfdistill.errors import UserError
 
@@ -147,3 +148,17 @@ def test_the_command_line_neither_prints_nor_stores_a_secret(tmp_path):
         assert done.returncode == 2 and done.stderr.count("error:") == 1, done.stderr
         assert SECRET not in done.stdout + done.stderr
         assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["user:hunter2@host:8000/v1", f"http://user:hunter2{'x' * 80}@{'host.' * 20}com/v1", "http://h/v1?sig=hunter2"],
+)
+def test_no_traceback_repeats_a_secret(monkeypatch, capsys, url):
+    monkeypatch.setenv("SELFDISTILL_DEBUG", "1")
+    arguments = ["evaluate", "--model", "m", "--task", "micro:facts", "--out", "o", "--judge-model", "m"]
+    monkeypatch.setattr("sys.argv", ["selfdistill", *arguments, "--judge-url", url])
+    with pytest.raises(SystemExit):
+        main()
+    said = capsys.readouterr().err
+    assert "Traceback" in said and "hunter2" not in said

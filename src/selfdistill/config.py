@@ -21,9 +21,9 @@ from selfdistill.errors import UserError
 
 
 class Settings(BaseModel):
-    """Base of all tables: frozen, no unknown keys."""
+    """Base of all tables: frozen, no unknown keys, and no value in a traceback, which may hold a secret."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
 S = TypeVar("S", bound=Settings)
