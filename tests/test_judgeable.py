@@ -23,7 +23,7 @@ from selfdistill.gate import gate
 from selfdistill.microworld.world import items
 from selfdistill.progress import Progress
 from selfdistill.records import Example, Prediction, Verdict, read_records
-from selfdistill.report import score_cell
+from selfdistill.report import build, score_cell
 from selfdistill.run import run
 from selfdistill.studies.lab import item_values
 from selfdistill.tasks.load import Permissions, Task, load_tasks
@@ -247,6 +247,21 @@ def test_a_report_lists_them_apart_in_every_form(finished):
         p for p in read_records(finished / "seed" / "predictions.jsonl", Prediction) if p.verdict == "cannot_be_judged"
     )
     assert f"cannot be judged; {WHY}" in cli("show", finished, "--id", unread.id).stdout
+
+
+def test_a_run_of_which_nothing_can_be_judged_says_so(finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    for arm in ("seed", "vanilla-seed0", "sdft-seed0", "vanilla-seed1", "sdft-seed1"):
+        answers = [json.loads(line) for line in (run / arm / "predictions.jsonl").read_text().splitlines()]
+        write_jsonl(
+            run / arm / "predictions.jsonl", [a | {"verdict": "cannot_be_judged", "note": WHY} for a in answers]
+        )
+        (result,) = json.loads((run / arm / "result.json").read_text())
+        result |= {"n": 0, "correct": 0, "wrong": 0, "truncated": 0, "score": None, "low": None, "high": None}
+        (run / arm / "result.json").write_text(json.dumps([result | {"unjudgeable": {WHY: 6}}]))
+    report = build(run)
+    said = "Nothing to compare: no task has items that could be judged in both arms."
+    assert report["summary"] == said and (run / "report.html").read_text().count(said) == 2
 
 
 def test_training_rows_that_are_test_items_are_named(finished):

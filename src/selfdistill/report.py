@@ -137,7 +137,10 @@ def sentence(report: dict[str, Any]) -> str:
         for vanilla, sdft in pairs(report)
         if (said := _said(report["tasks"], vanilla, sdft))
     ]
-    return " ".join(parts) or "Nothing to compare: the run has no task with both arms."
+    return " ".join(parts) or NOTHING_COMPARED
+
+
+NOTHING_COMPARED = "Nothing to compare: no task has items that could be judged in both arms."
 
 
 def _said(tasks: list[dict[str, Any]], vanilla: str, sdft: str) -> str:
