@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfdistill.addresses import hidden, without_secrets
+from selfdistill.cli import main
 from selfdistill.config import DataSettings, JudgeSettings, OpenAISettings, RaySettings, Recipe, TaskSettings, checked
 from selfdistill.errors import UserError
 
@@ -89,6 +90,8 @@ def test_addresses_of_data_are_taken(path):
         {"api_key_env": "hf_abcdefghijklmnopqrst"},
         {"base_url": f"host:8000/v1?api_key={SECRET}"},
         {"base_url": [f"http://user:{SECRET}@host/v1"]},
+        {"base_url": "user:hunter2@host:8000/v1"},
+        {"base_url": "http://user:hunter2 @host/v1"},
         {"api_key": SECRET},
         {"name": "opnai", "base_url": f"http://user:{SECRET}@host/v1"},
     ],
@@ -97,7 +100,7 @@ def test_a_key_in_the_wrong_place_is_not_repeated(values):
     engine = {"name": "openai", "base_url": "http://localhost:1/v1", "model": "m"} | values
     with pytest.raises(UserError) as caught:
         checked(Recipe, {"model": "m", "data": {"path": "d"}, "engine": engine}, "here")
-    assert SECRET not in str(caught.value) and "hf_abc" not in str(caught.value)
+    assert not any(secret in str(caught.value) for secret in (SECRET, "hf_abc", "hunter2"))
 
 
 @given(
@@ -145,3 +148,17 @@ def test_the_command_line_neither_prints_nor_stores_a_secret(tmp_path):
         assert done.returncode == 2 and done.stderr.count("error:") == 1, done.stderr
         assert SECRET not in done.stdout + done.stderr
         assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["user:hunter2@host:8000/v1", f"http://user:hunter2{'x' * 80}@{'host.' * 20}com/v1", "http://h/v1?sig=hunter2"],
+)
+def test_no_traceback_repeats_a_secret(monkeypatch, capsys, url):
+    monkeypatch.setenv("SELFDISTILL_DEBUG", "1")
+    arguments = ["evaluate", "--model", "m", "--task", "micro:facts", "--out", "o", "--judge-model", "m"]
+    monkeypatch.setattr("sys.argv", ["selfdistill", *arguments, "--judge-url", url])
+    with pytest.raises(SystemExit):
+        main()
+    said = capsys.readouterr().err
+    assert "Traceback" in said and "hunter2" not in said

@@ -24,7 +24,7 @@ from selfdistill.errors import UserError
 from selfdistill.evaluate import adapter_digest, evaluate, regrade
 from selfdistill.gate import gate
 from selfdistill.models import load_model
-from selfdistill.overlap import overlaps
+from selfdistill.overlap import overlap_line, overlaps
 from selfdistill.progress import Progress
 from selfdistill.records import Example, Prediction, Verdict, dump, read_records
 from selfdistill.report import sentence
@@ -208,7 +208,12 @@ def test_each_beginning_of_a_conversation_is_looked_at_and_no_other_part():
     (task,) = load(TaskSettings(name="t", path="micro:facts", limit=1))
     task = replace(task, items=(example("one", "two"),))
     rows = [example("one", "two", "three", id="a"), example("one", id="b"), example("two", id="c"), example("onetwo")]
-    assert overlaps(rows, [task]) == {"t": {"rows": 1, "of": 4, "examples": ["a"]}}
+    found = overlaps(rows, [task])
+    assert found == {"t": {"rows": 1, "of": 4, "examples": ["a"]}}
+    assert overlap_line("t", found["t"]).startswith("1 of 4 training rows is an item of task t (a): ")
+    assert "rows are items of task t (for example a, b, c): " in overlap_line(
+        "t", {"rows": 9, "of": 9, "examples": [*"abc"]}
+    )
 
 
 def test_the_microworlds_training_rows_are_no_test_items():
@@ -239,10 +244,10 @@ def test_only_a_loss_that_the_adjusted_test_finds_is_called_one(p_holm, fell):
     ]
     arms = [{"name": n, "method": n, "rows": None} for n in ("vanilla", "sdft")]
     said = sentence({"tasks": tasks, "arms": arms})
-    assert f"Of 1 other abilities, {fell} fell under vanilla fine-tuning" in said
+    assert f"Of 1 other ability, {fell} fell under vanilla fine-tuning" in said
     assert (
-        "SDFT by +20.0 (inside the noise)" in said
-        and ("vanilla fine-tuning moved the model by -10.0 points" in said) == fell
+        "SDFT by +20.0 (inside the noise)." in said
+        and ("vanilla fine-tuning moved the model by -10.0 points and SDFT" in said) == fell
     )
 
 

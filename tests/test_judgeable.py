@@ -23,6 +23,7 @@ from selfdistill.gate import gate
 from selfdistill.microworld.world import items
 from selfdistill.progress import Progress
 from selfdistill.records import Example, Prediction, Verdict, read_records
+from selfdistill.report import build, score_cell
 from selfdistill.run import run
 from selfdistill.studies.lab import item_values
 from selfdistill.tasks.load import Permissions, Task, load_tasks
@@ -172,10 +173,10 @@ def test_the_gate_says_what_it_did_with_them(tmp_path):
     silent = write_jsonl(tmp_path / "silent.jsonl", [r | {"correct": None} if r["id"] > 150 else r for r in rows])
     done = cli("gate", base, silent, "--junit", tmp_path / "g.xml")
     assert done.returncode == 1  # 49 answers that nobody can read are 49 losses
-    said = "1 items of BASE cannot be judged and are left out; 49 items of NEW cannot be judged and count as wrong"
+    said = "1 item of BASE cannot be judged (left out); 49 items of NEW cannot be judged (taken as wrong)"
     assert said in done.stdout and said in (tmp_path / "g.xml").read_text()
     done = cli("gate", base, write_jsonl(tmp_path / "same.jsonl", rows))
-    assert done.returncode == 0 and "1 items of BASE cannot be judged" in done.stdout
+    assert done.returncode == 0 and "1 item of BASE cannot be judged" in done.stdout
 
 
 @pytest.mark.parametrize("text", [
@@ -190,6 +191,18 @@ def test_a_score_of_null_says_that_the_item_cannot_be_judged(tmp_path, text):
     assert (task["arms"]["a"]["n"], task["arms"]["a"]["score"]) == (1, 1)
     assert task["arms"]["a"]["unjudgeable"] == {"the file gives no score": 2}
     assert task["differences"][0]["left_out"] == 2
+
+
+def test_trainings_that_share_no_judged_item_have_no_score(tmp_path):
+    def given(name, *scores):
+        return write_jsonl(tmp_path / f"{name}.jsonl", [{"id": k, "score": s} for k, s in enumerate(scores)])
+
+    several = [given("a", 1, None, 1), given("b", None, 0, None)]
+    (task,) = compare({"several": several, "one": given("c", 1, 1, 1)})
+    arm = task["arms"]["several"]
+    assert (arm["score"], arm["n"], arm["note"]) == (None, 3, "nothing to judge")
+    assert arm["unjudgeable"] == {"the file gives no score": 3} and not task["differences"]
+    assert score_cell(arm) == "nothing to judge"
 
 
 # --- a run ---------------------------------------------------------------------------------------------------------
@@ -236,11 +249,26 @@ def test_a_report_lists_them_apart_in_every_form(finished):
     assert f"cannot be judged; {WHY}" in cli("show", finished, "--id", unread.id).stdout
 
 
+def test_a_run_of_which_nothing_can_be_judged_says_so(finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    for arm in ("seed", "vanilla-seed0", "sdft-seed0", "vanilla-seed1", "sdft-seed1"):
+        answers = [json.loads(line) for line in (run / arm / "predictions.jsonl").read_text().splitlines()]
+        write_jsonl(
+            run / arm / "predictions.jsonl", [a | {"verdict": "cannot_be_judged", "note": WHY} for a in answers]
+        )
+        (result,) = json.loads((run / arm / "result.json").read_text())
+        result |= {"n": 0, "correct": 0, "wrong": 0, "truncated": 0, "score": None, "low": None, "high": None}
+        (run / arm / "result.json").write_text(json.dumps([result | {"unjudgeable": {WHY: 6}}]))
+    report = build(run)
+    said = "Nothing to compare: no task has items that could be judged in both arms."
+    assert report["summary"] == said and (run / "report.html").read_text().count(said) == 2
+
+
 def test_training_rows_that_are_test_items_are_named(finished):
     kept = json.loads((finished / "run.json").read_text())["overlap"]
     ids = [json.loads(line)["id"] for line in (finished / "examples.jsonl").read_text().splitlines()]
     assert kept == {"w": {"rows": 2, "of": 8, "examples": ids[6:]}}
-    said = "2 of 8 training rows are items of task w (for example"
+    said = "2 of 8 training rows are items of task w ("
     for text in ("report.md", "report.html"):
         assert said in (finished / text).read_text()
     assert said in " ".join(cli("report", finished).stdout.split())

@@ -116,6 +116,20 @@ def test_where_other_means_hold_all_walls_code_is_run(marked, denied):
 
 
 @linux
+def test_train_judges_nothing_where_it_is_told_of_the_tasks(tmp_path):
+    data = write_jsonl(tmp_path / "data.jsonl", [{"prompt": "p", "response": "r", "tests": "assert f() == 1"}])
+    tasks = [a for check in ("python_tests", "win_rate") for a in ("--task", f"name={check},path={data},check={check}")]
+    done = on_less(
+        "unshare,landlock", "train", "--model", tmp_path / "none", "--data", data, "--out", tmp_path / "out", *tasks
+    )
+    said = " ".join(done.stderr.split())
+    for check in ("python_tests", "win_rate"):
+        assert f"warning: 1 of 1 training rows is an item of task {check} (" in said
+    assert said.count("warning: ") == 2 and "model-written" not in said
+    assert done.returncode == 2 and f"{tmp_path / 'none'}: no such folder" in said  # the model is looked for afterwards
+
+
+@linux
 @pytest.mark.parametrize("command", ["demo", "evaluate", "validate", "run"])
 def test_every_command_refuses_before_it_begins(tmp_path, command):
     out = tmp_path / "out"

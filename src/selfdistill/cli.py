@@ -250,6 +250,8 @@ def train(
     seed: Seed = 0,
 ) -> None:
     """Fine-tune on the selected (or the original) responses."""
+    from rich.console import Console
+
     from selfdistill.card import write_card
     from selfdistill.config import TaskSettings, TrainSettings, apply_override, checked
     from selfdistill.data import read_examples
@@ -257,6 +259,7 @@ def train(
     from selfdistill.models import load_model, process
     from selfdistill.notes import Notes, warn_of_special
     from selfdistill.overlap import overlap_line, overlaps
+    from selfdistill.progress import Progress
     from selfdistill.select import read_selected
     from selfdistill.tasks.load import Permissions, load_tasks
     from selfdistill.templates import Prompter
@@ -285,7 +288,9 @@ def train(
     examples = drawn(examples, settings.rows, seed)
     responses = mixed(examples, rows, settings.mix_ratio if selected else 0.0, seed)
     tasks = [checked(TaskSettings, t, "--task") for t in _tasks(task or [])]
-    for name, found in overlaps(examples, load_tasks(tasks, seed, Permissions(True, None, data_dir), progress)).items():
+    # Nothing is judged here, so that no wall, no judge and no word about them is needed.
+    asked = load_tasks(tasks, seed, Permissions(True, None, data_dir, True), Progress(Console(quiet=True)))
+    for name, found in overlaps(examples, asked).items():
         progress.warn(overlap_line(name, found))
     seed_lm = load_model(model, quantized=settings.tune == "qlora")
     prompter = Prompter.create(seed_lm.tokenizer, prompt_format, template, progress.warn)  # type: ignore[arg-type]
@@ -428,7 +433,7 @@ def validate(
     from collections import Counter
 
     from selfdistill.config import TaskSettings, checked
-    from selfdistill.report import plain
+    from selfdistill.progress import plain
     from selfdistill.tasks.load import Permissions, load_tasks
     from selfdistill.unjudgeable import unjudgeable_line
     from selfdistill.validate import validate as run_validate
@@ -768,13 +773,13 @@ def main() -> None:
 def _fail(message: str, error: BaseException) -> NoReturn:
     from selfdistill.addresses import hidden
     from selfdistill.models import process
+    from selfdistill.progress import plain
 
     if not process().main:
         time.sleep(ALONE)
     if os.environ.get(DEBUG, "0") not in ("", "0"):
         print(hidden(_traceback(error)), file=sys.stderr)
-    clean = "".join(c if c.isprintable() else " " for c in hidden(message))
-    print(f"error: {' '.join(clean.split())}", file=sys.stderr)
+    print(f"error: {' '.join(plain(hidden(message)).split())}", file=sys.stderr)
     raise SystemExit(2)
 
 

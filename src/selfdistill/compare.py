@@ -21,7 +21,7 @@ from statistics import stdev
 from typing import Any
 
 from selfdistill.errors import UserError
-from selfdistill.evaluate import adapter_digest, engine_errors, evaluate
+from selfdistill.evaluate import NOTHING, adapter_digest, engine_errors, evaluate
 from selfdistill.foreign import Answers, kind_of, read_answers
 from selfdistill.power import effect_of
 from selfdistill.progress import Progress
@@ -220,30 +220,28 @@ def _result(seeds: list[TaskResult], items: Scores) -> dict[str, Any]:
     """One arm's result; counts are those of all seeds together, its score is over the items that could be judged in all
     of them."""
     first = seeds[0].model_dump(exclude={"task", "role", "check"})
-    means = _means(items)
-    if len(seeds) == 1 or not means:
+    if len(seeds) == 1:
         return first
+    means = _means(items)
     counts = {k: sum(getattr(r, k) for r in seeds) for k in ("n", "correct", "wrong", "truncated", "errors")}
-    score, low, high = mean_interval(list(means.values()))
-    by_seed = [_mean([float(items[i][k] or 0) for i in means]) for k in range(len(seeds))]
     labels: Counter[str] = Counter()
     unjudgeable: Counter[str] = Counter()
     for r in seeds:
         labels.update(r.labels)
         unjudgeable.update(r.unjudgeable)
     metrics = [name for name in seeds[0].metrics if all(name in r.metrics for r in seeds)]
-    return {
+    whole = {
         **first,
         **counts,
-        "score": score,
-        "low": low,
-        "high": high,
         "unjudgeable": dict(unjudgeable),
         "labels": dict(labels),
         "metrics": {name: _metric([r.metrics[name].model_dump() for r in seeds]) for name in metrics},
-        "seeds": by_seed,
-        "spread": stdev(by_seed),
     }
+    if not means:
+        return whole | {"score": None, "low": None, "high": None, "note": first["note"] or NOTHING}
+    score, low, high = mean_interval(list(means.values()))
+    by_seed = [_mean([float(items[i][k] or 0) for i in means]) for k in range(len(seeds))]
+    return whole | {"score": score, "low": low, "high": high, "seeds": by_seed, "spread": stdev(by_seed)}
 
 
 def _metric(seeds: list[dict[str, float]]) -> dict[str, float]:

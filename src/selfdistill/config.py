@@ -21,9 +21,9 @@ from selfdistill.errors import UserError
 
 
 class Settings(BaseModel):
-    """Base of all tables: frozen, no unknown keys."""
+    """Base of all tables: frozen, no unknown keys, and no value in a traceback, which may hold a secret."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
 S = TypeVar("S", bound=Settings)
@@ -203,7 +203,8 @@ class EndpointSettings(Settings):
         except ValueError:
             whole = False
         if not whole or any(c.isspace() for c in url):
-            raise ValueError(f"{hidden(url)!r} is no address; expected http://HOST[:PORT]/v1")
+            said = "this" if "@" in url else repr(hidden(url))  # what stands before an @ may be a login in any form
+            raise ValueError(f"{said} is no address; expected http://HOST[:PORT]/v1")
         if parts.query:
             raise ValueError(
                 "the address ends in a query, and the API's paths cannot follow it. Leave out what begins with ?"

@@ -226,22 +226,23 @@ def said(probe: Probe, margin: float) -> str:
 def unjudgeable(probe: Probe) -> list[str]:
     """What was done with the items that cannot be judged, if there are any."""
     parts = (
-        (probe.left_out, "of BASE cannot be judged and are left out"),
-        (probe.taken_as_wrong, "of NEW cannot be judged and count as wrong"),
+        (probe.left_out, "of BASE cannot be judged (left out)"),
+        (probe.taken_as_wrong, "of NEW cannot be judged (taken as wrong)"),
     )
-    return [f"{count} items {what}" for count, what in parts if count]
+    return [f"{count} item{'s' if count > 1 else ''} {what}" for count, what in parts if count]
 
 
 def _said(probe: Probe, margin: float) -> str:
-    units = "items" if probe.units == probe.n else "clusters"
+    units = "item" if probe.units == probe.n else "cluster"
+    few = f"1 {units} does not say" if probe.units == 1 else f"{probe.units} {units}s do not say"
     change = f"{100 * probe.difference:+.1f} points, lower bound {100 * probe.low:+.1f}, margin {100 * margin:g}"
     if probe.verdict == "pass":
         return change
     if probe.verdict == "fail":
-        return f"worse beyond chance: {change}, p = {probe.p_holm:.2g} over all probes, {len(probe.lost)} items lost"
+        return f"worse beyond chance: {change}, p = {probe.p_holm:.2g} over all probes, lost items: {len(probe.lost)}"
     if probe.needed is None:
-        return f"{probe.units} {units} do not say: {change}"
-    return f"{probe.units} {units} do not say: {change}. {probe.needed} would do to {probe.needed_for}"
+        return f"{few}: {change}"
+    return f"{few}: {change}. {probe.needed} would do to {probe.needed_for}"
 
 
 def verdict_line(result: Gate) -> str:
@@ -249,7 +250,8 @@ def verdict_line(result: Gate) -> str:
     of: dict[Outcome, list[str]] = {v: [p.task for p in result.probes if p.verdict == v] for v in EXIT_CODES}
     margin = f"{100 * result.margin:g} points"
     if result.verdict == "pass":
-        return f"pass: no loss of {margin} or more on any of {len(result.probes)} probes (alpha {result.alpha:g})"
+        on = f"any of {len(result.probes)} probes" if len(result.probes) > 1 else "the one probe"
+        return f"pass: no loss of {margin} or more on {on} (alpha {result.alpha:g})"
     unclear = f"; underpowered: {', '.join(of['underpowered'])}" if of["underpowered"] else ""
     if result.verdict == "fail":
         return f"fail: {', '.join(of['fail'])} worse than BASE beyond chance (alpha {result.alpha:g}){unclear}"
@@ -258,7 +260,8 @@ def verdict_line(result: Gate) -> str:
 
 def show(result: Gate, console: Any, listed: int = 20) -> None:
     """Print the table, what each probe lacks, and the ids of the items that were lost, at most `listed` a task."""
-    from selfdistill.report import plain, print_table
+    from selfdistill.progress import plain
+    from selfdistill.report import print_table
 
     rows = [
         [

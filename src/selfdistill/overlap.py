@@ -40,9 +40,11 @@ def overlaps(rows: Iterable[Example], tasks: Sequence[Task]) -> dict[str, dict[s
 
 def overlap_line(task: str, found: dict[str, Any]) -> str:
     """One task's overlap in a sentence."""
+    rows, listed = found["rows"], ", ".join(found["examples"])
+    are = "is an item" if rows == 1 else "are items"
+    named = f"for example {listed}" if rows > NAMED else listed
     return (
-        f"{found['rows']} of {found['of']} training rows are items of task {task} (for example "
-        f"{', '.join(found['examples'])}): its score also shows what was memorized"
+        f"{rows} of {found['of']} training rows {are} of task {task} ({named}): its score also shows what was memorized"
     )
 
 

@@ -49,3 +49,8 @@ class Progress:
         with Bars(*columns, console=self.console) as bars:
             task = bars.add_task(escape(name), total=total)
             yield lambda n: bars.advance(task, n)
+
+
+def plain(text: str) -> str:
+    """The text without control characters: a terminal obeys what a model or a dataset wrote there."""
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)

@@ -19,6 +19,7 @@ from selfdistill.compare import compare
 from selfdistill.errors import UserError
 from selfdistill.overlap import overlap_line
 from selfdistill.plots import curve, forest
+from selfdistill.progress import plain
 from selfdistill.records import Example, Prediction, Reason, Rewrite, Selected, Verdict, read_records
 from selfdistill.store import write_atomic
 from selfdistill.unjudgeable import UNJUDGEABLE, unjudgeable_rows
@@ -136,15 +137,18 @@ def sentence(report: dict[str, Any]) -> str:
         for vanilla, sdft in pairs(report)
         if (said := _said(report["tasks"], vanilla, sdft))
     ]
-    return " ".join(parts) or "Nothing to compare: the run has no task with both arms."
+    return " ".join(parts) or NOTHING_COMPARED
+
+
+NOTHING_COMPARED = "Nothing to compare: no task has items that could be judged in both arms."
 
 
 def _said(tasks: list[dict[str, Any]], vanilla: str, sdft: str) -> str:
     moved = [(t, _difference(t, "seed", vanilla), _difference(t, "seed", sdft)) for t in tasks]
     both = [(t, {"vanilla": v, "sdft": s}) for t, v, s in moved if v and s]
     parts = [
-        f"On the target {t['task']}, vanilla fine-tuning moved the model by {_points(d['vanilla'])} points and SDFT by "
-        f"{_points(d['sdft'])}."
+        f"On the target {t['task']}, vanilla fine-tuning moved the model by {_points(d['vanilla'])} and SDFT by "
+        f"{_points(d['sdft'], '')}."
         for t, d in both
         if t["role"] == "target"
     ]
@@ -154,17 +158,18 @@ def _said(tasks: list[dict[str, Any]], vanilla: str, sdft: str) -> str:
             arm: [name for name, d in others if d[arm]["value"] < 0 and _moved(d[arm])] for arm in ("vanilla", "sdft")
         }
         mean = {arm: 100 * sum(d[arm]["value"] for _, d in others) / len(others) for arm in ("vanilla", "sdft")}
+        abilities, they = ("abilities", "their mean") if len(others) > 1 else ("ability", "it")
         parts.append(
-            f"Of {len(others)} other abilities, {len(fell['vanilla'])} fell under vanilla fine-tuning"
+            f"Of {len(others)} other {abilities}, {len(fell['vanilla'])} fell under vanilla fine-tuning"
             f"{_names(fell['vanilla'])} and {len(fell['sdft'])} under SDFT{_names(fell['sdft'])}; "
-            f"their mean changed by {mean['vanilla']:+.1f} and {mean['sdft']:+.1f} points."
+            f"{they} changed by {mean['vanilla']:+.1f} and {mean['sdft']:+.1f} points."
         )
     return " ".join(parts)
 
 
-def _points(d: dict[str, Any]) -> str:
+def _points(d: dict[str, Any], unit: str = " points") -> str:
     noise = "" if _moved(d) else " (inside the noise)"
-    return f"{100 * d['value']:+.1f}{noise}"
+    return f"{100 * d['value']:+.1f}{unit}{noise}"
 
 
 ALPHA = 0.05
@@ -405,8 +410,10 @@ def show_comparison(table: list[dict[str, Any]], console: Any) -> None:
     names = list(dict.fromkeys(a for t in table for a in t["arms"]))
     rows = [[t["task"], *(score_cell(t["arms"].get(a)) for a in names)] for t in table]
     print_table(["task", *names], rows, "percent correct [95 % interval]", console)
-    print_table(*difference_rows(table), "paired differences in points [95 % interval]", console)
-    console.print(COLUMNS, highlight=False, markup=False)
+    differences = difference_rows(table)
+    if differences[1]:
+        print_table(*differences, "paired differences in points [95 % interval]", console)
+        console.print(COLUMNS, highlight=False, markup=False)
     _show_unjudgeable(table, console)
 
 
@@ -430,11 +437,6 @@ def side_by_side(run: Path, console: Any, count: int = 3) -> None:
         for name, text in item["texts"].items():
             table.add_row(name, escape(plain(text[:600])))
         console.print(table)
-
-
-def plain(text: str) -> str:
-    """The text without control characters: a terminal obeys what a model or a dataset wrote there."""
-    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
 
 
 def broken_and_kept(run: Path, count: int) -> list[dict[str, Any]]:

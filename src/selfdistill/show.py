@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from selfdistill.errors import UserError
+from selfdistill.progress import plain
 from selfdistill.records import Example, Prediction, Record, Rewrite, Selected, Turn, read_records
-from selfdistill.report import EXPLAINED, arms, plain
+from selfdistill.report import EXPLAINED, arms
 
 R = TypeVar("R", bound=Record)
 

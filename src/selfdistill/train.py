@@ -125,7 +125,8 @@ def train(
     data = _tokenized(examples, responses, prompter, settings.holdout, limit, seed, others)
     if data.dropped:
         where = "in some arm and left out of all" if others else "and left out"
-        progress.warn(f"{name}: {len(data.dropped)} of {len(examples)} rows are longer than {limit} tokens {where}")
+        are = "is" if len(data.dropped) == 1 else "are"
+        progress.warn(f"{name}: {len(data.dropped)} of {len(examples)} rows {are} longer than {limit} tokens {where}")
     if settings.holdout and not data.held_examples:
         raise UserError(
             f"train.holdout = {settings.holdout:g} of {len(examples)} rows leaves none to measure on. Raise it."

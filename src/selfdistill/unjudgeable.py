@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from selfdistill.progress import plain
+
 UNJUDGEABLE = "They are in no score, and a difference is over the items that could be judged in both arms."
 
 
@@ -28,7 +30,7 @@ def unjudgeable_rows(table: list[dict[str, Any]]) -> tuple[list[str], list[list[
 
 def _reasons(unjudgeable: dict[str, int], most: int = 3) -> str:
     """Why items cannot be judged, the commonest reason first; counts where there is more than one."""
-    found = [(" ".join(_printable(why).split())[:100], count) for why, count in Counter(unjudgeable).most_common()]
+    found = [(" ".join(plain(why).split())[:100], count) for why, count in Counter(unjudgeable).most_common()]
     if len(found) == 1:
         return found[0][0]
     listed = [f"{why}: {count}" for why, count in found[:most]]
@@ -39,8 +41,3 @@ def unjudgeable_line(unjudgeable: dict[str, int]) -> str:
     """The same in a sentence."""
     count = sum(unjudgeable.values())
     return f"{count} item{'s' if count > 1 else ''} cannot be judged: {_reasons(unjudgeable)}"
-
-
-def _printable(text: str) -> str:
-    """A check's note may hold what a model wrote, and a terminal obeys control characters."""
-    return "".join(c if c.isprintable() else " " for c in text)

@@ -33,6 +33,7 @@ from selfdistill.page.svg import clean
 from selfdistill.records import Rewrite, Selected, read_records
 from selfdistill.report import (
     EXPLAINED,
+    NOTHING_COMPARED,
     difference_cell,
     difference_rows,
     gap_sentence,
@@ -77,6 +78,7 @@ def write_page(run: Path, report: dict[str, Any]) -> Path:
         differences=difference_rows(report["tasks"]),
         spread=spread_rows(report["tasks"]),
         overlap=overlap_lines(report),
+        nothing=NOTHING_COMPARED,
         unjudgeable=(unjudgeable_rows(report["tasks"]), UNJUDGEABLE),
         **_forest(report),
         **_distilled(run, report),
@@ -148,7 +150,11 @@ def _facts(report: dict[str, Any], manifest: dict[str, Any], recipe: dict[str, A
         ("training rows", f"{rows:,}", str(recipe.get("data", {}).get("path") or "")),
         ("rewrites kept", f"{100 * kept / rows:.0f} %" if rows else "not measured", f"{kept:,} of {rows:,} rows"),
         ("gap closed", closed, change),
-        ("tasks", str(len(report["tasks"])), f"{sum(items):,} items, every arm answers each" if items else ""),
+        (
+            "tasks",
+            str(len(report["tasks"])),
+            f"{sum(items):,} item{'s' if sum(items) > 1 else ''}, every arm answers each" if items else "",
+        ),
         (
             "finished",
             ended[:10] or str(manifest.get("status") or "not recorded"),
