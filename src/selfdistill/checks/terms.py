@@ -147,8 +147,8 @@ class Reader:
             elif token.kind in ("word", "name"):
                 if word in IRRATIONAL:
                     raise Unknown
-                if word in ("am", "pm", "a.m", "p.m") and not term.mark:
-                    term.mark = word.replace(".", "")
+                if (half := word.replace(".", "").replace(" ", "")) in ("am", "pm") and not term.mark:
+                    term.mark = half
                 elif token.kind == "name" and token.glued and not term.unit and word.rstrip("23") not in UNITS:
                     raise Unknown  # 2x3, 1h30
                 elif word == "in" and self.peek(1) is _END:
