@@ -183,7 +183,8 @@ def _unmarked(text: str) -> Value | None:
         if not blank:
             return None
         start += blank.end()
-    piece = _BOLD.sub(rf"**\1**{_STRONG}", _bounded(text, start, at + _MOST // 4))
+    piece = _bounded(text, start, at + _MOST // 4)
+    piece = _BOLD.sub(rf"**\1**{_STRONG}", piece) if "**" in piece else piece
     for sentence in reversed(_sentences(_LINES.sub("\n", plain(piece)))):
         found = without_asides(tokens(sentence))
         if (run := _last_run(found, _behind_bold(sentence, found))) is not None:

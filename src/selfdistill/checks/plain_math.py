@@ -77,9 +77,13 @@ def plain(text: str) -> str:
     text = text.replace("...", "…")
     text = _FEET.sub(r"\1 feet \2 inches", text)
     text = text.replace("<=", "≤").replace(">=", "≥").replace("!=", "≠")
-    text = _ARROW.sub(lambda m: " = " if m[0][0] in "=⇒⟹" else " → ", text)
+    if ">" in text or not text.isascii():
+        text = _ARROW.sub(lambda m: " = " if m[0][0] in "=⇒⟹" else " → ", text)
     text = _DASH.sub("-", text)
-    text = _PAUSE.sub(lambda m: m[0] if m[1].lower() in _NO_PAUSE else f"{m[1]} — ", text)  # "Answer - 18" is no -18
+    if " - " in text or "—" in text or "–" in text:
+        text = _PAUSE.sub(
+            lambda m: m[0] if m[1].lower() in _NO_PAUSE else f"{m[1]} — ", text
+        )  # "Answer - 18" is no -18
     return _CODE.sub(" ", text)
 
 
@@ -122,7 +126,8 @@ def _emphasis(text: str) -> str:
     powers = re.compile(r"(?<=[\d)])\*\*(?=[\d(-])")
     if (text.count("**") - len(powers.findall(text))) % 2 == 0:
         text = powers.sub("^", text)
-    text = _STARRED.sub("•", text).replace("**", "").replace("__", "").replace("`", "")
+    text = _STARRED.sub("•", text) if "* " in text else text
+    text = text.replace("**", "").replace("__", "").replace("`", "")
     return _LOW.sub("", _STAR.sub(_star, text))
 
 
