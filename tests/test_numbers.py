@@ -49,7 +49,7 @@ SAME = [
     ("2.5 million", ["2500000", "2,500,000", "2.5e6", "2.5 × 10^6", r"2.5 \times 10^{6}", "25 lakh", "$2.5M", "250万"]),
     ("1234567", ["1,234,567", "12,34,567", "1'234'567", "1_234_567", "1\u202f234\u202f567", r"1{,}234{,}567", "1.234.567"]),
     ("1234567.89", ["1.234.567,89", "1,234,567.89", "1 234 567,89".replace(" ", "\u2009")]),
-    ("-7", ["−7", "–7", "-$7", "$-7", "**-7**", "−$7", "Profit: – 7", "it is - 7", r"-\frac{14}{2}", "(-7)"]),
+    ("-7", ["−7", "–7", "-$7", "$-7", "**-7**", "−$7", "Profit: – 7", "it is - 7", "negative 7", "It is minus $7.", r"-\frac{14}{2}", "(-7)"]),
     ("8", ["2^3", "2**3", "2³", r"2^{3}", "The answer is 2^3 = 8."]),
     # several numbers
     ("10:30", ["It begins at 10:30.", "**10:30**"]),
@@ -92,7 +92,7 @@ def test_other_values_differ():
         ("100000000000000000000", "100000000000000000001"), ("0.10000000000000000001", "0.1"),
         ("The answer is 18 apples and 2 pears", "18 pears and 2 apples"), ("12 m²", "2"), ("H2O", "2"),
         ("The answer is:\n- 3\n- 4", "3"), ("Answer:\n* 3\n* 4", "3"), ("Answer:\n1. 3\n2. 4", "3"),
-        ("2 hours **30** minutes", "30"), ("3 -> 4", "4"), ("**3** or 4", "3"), ("The answer is 5(5)", "5"),
+        ("2 hours **30** minutes", "30"), ("3 -> 4", "4"), ("**3** or 4", "3"), ("minus 3", "3"), ("3 out of 4", "4"), ("3 remainder 4", "4"), ("The answer is 5(5)", "5"),
         ("x = 4, y = 3", "x = 3, y = 4"), ("10:05", "10:50"), ("3 of 4", "3"), ("1/3/2024", "1/2/2024"),
     ],
 )  # fmt: skip
@@ -107,7 +107,7 @@ def test_these_are_not_the_same(answer, reference):
         "The answer isn't 7.", "There are 7. Answer: twenty", r"7 but \boxed{}", r"\boxed{\text{no solution}}", "5x", "2x+3",
         r"\boxed{2\sqrt{3}}", r"\sqrt{2}", "2π", r"\boxed{2\pi}", r"\boxed{\infty}", r"\boxed{x^5}", "3 + 2i",
         "Die Antwort ist 3,5.", "1e999999999", "9^999999999", "10^10^10", "18/0", "GPT-4", "0.333...", r"0.\overline{3}",
-        r"\boxed{7!}", "The answer is x > 5", "x >= 5", "The answer is more than 5",
+        r"\boxed{7!}", "The answer is x > 5", "x >= 5", r"\boxed{5 \le x \le 6}", "5 squared", "The answer is 5 thirds.", "The answer is more than 5",
     ],
 )  # fmt: skip
 def test_these_are_no_answer(text):

@@ -244,7 +244,9 @@ def _belongs(found: list[Token], i: int) -> bool:
         return before is not None and before.kind in numeric
     if token.kind != "word" or before is None:
         return False
-    if word in DIRECT and before.kind in numeric:
+    if word in (*DIRECT, "r", "remainder") and before.kind in numeric:
+        return True
+    if word == "of" and before.text == "out" and i > 1 and found[i - 2].kind in numeric:
         return True
     if (word in UNITS or word in MONTHS) and before.kind in numeric:
         return True

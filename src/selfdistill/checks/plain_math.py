@@ -27,6 +27,7 @@ _TABLE = str.maketrans(_CHARACTERS)
 _RAISED = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+", strict=True))
 _RAISED_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺]+")
 _VULGAR = re.compile("[¼-¾⅐-⅞↉]")
+_MINUS = re.compile(r"\b(?:minus|negative)\s+(?=[$€£¥]?\.?\d)", re.I)
 _ARROW = re.compile(r"[-=]{1,3}>|[→⇒⟹⟶➜➔➡➞]\ufe0f?")
 _PAUSE = re.compile(r"([^\W\d_]{2,}) [-–—] (?=[$€£¥]?\.?\d)")
 _NO_PAUSE = ("is", "be", "was", "equals", "to", "from", "of", "by", "than", "and", "or", "at", "ist", "est", "es")
@@ -79,7 +80,7 @@ def plain(text: str) -> str:
     text = text.replace("<=", "≤").replace(">=", "≥").replace("!=", "≠")
     if ">" in text or not text.isascii():
         text = _ARROW.sub(lambda m: " = " if m[0][0] in "=⇒⟹" else " → ", text)
-    text = _DASH.sub("-", text)
+    text = _MINUS.sub("-", _DASH.sub("-", text))
     if " - " in text or "—" in text or "–" in text:
         text = _PAUSE.sub(
             lambda m: m[0] if m[1].lower() in _NO_PAUSE else f"{m[1]} — ", text
