@@ -41,6 +41,8 @@ SAME = [
     # arrows, dashes, bullets, display mathematics
     ("42", ["=> 42", "Answer -> 42", "Total ⇒ $42", "6 × 7 → 42", "Answer - 42", "Answer – **42**", "Total — $42"]),
     ("42", ["The answer is:\n- 42", "Final Answer:\n$$\n42\n$$", "the answer to this question: 42"]),
+    ("42", ["**42**\n\nLet me know if you want any of the 3 steps explained!", "She has 42. Would you like 2 more examples?",
+            "If you have 6 and take 7 of each you get 42."]),
     # units
     ("42", ["42 m^2", "42 m²", "42 km/h", "42kg", "$42/hour", "42 CO2", "42°", "42%", "USD 42", "42nd", r"42\text{ m}^{2}"]),
     # numbers

@@ -50,6 +50,11 @@ _NUMBERS = ("number", "whole", "bad")
 _STRONG = "\ue005"
 _BOLD = re.compile(r"\*\*([-−]?[$€£¥]?\d[^*:=\n]{0,40})\*\*(?!\s?[*:\d])")
 """A number that is set in bold in the last sentence is the answer; what else the sentence says is a remark."""
+_OFFER = re.compile(
+    r"\W*(?:please )?(?:let me know|feel free|would you like|i hope|if you (?:have|need|want) (?:any|more|other)\b)",
+    re.I,
+)
+"""How chat models end: what numbers such a sentence has are no answer."""
 _LINES = re.compile(r"\n\s*[-•*#>]+\s+")
 
 
@@ -186,6 +191,8 @@ def _unmarked(text: str) -> Value | None:
     piece = _bounded(text, start, at + _MOST // 4)
     piece = _BOLD.sub(rf"**\1**{_STRONG}", piece) if "**" in piece else piece
     for sentence in reversed(_sentences(_LINES.sub("\n", plain(piece)))):
+        if _OFFER.match(sentence):
+            continue
         found = without_asides(tokens(sentence))
         if (run := _last_run(found, _behind_bold(sentence, found))) is not None:
             return value_of_tokens(run)
