@@ -236,7 +236,7 @@ UNITS = [
     "f(", "(", "[", "{", F, '{"name"', '{"name":', '{"a":', 'f("', "f('", '"f("\n', "f(['", "a", "a.", "'''", 'f("""', "x=1;",
     "x:;", "\n", "```\n", " ", "f (\n", "<function=f>", "<tool_call>f", "<|tool_call>call:f{", "to=f ", "[TOOL_CALLS]f",
     '[{"f":{"a":1}},', "f(a=1, ", "for x in ", "#", "f(#", "f(a=“", "<a", "1. ", "def f(", "f(x)\nx=[\n", "\\", "f('\\",
-    "f(lambda:", "<parameter=a>", "[f(a=1),", "{'", "f(a=-", "f(**{", "f(a=x.", "Action: f ", "not f(",
+    "f(lambda:", "<parameter=a>", "a-", "[f(a=1),", "{'", "f(a=-", "f(**{", "f(a=x.", "Action: f ", "not f(",
 ]  # fmt: skip
 
 

@@ -21,6 +21,7 @@ BYTES = random.Random(1).randbytes(300)
 DAMAGED = {
     "the call again and again": "f(a=1)\n" * 30,
     "brackets": "f(a=1" + ")" * 60,
+    "a number before the answer": "18 " * 60 + "The answer is 18.",
     "lines": "f(a=1)" + "\n" * 40,
     "fences": "```\nf(a=1)\n```\nNote: it is right and good to go.\n" + "```\n" * 60,
     "exclamation marks": "Great" + "!" * 50,

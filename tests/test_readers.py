@@ -472,6 +472,23 @@ def test_a_broken_file_is_no_bad_row(tmp_path):
     assert "all 2 rows are bad" in refused(path, skip_bad=True) and "no columns that are understood" in refused(path)
 
 
+@pytest.mark.parametrize("numbers", [(0, 2), (1, 2), (2, 3)])
+def test_a_missing_shard_is_named(tmp_path, numbers):
+    for number in numbers:
+        (tmp_path / f"train-{number:05}-of-00003.jsonl").write_text(lines(ROWS[:1]))
+    missing = min({0, 1, 2, 3} - {0 if 3 in numbers else 3} - set(numbers))
+    assert f"{tmp_path}: shard {missing} of 3 is missing" in refused(tmp_path)
+
+
+def test_a_broken_line_is_a_bad_row(tmp_path):
+    path = tmp_path / "d.jsonl"
+    path.write_text(lines(ROWS[:1]) + "{oops\n[1]\n" + lines(ROWS[1:2]))
+    assert f"{path}, line 2: broken JSON" in refused(path)
+    examples, text, notes = told(path, skip_bad=True)
+    assert examples == read(write_jsonl(tmp_path / "good.jsonl", ROWS[:2]))
+    assert [where for where, _ in notes.skipped] == [f"{path}, line 2", f"{path}, line 3"] and "broken JSON" in text
+
+
 def test_a_sample_is_drawn_from_the_good_rows_and_the_bad_ones_are_told_once(tmp_path):
     rows = [talk(f"q{i}", "a" if i % 3 else "") for i in range(30)]
     path = write_jsonl(tmp_path / "d.jsonl", rows)

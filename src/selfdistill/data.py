@@ -154,7 +154,7 @@ def _convert(
     convert = _Conversion(settings, task, need_response, adapt, notes)
     good = False
     try:
-        for where, row in rows(settings):
+        for where, row in rows(settings, notes.skip if settings.skip_bad else None):
             try:
                 example = convert(row, where)
             except UserError as error:

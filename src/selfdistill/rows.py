@@ -11,7 +11,7 @@ import csv
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +31,27 @@ _ROW_COLUMNS = {"prompt", "instruction", "question"}
 _TURN_KEYS = {"role", "from"}
 
 
-def rows(settings: DataSettings) -> Iterator[tuple[str, Row]]:
-    """("file, line k", row) for every row of a file, folder or hub dataset. Raises UserError for what cannot be
-    read."""
+Bad = Callable[[str, UserError], None]
+"""Takes where a row is that cannot be read, and why."""
+
+
+def rows(settings: DataSettings, bad: Bad | None = None) -> Iterator[tuple[str, Row]]:
+    """("file, line k", row) for every row of a file, folder or hub dataset. Lines of JSON that cannot be read go to
+    `bad`. Raises UserError for them where there is none, for a last line that is cut off, and for all else that cannot
+    be read."""
     path = Path(settings.path)
     if not path.exists():
         yield from _hub_rows(settings)
     elif not path.is_dir():
-        yield from _file_rows(path, settings)
+        yield from _file_rows(path, settings, bad)
     elif (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         yield from _saved_rows(path, settings.split)
     else:
         for file in shards(path, settings.split, settings.config):
-            yield from _file_rows(file, settings)
+            yield from _file_rows(file, settings, bad)
 
 
-def _file_rows(path: Path, settings: DataSettings) -> Iterator[tuple[str, Row]]:
+def _file_rows(path: Path, settings: DataSettings, bad: Bad | None = None) -> Iterator[tuple[str, Row]]:
     if path.stat().st_size == 0:
         raise UserError(f"{path}: empty file. Expected rows.")
     refuse_pointer(path)
@@ -56,7 +61,7 @@ def _file_rows(path: Path, settings: DataSettings) -> Iterator[tuple[str, Row]]:
     elif suffix in (".csv", ".tsv"):
         yield from _csv_rows(path, "\t" if suffix == ".tsv" else ",")
     elif suffix in (".json", ".jsonl", ".ndjson"):
-        yield from _json_rows(path, settings)
+        yield from _json_rows(path, settings, bad)
     else:
         raise UserError(f"{path}: unknown kind of file. Expected {', '.join(KINDS)}, also packed (.gz, .zst).")
 
@@ -64,7 +69,7 @@ def _file_rows(path: Path, settings: DataSettings) -> Iterator[tuple[str, Row]]:
 # --- JSON --------------------------------------------------------------------------------------------------------
 
 
-def _json_rows(path: Path, settings: DataSettings) -> Iterator[tuple[str, Row]]:
+def _json_rows(path: Path, settings: DataSettings, bad: Bad | None) -> Iterator[tuple[str, Row]]:
     """One array, one object that holds an array or is the only row, or a row a line; whatever the ending says."""
     number, unit = 0, "line"
     try:
@@ -81,8 +86,16 @@ def _json_rows(path: Path, settings: DataSettings) -> Iterator[tuple[str, Row]]:
                     yield _object(row, f"{path}, {f'{held} ' if held else ''}row {number}")
                 return
             for number, line in enumerate(file, 1):
-                if not line.isspace():
-                    yield _object(_decoded(line), f"{path}, line {number}")
+                where = f"{path}, line {number}"
+                try:
+                    row = None if line.isspace() else _object(_decoded(line), where)
+                except (ValueError, RecursionError, UserError) as error:
+                    if bad is None or not line.endswith("\n"):  # the file is cut off: more is missing
+                        raise
+                    bad(where, error if isinstance(error, UserError) else UserError(f"{where}: broken JSON ({error})."))
+                    continue
+                if row:
+                    yield row
     except json.JSONDecodeError as error:
         at = number if unit == "line" and number else error.lineno
         raise UserError(f"{path}, line {at}: broken JSON ({error.msg}, column {error.colno}).") from None

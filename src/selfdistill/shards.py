@@ -15,6 +15,7 @@ from selfdistill.files import kind
 KINDS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow")
 """Endings of files that hold rows."""
 
+_NUMBERED = re.compile(r"(?<!\d)(\d{1,5})[-_]of[-_](\d{1,5})$")
 _ABOUT = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "metadata.json"}
 """What lies beside the rows and tells of them."""
 
@@ -45,13 +46,28 @@ def shards(folder: Path, split: str, config: str | None) -> list[Path]:
         groups.setdefault(_prefix(file), []).append(file)
     splits = {name: found for name, found in groups.items() if _names_a_split(name)}
     if not splits:
-        return files
+        return _complete(folder, files)
     if other := [f.name for name in groups.keys() - splits.keys() for f in groups[name]]:
         raise UserError(f"{folder}: {sorted(other)[0]} belongs to no split, others do. Name one file, or move it.")
     wanted = [name for name in splits if name == split] or [n for n in splits if _same(n, split)]
     if len(wanted) != 1:
         raise UserError(f"{folder}: split {split!r} is not one of those there: {', '.join(sorted(splits))}. Name one.")
-    return splits[wanted[0]]
+    return _complete(folder, splits[wanted[0]])
+
+
+def _complete(folder: Path, files: list[Path]) -> list[Path]:
+    """The files. Raises UserError where their names count more (train-00000-of-00003) than there are."""
+    numbers: dict[int, set[int]] = {}
+    for file in files:
+        if named := _NUMBERED.search(file.name[: file.name.index(kind(file))]):
+            numbers.setdefault(int(named[2]), set()).add(int(named[1]))
+    for all_of_them, there in numbers.items():
+        first = 1 if all_of_them in there else 0
+        if missing := set(range(first, first + all_of_them)) - there:
+            raise UserError(
+                f"{folder}: shard {min(missing)} of {all_of_them} is missing. Fetch it, or name the files one by one."
+            )
+    return files
 
 
 def _data_files(folder: Path) -> list[Path]:

@@ -50,7 +50,7 @@ _TOKEN = re.compile(
     r"|(?<![=\w&/])\#[^\n]*+|[()\[\]{}]",
     re.DOTALL,
 )
-_PYTHON = r"(?<!\w)(?<![\w)\]}\"'`]\.)(?<!\bdef )(?<!\bclass )([^\W\d]\w*+(?:[.-]\w++)*+)\s*+\("
+_PYTHON = r"(?<!\w)(?<![\w)\]}\"'`]\.)(?<!\bdef )(?<!\bclass )([^\W\d]\w*+(?:[.-]\w++){0,30}+)\s*+\("
 _JSON = re.compile(r"\{(?=\s*+[\"'“])|\[(?=\s*+[\[{])")
 _START = re.compile(
     rf"(?P<json_header>{JSON_HEADER.pattern})|(?P<tags>{TAGS_HEADER.pattern})|(?P<gemma>{GEMMA_HEADER.pattern})"

@@ -119,6 +119,7 @@ _ODD_PAIR = re.compile(
     r"\b(?:the|an) (?:of|and|is|was|are|the|an?|or|to|with|from|for|in|that|this)\b"
     r"|\b(?:of|into|from|with|and|to) (?:of|and|is|was|are|or)\b|\b(?:is|are|was) (?:of|and|is|are|was)\b"
 )
+_STUTTER = re.compile(r"(?<!\S)(?=\S{0,29}\w)(\S{1,30})(?:\s+\1(?!\S)){49}")  # a word fifty times, wherever it stands
 _FILLERS = "-=_.*#~|"  # of rules, tables, blanks to fill in
 
 
@@ -144,6 +145,7 @@ def _broken(text: str) -> bool:
     return (
         (len(text) > 12 and incoherent(text))
         or _ends_in_signs(text)
+        or _STUTTER.search(text) is not None
         or _counts_on(text)
         or _garbage(text)
         or _lone_signs(text)

@@ -19,15 +19,18 @@ _MOST = 600
 """Characters of a phrase that are read. A phrase that is longer is cut at its last blank before."""
 _USUAL = ("####", "answer is", "answer is:", "answer:")
 
-_VERB = r"(?:is|=|:|would\s+be|should\s+be|must\s+be|will\s+be|was|equals)"
+_VERB = r"(?:=|:|\b(?:is|would\s+be|should\s+be|must\s+be|will\s+be|was|equals))"
 _ABOUT = r"(?:\s+(?:to|for|of)\s+[^.:=\n\d]{1,60}?)?"
 _MARK = re.compile(
-    rf"(?:answer|ans|solution){_ABOUT}\s*{_VERB}(?!\w)\s*[:=]?|answer\s*(?=\n)|answer\s+(?=isn't|cannot|can't)"
+    rf"(?:answer|ans|solution){_ABOUT}\s*{_VERB}(?!\w)(?:\s*[:=])?|answer\s*(?=\n)|answer\s+(?=isn't|cannot|can't)"
     r"|ans\s*[.:=]"
     r"|(?:antwort|réponse|respuesta|risposta|resposta|antwoord|odpowiedź|svar|ответ|cevap|jawaban|الجواب|الإجابة|उत्तर)"
     r"\s*(?:\w{1,12}\s+)?(?:ist|est|es|è|é|is|jest|är|er|adalah|هو|هي|है|это|[:=])?\s*[:=-]?"
     r"|(?:答案|答え|答|정답|답)\s*(?:应该)?(?:是|为|為|は|:|=|은|는)?\s*:?",
     re.IGNORECASE,
+)
+_ASKED = re.compile(
+    r"\b(?:convert|express|round|write|check|verify|find|get|give)\w*\s+(?:the|our|this|that)\s+$", re.I
 )
 _WORDS = (
     "answer", "ans:", "ans.", "ans =", "antwort", "réponse", "respuesta", "risposta", "resposta", "antwoord",
@@ -35,8 +38,23 @@ _WORDS = (
 )  # fmt: skip
 _NUMBERLIKE = re.compile(r"\d|[²³¹⁰-⁹¼-¾⅐-⅞]")
 _STARTS = re.compile(r"\s*[-+(\[{$€£¥\ue000\ue003]*\s*[-$]?\s*[.\d\ue000]")
-_SENTENCE = re.compile(r"\n|[!?]+(?=[\s\"')]|$)|[。！？।]|(?<!\b[A-E])(?<!approx)(?<!\bca)(?<!\bRs)(?<!\bNo)\.(?=\s|$)")
+_SENTENCE = re.compile(
+    r"\n|[!?]+(?=[\s\"')]|$)|[。！？।]|(?<!\b[A-E])(?<!approx)(?<!\bca)(?<!\bRs)(?<!\bNo)(?<![AaPp]\.[Mm])"
+    r"(?<!\d [AaPp])\.(?=\s|$)"
+)
 _BULLET = re.compile(r"(?:[-*•#>]+\s+|\s+)+")
+_ITEM = re.compile(r"[ \t]*(?:[-*•]|\d{1,2}[.)])[ \t]+")
+_LIST = re.compile(rf"(?:{_ITEM.pattern}.*(?:\n|$)){{2,}}")
+_BEFORE = re.compile(r"(?:\s|\$\$)+")
+_NUMBERS = ("number", "whole", "bad")
+_STRONG = "\ue005"
+_BOLD = re.compile(r"\*\*([-−]?[$€£¥]?\d[^*:=\n]{0,40})\*\*(?!\s?[*:\d])")
+"""A number that is set in bold in the last sentence is the answer; what else the sentence says is a remark."""
+_OFFER = re.compile(
+    r"\W*(?:please )?(?:let me know|feel free|would you like|i hope|if you (?:have|need|want) (?:any|more|other)\b)",
+    re.I,
+)
+"""How chat models end: what numbers such a sentence has are no answer."""
 _LINES = re.compile(r"\n\s*[-•*#>]+\s+")
 
 
@@ -123,6 +141,8 @@ def _behind(text: str, at: int) -> str | None:
     if not mark or not mark[0]:
         return None
     rest = read[mark.end() :]
+    if mark[0].rstrip().endswith(":") and _ASKED.search(text, max(0, at - 40), at):
+        return None  # "convert the answer to weeks: 28 / 7 = 4"
     if not text[:at].strip(" \n*#_") and mark[0].rstrip().endswith(":") and _is_prose(rest):
         return None  # "Answer: Janet sells 16 - 7 = 9 eggs. She ...": what follows is the whole response
     return _first(rest)
@@ -135,9 +155,14 @@ def _is_prose(rest: str) -> bool:
 
 def _first(rest: str) -> str:
     """The first sentence that says something."""
-    rest = rest.lstrip()
+    begin = _BEFORE.match(rest)
+    rest, on_its_line = rest[begin.end() :] if begin else rest, bool(begin and "\n" in begin[0])
+    if on_its_line and (listed := _LIST.match(rest)):
+        items = [_ITEM.sub("", line, count=1) for line in listed[0].splitlines()]
+        if all(_STARTS.match(item) for item in items):
+            return ", ".join(items)
     bullet = re.match(r"[-*•#>]+\s+", rest)
-    rest = rest[bullet.end() :] if bullet and not bullet[0].startswith("-") else rest
+    rest = rest[bullet.end() :] if bullet and (on_its_line or not bullet[0].startswith("-")) else rest
     end = _SENTENCE.search(rest)
     return rest[: end.start()] if end else rest
 
@@ -163,10 +188,13 @@ def _unmarked(text: str) -> Value | None:
         if not blank:
             return None
         start += blank.end()
-    read = plain(_bounded(text, start, at + _MOST // 4))
-    for sentence in reversed(_sentences(_LINES.sub("\n", read))):
+    piece = _bounded(text, start, at + _MOST // 4)
+    piece = _BOLD.sub(rf"**\1**{_STRONG}", piece) if "**" in piece else piece
+    for sentence in reversed(_sentences(_LINES.sub("\n", plain(piece)))):
+        if _OFFER.match(sentence):
+            continue
         found = without_asides(tokens(sentence))
-        if (run := _last_run(found)) is not None:
+        if (run := _last_run(found, _behind_bold(sentence, found))) is not None:
             return value_of_tokens(run)
     return None
 
@@ -175,12 +203,25 @@ def _sentences(text: str) -> list[str]:
     return _SENTENCE.split(text)
 
 
-def _last_run(found: list[Token]) -> list[Token] | None:
-    """The last number and what belongs to it, to both sides; None where there is none but those said not to be it."""
+def _behind_bold(sentence: str, found: list[Token]) -> int:
+    """How many of the numbers found stand behind the bold one; none where that leads on to a result."""
+    before, strong, after = sentence.rpartition(_STRONG)
+    if not strong or any(token.kind == "relation" for token in tokens(after)):
+        return 0
+    upto = without_asides(tokens(before))
+    return max(0, sum(token.kind in _NUMBERS for token in found) - sum(token.kind in _NUMBERS for token in upto))
+
+
+def _last_run(found: list[Token], behind: int) -> list[Token] | None:
+    """The last number but those `behind` it, and what belongs to it, to both sides; None where there is none but those
+    said not to be it."""
     end = len(found)
     while end:
         end -= 1
-        if found[end].kind not in ("number", "whole", "bad"):
+        if found[end].kind not in _NUMBERS:
+            continue
+        if behind:
+            behind -= 1
             continue
         start = end
         while start and _belongs(found, start - 1):
@@ -210,7 +251,9 @@ def _belongs(found: list[Token], i: int) -> bool:
         return before is not None and before.kind in numeric
     if token.kind != "word" or before is None:
         return False
-    if word in DIRECT and before.kind in numeric:
+    if word in (*DIRECT, "r", "remainder") and before.kind in numeric:
+        return True
+    if word == "of" and before.text == "out" and i > 1 and found[i - 2].kind in numeric:
         return True
     if (word in UNITS or word in MONTHS) and before.kind in numeric:
         return True

@@ -27,6 +27,10 @@ _TABLE = str.maketrans(_CHARACTERS)
 _RAISED = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+", strict=True))
 _RAISED_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺]+")
 _VULGAR = re.compile("[¼-¾⅐-⅞↉]")
+_MINUS = re.compile(r"\b(?:minus|negative)\s+(?=[$€£¥]?\.?\d)", re.I)
+_ARROW = re.compile(r"[-=]{1,3}>|[→⇒⟹⟶➜➔➡➞]\ufe0f?")
+_PAUSE = re.compile(r"([^\W\d_]{2,}) [-–—] (?=[$€£¥]?\.?\d)")
+_NO_PAUSE = ("is", "be", "was", "equals", "to", "from", "of", "by", "than", "and", "or", "at", "ist", "est", "es")
 _DASH = re.compile(r"(?<![\w)\]%])[–—](?=\s?[$€£¥]?\.?\d)")  # a minus; behind a word or a number it is a dash
 
 _SYMBOLS = {
@@ -52,6 +56,7 @@ _SUP = re.compile(r"<sup>(.*?)</sup>|\^\s*\{([^{}]*)\}", re.S)
 _TAG = re.compile(r"</?[A-Za-z][^<>]{0,60}>")
 _SUBSCRIPT = re.compile(r"(?<=[A-Za-z])_(?:\{[^{}]*\}|\w)(?!\w)|<sub>.*?</sub>", re.S)
 _STAR = re.compile(r"(?P<left>[\w)\]}%]?)(?P<a>[ ]?)\*(?P<b>[ ]?)(?=(?P<right>[\w(\[.$\\-]?))")
+_STARRED = re.compile(r"(?m)^[ \t]*\*(?=[ \t])")
 _LOW = re.compile(r"(?<!\d)_+|_+(?!\d)")
 _FEET = re.compile(r"(\d)\s?'\s?(\d{1,2}(?:\.\d+)?)\s?(?:\"|'')")
 _CODE = re.compile(
@@ -72,7 +77,15 @@ def plain(text: str) -> str:
     text = _emphasis(_TAG.sub("", text))
     text = text.replace("...", "…")
     text = _FEET.sub(r"\1 feet \2 inches", text)
-    return _CODE.sub(" ", _DASH.sub("-", text))
+    text = text.replace("<=", "≤").replace(">=", "≥").replace("!=", "≠")
+    if ">" in text or not text.isascii():
+        text = _ARROW.sub(lambda m: " = " if m[0][0] in "=⇒⟹" else " → ", text)
+    text = _MINUS.sub("-", _DASH.sub("-", text))
+    if " - " in text or "—" in text or "–" in text:
+        text = _PAUSE.sub(
+            lambda m: m[0] if m[1].lower() in _NO_PAUSE else f"{m[1]} — ", text
+        )  # "Answer - 18" is no -18
+    return _CODE.sub(" ", text)
 
 
 def _ascii_numbers(text: str) -> str:
@@ -114,6 +127,7 @@ def _emphasis(text: str) -> str:
     powers = re.compile(r"(?<=[\d)])\*\*(?=[\d(-])")
     if (text.count("**") - len(powers.findall(text))) % 2 == 0:
         text = powers.sub("^", text)
+    text = _STARRED.sub("•", text) if "* " in text else text
     text = text.replace("**", "").replace("__", "").replace("`", "")
     return _LOW.sub("", _STAR.sub(_star, text))
 

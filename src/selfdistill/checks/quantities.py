@@ -41,11 +41,15 @@ def value_of_tokens(found: Sequence[Token]) -> Value | None:
     if (several := _assignments(found)) is not None:
         return several or None
     parts: list[list[Token]] = [[]]
+    turns = []
     for token in found:
         if token.kind == "relation":
+            turns += [len(parts)] if token.text == "→" else []
             parts.append([])
         else:
             parts[-1].append(token)
+    if any(_changes(_part(parts[turn - 1]), _part(parts[turn])) for turn in turns):
+        return None
     stated = [_part(part) for part in parts if part]
     plain = [value for value, is_plain in stated if is_plain and value is not None]
     if stated and len(stated) > 1 and plain:  # 3 + 4 = 7, 7 = 3 + 4: the side that leaves nothing to do
@@ -53,8 +57,14 @@ def value_of_tokens(found: Sequence[Token]) -> Value | None:
     return stated[-1][0] if stated else None
 
 
+def _changes(before: tuple[Value | None, bool], after: tuple[Value | None, bool]) -> bool:
+    """Whether an arrow leads from one value to another: 3 → 4, but not 3 + 1 → 4."""
+    return before[1] and after[1] and before[0] != after[0]
+
+
 def without_asides(found: Sequence[Token]) -> list[Token]:
-    """Without what stands in brackets and has words: "(or 1800 cents)". Unless nothing else has a number."""
+    """Without what stands in brackets and has words, "(or 1800 cents)", or says the same again, "0.5 (1/2)". Unless
+    nothing else has a number."""
     opened: list[int] = []
     asides: list[tuple[int, int]] = []
     for i, token in enumerate(found):
@@ -63,7 +73,9 @@ def without_asides(found: Sequence[Token]) -> list[Token]:
         elif token.kind == "close" and opened:
             start = opened.pop()
             inner = found[start + 1 : i]
-            if any(t.kind in ("word", "name", "relation") for t in inner) or (start and not inner):
+            apart = start > 0 and not found[start].glued
+            again = apart and len(inner) == 1 and inner[0].value == found[start - 1].value is not None
+            if any(t.kind in ("word", "name", "relation") for t in inner) or (start and not inner) or again:
                 asides.append((start, i))
     if opened and _has(found[: opened[0]], *_NUMBERS) and _has(found[opened[0] :], "word", "name"):
         asides.append((opened[0], len(found)))  # cut off inside of a remark

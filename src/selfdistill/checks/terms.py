@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from selfdistill.checks.plain_math import SET
 from selfdistill.checks.tokens import Token
-from selfdistill.checks.words import DIRECT, IRRATIONAL, JOINED, MONTHS, REMARKS, SCALES, SHORT_SCALES, UNITS
+from selfdistill.checks.words import DIRECT, IRRATIONAL, JOINED, MONTHS, NO_UNITS, REMARKS, SCALES, SHORT_SCALES, UNITS
 
 _DEEPEST = 20
 _MOST_BITS = 4096
@@ -76,6 +76,8 @@ class Reader:
             return "-" if self.starts() else None
         if token.text in (":", "<", ">", "≤", "≥", "≠", "±", "|") and token.kind == "sign":
             self.at += 1
+            if token.text in "<>≤≥≠" and self.peek().kind == "variable":
+                raise Unknown  # 3 ≤ x
             return token.text if self.starts() else None
         joining = word in (JOINED if last.unit else DIRECT)
         if joining and token.kind in ("word", "variable"):
@@ -145,10 +147,10 @@ class Reader:
                 self.at += 2
                 term.unit = term.unit or "/"
             elif token.kind in ("word", "name"):
-                if word in IRRATIONAL:
+                if word in IRRATIONAL or (word in NO_UNITS and not term.unit):
                     raise Unknown
-                if word in ("am", "pm", "a.m", "p.m") and not term.mark:
-                    term.mark = word.replace(".", "")
+                if (half := word.replace(".", "").replace(" ", "")) in ("am", "pm") and not term.mark:
+                    term.mark = half
                 elif token.kind == "name" and token.glued and not term.unit and word.rstrip("23") not in UNITS:
                     raise Unknown  # 2x3, 1h30
                 elif word == "in" and self.peek(1) is _END:

@@ -99,10 +99,13 @@ _NO_BLANKS = re.compile(
 )
 _HANGUL = re.compile("[\u1100-\u11ff\u3130-\u318f\uac00-\ud7a3]")
 # Before a number: the rest of a number, the base of a power.
-_NUMBER_BEFORE = re.compile(r"(?<=\d[.,:/])|(?<=\^)|(?<=\.)(?<![^\W\d]\.)|(?<=-[$€£¥])|(?<=\d )(?=\d+/\d)")
+_NUMBER_BEFORE = re.compile(
+    r"(?<=\d[.,:/])|(?<=\^)|(?<=\.)(?<![^\W\d]\.)|(?<=-[$€£¥])|(?<=\d )(?=\d+/\d)"
+    r"|(?<=\d')(?=\d{3}(?!\d))|(?<=\d )(?<!\d{4} )(?=\d{3}(?!\d))|(?<=\}\{)"
+)
 _NUMBER_AFTER = re.compile(
-    r"[.,:/]\d|\^|(?<!\d{4}) \d{3}(?!\d)| \d+/\d"
-    r"| ?(?:[%‰]|(?:percent|per cent|dozen|hundred|thousand|[mbtr]+illion)\b)"
+    r"[.,:/]\d|\^|⁄|'\d{3}(?!\d)|\}\{|\\%|[万萬亿億兆千百]| ?[¼-¾⅐-⅞]| ?[×x] ?10[\^⁰¹²³⁴-⁹]"
+    r"|(?<!\d{4}) \d{3}(?!\d)| \d+/\d| ?(?:[%‰]|(?:percent|per cent|bn|dozen|hundred|thousand|[mbtr]+illion)\b)"
 )
 _WORD_AFTER = re.compile(r"'t\b|\+\+|[+#](?!\w)")  # "can" is not in "can't", "C" not in "C++", "C#"
 
@@ -114,10 +117,10 @@ def _numbers_plain(text: str) -> str:
 
 
 def _contains(text: str, wanted: str) -> bool:
-    if _occurs(text, wanted):
-        return True
     bare = _bare(text) if "*" in text or "_" in text or "~~" in text else text
     strong = wanted.strip("*")
+    if _occurs(text, wanted) and (bare == text or not wanted.isdecimal()):  # 3 is not in **3**.5
+        return True
     return (bare != text or strong != wanted) and bool(strong) and _occurs(bare, strong)
 
 

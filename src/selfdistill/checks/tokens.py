@@ -32,8 +32,8 @@ _TOKEN = re.compile(
   | (?P<name>[A-Za-z]+(?:-?\d[A-Za-z\d]*)+(?:[.]\d+)?)
   | (?P<date>\d{{4}}-\d{{1,2}}-\d{{1,2}}(?![\d-]))
   | (?P<number>\.?\d+(?:[.,'_{THIN}]\d+)*)(?P<power>[eE][-+]?\d+(?![A-Za-z\d]))?
-  | (?P<word>i\.e|e\.g|[^\W\d_]+(?:'[^\W\d_]+)*|\\[A-Za-z]+)
-  | (?P<relation>[=≈])
+  | (?P<word>i\.e|e\.g|[AaPp]\.\s?[Mm](?![^\W\d_])|[^\W\d_]+(?:'[^\W\d_]+)*|\\[A-Za-z]+)
+  | (?P<relation>[=≈→])
   | (?P<open>[(\[{SET}])
   | (?P<close>[)\]{SET_END}])
   | (?P<money>[$€£¥₹₽₩₫฿₪])

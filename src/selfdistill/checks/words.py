@@ -23,6 +23,8 @@ DIRECT = _set("of in by per versus vs out and or to through till until und oder 
 JOINED = _set("and or by to through till until und oder et ou plus")
 """These do so behind a unit, too: "3 apples or 4 apples"."""
 IRRATIONAL = _set("sqrt root log ln sin cos tan cot sec csc exp pi infinity infinite infty oo nan")
+NO_UNITS = _set("squared cubed factorial halves thirds fourths fifths sixths eighths tenths hundredths thousandths")
+"""Right behind a number these change its value; behind a unit they belong to that."""
 VARIABLES = frozenset("abceijknpqruvwxyz")
 """Letters that are no unit when glued to a number: 5x, 2ab. Not g, h, l, m, s, t and their like."""
 SCALES = {
