@@ -319,7 +319,7 @@ def test_tracebacks_are_shown_only_on_demand(raised, line):
 import sys
 from selfdistill import cli, rows
 from selfdistill.errors import UserError
-def broken(settings):
+def broken(*arguments, **options):
     try:
         int("the cause http://me:secret@host/")
     except ValueError:
