@@ -21,7 +21,7 @@ from typing import Any
 from selfdistill.config import DataSettings
 from selfdistill.conversations import conversation, listed, missing, text_of, whole
 from selfdistill.errors import UserError
-from selfdistill.notes import Notes, watch, watch_control
+from selfdistill.notes import WATCHED, Notes, watch, watch_control
 from selfdistill.records import Example, Turn, content_id, parse
 from selfdistill.rows import CONVERSATIONS, rows
 from selfdistill.sources import Row, locate
@@ -33,6 +33,7 @@ PAIRS = (
 """Column pairs that are understood without being named."""
 
 SYSTEMS = ("system", "system_prompt")
+_SYSTEMS = frozenset(SYSTEMS)
 
 INPUTS = ("input", "context")
 """Columns that belong behind an `instruction`, as Alpaca and Dolly have them."""
@@ -192,7 +193,7 @@ class _Conversion:
 
     def __call__(self, row: Row, where: str) -> Example | None:
         """The row's example; None for a row that its source knows to hold none. Raises UserError for a bad row."""
-        if row.keys() >= _OWN and isinstance(row["prompt"], list):  # examples.jsonl
+        if "reference" in row and row.keys() >= _OWN and isinstance(row["prompt"], list):  # examples.jsonl
             if row.get("meta"):
                 whole(json.dumps(row["meta"], ensure_ascii=False, default=str), where)
             return parse(row, Example, where)
@@ -205,9 +206,10 @@ class _Conversion:
         said: set[str] = set()
         prompt, reference = self.read(_Row(adapted, self.names, where, self.need_response, said.add))
         example = _example(adapted, prompt, reference, self.task, self.names, where)
-        used = (*self.names.values(), *(INPUTS if self.names.get("prompt") == "instruction" else ()))
-        watch(adapted, used, where, self.notes)
-        for remark in sorted(said):
+        if not WATCHED.isdisjoint(adapted):
+            used = (*self.names.values(), *(INPUTS if self.names.get("prompt") == "instruction" else ()))
+            watch(adapted, used, where, self.notes)
+        for remark in sorted(said) if said else ():
             self.notes.add(remark, where)
         return example
 
@@ -279,9 +281,11 @@ class _Row:
 
     def text(self, column: str, empty: bool = False) -> str:
         """A column as text. Numbers are taken as text; anything else is refused."""
+        value = self.values.get(column)
+        if type(value) is str and value.isascii() and value and not value.isspace():  # as most are
+            return value
         if column not in self.values:
             raise UserError(f"{self.where}: no column {column!r}. {_found(self.values)}")
-        value = self.values[column]
         if missing(value):
             value = ""
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -298,6 +302,8 @@ class _Row:
 
     def system(self) -> str:
         """The system text that stands in a column; "" without one."""
+        if "system" not in self.names and _SYSTEMS.isdisjoint(self.values):
+            return ""
         columns = [self.names["system"]] if "system" in self.names else []
         columns = columns or [c for c in SYSTEMS if c in self.values and c not in self.names.values()]
         texts = {text for column in columns if (text := self._joined(column)).strip()}
@@ -327,7 +333,8 @@ def _pair(row: _Row) -> tuple[list[Turn], str]:
         return conversation(messages, row.system(), row.where, row.need_response, row.note)
     system = row.system()
     turns = [Turn(role="system", content=system)] if system else []
-    turns += _history(row.values.get(row.names.get("history", "history")), row.where)
+    if history := row.values.get(row.names.get("history", "history")):
+        turns += _history(history, row.where)
     question = row.text(prompt)
     for column in INPUTS if prompt == "instruction" else ():
         if column in row.values and (extra := row.text(column, empty=True)).strip():
@@ -363,7 +370,7 @@ def _example(row: Row, prompt: list[Turn], reference: str, task: str, columns: d
     program = ("code", "entry_point") if {"tests", "entry_point"} <= row.keys() else ()
     for key in ("tests", "contains", *program):
         value = row.get(columns.get(key, key))
-        if not missing(value):
+        if value is not None and not missing(value):
             value = listed(value) if key in ("tests", "contains") else value
             texts: list[Any] = value if isinstance(value, list) else [value]
             if not all(isinstance(text, (str, int, float)) and not isinstance(text, bool) for text in texts):

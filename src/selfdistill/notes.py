@@ -32,7 +32,7 @@ UNUSED = (
 LABELS = ("label", "kto_tag")
 """Columns that say in preference sets whether an answer is a good one."""
 
-_WATCHED = {*MEDIA, *UNUSED, *LABELS}
+WATCHED = {*MEDIA, *UNUSED, *LABELS}
 
 CONTROL = re.compile(
     r"<\|[A-Za-z][\w-]*\|>|<｜[^｜<>]{1,40}｜>|\[/?INST\]|<</?SYS>>|</s>|<(?:start|end)_of_turn>|<[be]os>"
@@ -87,9 +87,7 @@ def watch(row: Row, used: Iterable[str], where: str, notes: Notes) -> None:
 
     Raises UserError for those without which training on the row would be wrong.
     """
-    if _WATCHED.isdisjoint(row):
-        return
-    for column in _WATCHED.intersection(row).difference(used):
+    for column in WATCHED.intersection(row).difference(used):
         value = row[column]
         if column in LABELS:
             if value is False or (isinstance(value, str) and value.strip().lower() == "false"):

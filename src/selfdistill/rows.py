@@ -71,7 +71,7 @@ def _file_rows(path: Path, settings: DataSettings, bad: Bad | None = None) -> It
 
 def _json_rows(path: Path, settings: DataSettings, bad: Bad | None) -> Iterator[tuple[str, Row]]:
     """One array, one object that holds an array or is the only row, or a row a line; whatever the ending says."""
-    number, unit = 0, "line"
+    number, unit, name = 0, "line", str(path)
     try:
         first = _first_character(path)
         held = _holder(path, settings) if first == "{" else None
@@ -86,7 +86,7 @@ def _json_rows(path: Path, settings: DataSettings, bad: Bad | None) -> Iterator[
                     yield _object(row, f"{path}, {f'{held} ' if held else ''}row {number}")
                 return
             for number, line in enumerate(file, 1):
-                where = f"{path}, line {number}"
+                where = f"{name}, line {number}"
                 try:
                     row = None if line.isspace() else _object(_decoded(line), where)
                 except (ValueError, RecursionError, UserError) as error:

@@ -24,14 +24,10 @@ from selfdistill.checks.leaks import leak
 from selfdistill.checks.thoughts import answer_of
 from selfdistill.config import DataSettings
 from selfdistill.errors import UserError
-from selfdistill.joins import open_rewrites
+from selfdistill.joins import BATCH, open_rewrites
 from selfdistill.progress import Progress
 from selfdistill.records import Candidate, Example, Reason, Rewrite, Selected, Turn, dump, read_records
 from selfdistill.store import new_files
-
-BATCH = 32
-"""Rows that go through each step together, which takes about half the time of one by one: each step's code stays in
-the processor's cache."""
 
 _OUTCOMES = {
     "same": Reason.PASSED,
@@ -134,26 +130,26 @@ def _reason(example: Example, candidate: Candidate, check: Check | None) -> Reas
     judged."""
     if candidate.finish_reason == "length":
         return Reason.TRUNCATED
-    responses, references = candidate.responses, example.references
-    if len(responses) != len(references):
+    references = example.references
+    if len(candidate.turns) + 1 != len(references):
         return Reason.EMPTY
-    if all(map(_same, responses, references)):
+    if _same(candidate.text, example.reference) and all(map(_same, candidate.turns, references)):
         return Reason.COPIED
-    for response, reference in zip(responses, references, strict=True):
-        if reason := _flaw(response, reference, example):
+    for number, response in enumerate(candidate.responses):
+        if reason := _flaw(response, references[number], example):
             return reason
     if check is None:
         return Reason.KEPT
-    for response, reference in zip(candidate.turns, references, strict=False):
+    for number, response in enumerate(candidate.turns):
         # What a row's `contains` or `tests` ask for is asked of the last turn.
-        reason = _OUTCOMES[check(response, reference, example.model_copy(update={"meta": {}})).outcome]
+        reason = _OUTCOMES[check(response, references[number], example.model_copy(update={"meta": {}})).outcome]
         if reason not in (Reason.PASSED, Reason.REFERENCE_UNREADABLE):  # small talk on the way has nothing to extract
             return reason
     return _OUTCOMES[check(candidate.text, example.reference, example).outcome]
 
 
 def _same(response: str, reference: str) -> bool:
-    return response == reference or response.strip() == reference.strip()
+    return response.strip() == reference.strip()
 
 
 def _flaw(response: str, reference: str, example: Example) -> Reason | None:
@@ -218,7 +214,7 @@ def _line(example: Example, row: Selected, form: str) -> dict[str, Any]:
     turns = example.with_responses(row.responses)
     tail = {"id": example.meta.get("source_id", example.id), "source": row.source}
     if form == "messages":
-        return {"messages": [_message(t) for t in turns], **tail}
+        return {"messages": [_message(t) if "train" in t else t for t in turns], **tail}
     if form == "prompt-completion":
         return {"prompt": [_message(t) for t in turns[:-1]], "completion": turns[-1:], **tail}
     if form == "sharegpt":

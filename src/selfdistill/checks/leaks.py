@@ -22,7 +22,6 @@ _LEAK = re.compile(
     """,
     re.X,
 )
-_HINTS = ("reference", "response", "your turn", "my own", "own answer", "###")
 
 
 def leak(text: str, shown: Iterable[str] = ()) -> str | None:
@@ -31,7 +30,11 @@ def leak(text: str, shown: Iterable[str] = ()) -> str | None:
     A phrase that the original instruction or reference (`shown`) itself uses is no leak.
     """
     low = text.lower()
-    if not any(hint in low for hint in _HINTS):
+    # Most texts have no hint of one. Spelt out: a loop over the hints takes three times as long.
+    if not (
+        "response" in low or "reference" in low or "your turn" in low or "my own" in low or "own answer" in low
+        or "###" in low
+    ):  # fmt: skip
         return None
     known = None
     for found in _LEAK.finditer(low.replace("’", "'")):

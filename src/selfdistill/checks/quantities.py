@@ -204,4 +204,4 @@ def _joined(terms: Sequence[Term]) -> Value:
 
 def show(value: Value | int) -> str:
     """Canonical text: equal values look equal, different ones different."""
-    return str(value) if isinstance(value, Whole) else shown(Fraction(value))
+    return str(value) if isinstance(value, (int, Whole)) else shown(value)
