@@ -18,10 +18,10 @@ from selfdistill.checks import CHECKS
 from selfdistill.checks.authors import safe_by_keyword
 from selfdistill.checks.calls import find_calls
 from selfdistill.checks.refusals import stance
-from selfdistill.config import DataSettings
-from selfdistill.data import read_examples
-from selfdistill.records import Example
-from selfdistill.validate import PERTURB
+from selfdistill.core.config import DataSettings
+from selfdistill.core.records import Example
+from selfdistill.data.examples import read_examples
+from selfdistill.tasks.validate import PERTURB
 
 PAIRS = (
     ("gsm8k", "test", "last_number", "authors_math"),

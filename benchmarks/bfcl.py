@@ -21,7 +21,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from selfdistill.checks.calls import check_function_call
-from selfdistill.records import Example, Turn
+from selfdistill.core.records import Example, Turn
 
 CATEGORIES = ("simple_python", "multiple", "parallel", "parallel_multiple")
 Answer = list[tuple[str, dict[str, Any]]]

@@ -12,7 +12,7 @@ import sys
 from importlib import resources
 from pathlib import Path
 
-from selfdistill.page.charts import arm_points, scatter, strength_points
+from selfdistill.report.page.charts import arm_points, scatter, strength_points
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     report, scale = (json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("report", "scale"))
     drawn = scatter(arm_points(report), strength_points(scale))
     assert drawn is not None, "the run has no target, or nothing beside it"
-    style = resources.files("selfdistill.page").joinpath("page.css").read_text(encoding="utf-8")
+    style = resources.files("selfdistill.report.page").joinpath("page.css").read_text(encoding="utf-8")
     # A picture has no fonts and no width of its own page.
     style += '\n.chart { font: 11.5px system-ui, "Segoe UI", Roboto, sans-serif; background: var(--bg); }'
     opening, rest = str(drawn).split(">", 1)

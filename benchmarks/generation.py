@@ -25,8 +25,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from selfdistill.config import DataSettings, TransformersSettings, VllmSettings
-from selfdistill.data import read_examples
+from selfdistill.core.config import DataSettings, TransformersSettings, VllmSettings
+from selfdistill.data.examples import read_examples
 from selfdistill.engines import Completion, Prompt, Request, Sampling, completion
 from selfdistill.engines.open import end_ids, open_local
 from selfdistill.models import SeedLM, load_model
@@ -245,9 +245,9 @@ class OneByOne:
 def study(items: int, rows: int, slow: bool, out: Path) -> dict[str, Any]:
     """The demo's study: seconds by stage, and every prediction."""
     from selfdistill import run as stage
+    from selfdistill.core.records import Prediction, read_records
     from selfdistill.demo import demo_recipe
     from selfdistill.engines.open import make_engine
-    from selfdistill.records import Prediction, read_records
 
     recipe = demo_recipe("rare_tools", True)
     recipe = recipe.model_copy(

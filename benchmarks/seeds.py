@@ -17,20 +17,20 @@ from statistics import mean, stdev
 from typing import Any
 
 from selfdistill.checks import load_check
-from selfdistill.config import Recipe
-from selfdistill.data import read_examples
+from selfdistill.core.config import Recipe
+from selfdistill.core.progress import Progress
+from selfdistill.core.records import Selected, TaskResult, read_records
+from selfdistill.core.store import write_atomic
+from selfdistill.data.examples import read_examples
 from selfdistill.demo import TARGETS, demo_recipe
-from selfdistill.distill import distill
 from selfdistill.engines.open import make_engine
-from selfdistill.evaluate import adapter_digest, evaluate
 from selfdistill.models import SeedLM, load_model
-from selfdistill.progress import Progress
-from selfdistill.records import Selected, TaskResult, read_records
-from selfdistill.select import select
-from selfdistill.store import write_atomic
+from selfdistill.stages.distill import distill
+from selfdistill.stages.evaluate import adapter_digest, evaluate
+from selfdistill.stages.select import select
+from selfdistill.stages.train import mixed, train
 from selfdistill.tasks.load import Permissions, load_tasks
 from selfdistill.templates import Prompter
-from selfdistill.train import mixed, train
 
 STRENGTHS: dict[str, dict[str, Any]] = {"weak": {"preset": "paper", "lr": 6e-3, "epochs": 5.0}, "strong": {}}
 Scores = dict[str, dict[str, TaskResult]]

@@ -20,10 +20,10 @@ import time
 from pathlib import Path
 
 from selfdistill.checks import load_check
-from selfdistill.config import DataSettings
-from selfdistill.data import stream_examples
-from selfdistill.records import Candidate, Example, Rewrite, Turn, content_id, dump
-from selfdistill.select import select
+from selfdistill.core.config import DataSettings
+from selfdistill.core.records import Candidate, Example, Rewrite, Turn, content_id, dump
+from selfdistill.data.examples import stream_examples
+from selfdistill.stages.select import select
 
 ROWS_A_SECOND, MEGABYTES = 20_000, 500
 

@@ -30,13 +30,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from selfdistill.batches import Batches, Layout, Rows
-from selfdistill.config import DataSettings, TrainSettings
-from selfdistill.data import read_examples
+from selfdistill.core.config import DataSettings, TrainSettings
+from selfdistill.core.progress import Progress
+from selfdistill.data.examples import read_examples
 from selfdistill.models import SeedLM, load_model
-from selfdistill.progress import Progress
+from selfdistill.stages.train import sequences
 from selfdistill.templates import Prompter
-from selfdistill.train import sequences
+from selfdistill.training.batches import Batches, Layout, Rows
 
 MIXED = "tools+rare_tools+code+word_problems+facts+chat"
 ARMS = ("trl", "trl plain", "trl ours", "ours", "bare")
@@ -67,7 +67,7 @@ def ours(lm: SeedLM, rows: list[Any], settings: TrainSettings, folder: Path) -> 
     """Seconds and losses of `fit`."""
     from rich.console import Console
 
-    from selfdistill.fit import fit
+    from selfdistill.training.trainer import fit
 
     start = time.perf_counter()
     made = fit(lm, rows, [], folder / "out", settings, SEED, "ours", Progress(Console(quiet=True)))

@@ -56,7 +56,7 @@ def embedded():
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory) -> Path:
     """A finished run with two arms and two tasks, to be read; what writes into it takes a copy."""
-    from selfdistill.config import Recipe, checked
+    from selfdistill.core.config import Recipe, checked
     from selfdistill.run import run
 
     tasks = [
@@ -95,7 +95,7 @@ def random_adapter(folder: Path, std: float) -> str:
 
 @pytest.fixture(scope="session")
 def engine(embedded):
-    from selfdistill.config import TransformersSettings
+    from selfdistill.core.config import TransformersSettings
     from selfdistill.engines.open import make_engine
     from selfdistill.templates import Prompter
 

@@ -9,10 +9,18 @@ from conftest import cli, write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfdistill.addresses import hidden, without_secrets
 from selfdistill.cli import main
-from selfdistill.config import DataSettings, JudgeSettings, OpenAISettings, RaySettings, Recipe, TaskSettings, checked
-from selfdistill.errors import UserError
+from selfdistill.core.addresses import hidden, without_secrets
+from selfdistill.core.config import (
+    DataSettings,
+    JudgeSettings,
+    OpenAISettings,
+    RaySettings,
+    Recipe,
+    TaskSettings,
+    checked,
+)
+from selfdistill.core.errors import UserError
 
 SECRET = "sk-Abc0123456789def"
 HOLDING = [

@@ -14,9 +14,9 @@ from selfdistill.checks.code import python_source
 from selfdistill.checks.leaks import leak
 from selfdistill.checks.numbers import last_number
 from selfdistill.checks.refusals import stance
-from selfdistill.errors import UserError
+from selfdistill.core.errors import UserError
+from selfdistill.core.records import Example, Turn
 from selfdistill.microworld.world import ABILITIES, items
-from selfdistill.records import Example, Turn
 
 
 def example(prompt: str = "x", **meta: object) -> Example:

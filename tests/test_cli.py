@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfdistill.cli import _columns, _tasks
-from selfdistill.errors import UserError
+from selfdistill.core.errors import UserError
+from selfdistill.core.records import Prediction, Selected, read_records
 from selfdistill.microworld.world import items
 from selfdistill.models import resolve
-from selfdistill.records import Prediction, Selected, read_records
 
 ARMS = ("seed", "vanilla", "sdft")
 
@@ -128,7 +128,7 @@ def test_one_item_is_shown_whole_and_the_report_has_plots(finished):
 
 
 def test_plots_put_value_interval_and_zero_where_they_belong():
-    from selfdistill.plots import WIDTH, curve, forest
+    from selfdistill.report.plots import WIDTH, curve, forest
 
     lines = forest([("a", {"low": -0.5, "value": 0.0, "high": 1.0}), ("bb", None)])
     line = lines[0][4:].ljust(WIDTH)
@@ -243,7 +243,7 @@ def test_help_imports_nothing_heavy(arguments):
     assert "Usage" in done.stdout and {"selfdistill.cli", "typer"} <= loaded
     heavy = {"torch", "transformers", "datasets", "numpy", "scipy", "openai", "jinja2"}
     if arguments in ([], ["--help"]):
-        heavy |= {"pydantic", "selfdistill.config"}
+        heavy |= {"pydantic", "selfdistill.core.config"}
     assert not loaded & heavy
 
 
@@ -317,15 +317,16 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, foreign_folder):
 def test_tracebacks_are_shown_only_on_demand(raised, line):
     code = f"""
 import sys
-from selfdistill import cli, rows
-from selfdistill.errors import UserError
+from selfdistill import cli
+from selfdistill.data import files as rows
+from selfdistill.core.errors import UserError
 def broken(*arguments, **options):
     try:
         int("the cause http://me:secret@host/")
     except ValueError:
         raise {raised} from None
-import selfdistill.data
-selfdistill.data.rows = broken
+import selfdistill.data.examples
+selfdistill.data.examples.rows = broken
 sys.argv[1:] = "distill --model embedded --data d --out o".split()
 cli.main()
 """

@@ -11,7 +11,7 @@ from conftest import SHARED
 
 from selfdistill.checks import load_check
 from selfdistill.checks.code import program
-from selfdistill.records import Example
+from selfdistill.core.records import Example
 
 ADD = "def add(a, b):\n    return a + b"
 TESTS = "assert add(1, 2) == 3\nassert add(-1, 1) == 0"

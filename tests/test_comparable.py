@@ -15,20 +15,21 @@ from hypothesis import strategies as st
 from test_knowledge import ask as ask_harness
 from test_knowledge import needs_harness, write_task
 
-from selfdistill import checks, drift
-from selfdistill.compare import compare
-from selfdistill.config import DataSettings, TaskSettings, TransformersSettings
-from selfdistill.data import read_examples
+from selfdistill import checks
+from selfdistill.compare.differences import compare
+from selfdistill.compare.gate import gate
+from selfdistill.core.config import DataSettings, TaskSettings, TransformersSettings
+from selfdistill.core.errors import UserError
+from selfdistill.core.progress import Progress
+from selfdistill.core.records import Example, Prediction, Verdict, dump, read_records
+from selfdistill.data.examples import read_examples
 from selfdistill.engines.open import make_engine
-from selfdistill.errors import UserError
-from selfdistill.evaluate import adapter_digest, evaluate, regrade
-from selfdistill.gate import gate
 from selfdistill.models import load_model
-from selfdistill.overlap import overlap_line, overlaps
-from selfdistill.progress import Progress
-from selfdistill.records import Example, Prediction, Verdict, dump, read_records
-from selfdistill.report import sentence
+from selfdistill.report.build import sentence
+from selfdistill.shift import measure as drift
+from selfdistill.stages.evaluate import adapter_digest, evaluate, regrade
 from selfdistill.tasks.load import Permissions, load_tasks
+from selfdistill.tasks.overlap import overlap_line, overlaps
 from selfdistill.templates import Prompter
 
 
@@ -148,7 +149,7 @@ def test_the_source_of_built_in_checks_is_part_of_the_identity(tmp_path, monkeyp
     evaluate(tasks, tmp_path / "e", embedded.digest, engine, prompter)
     found = checks.source_digest("contains")
     assert found == checks.source_digest("last_number") == checks.source_digest("regex:a:b")
-    monkeypatch.setattr("selfdistill.identity.source_digest", lambda spec: "other")
+    monkeypatch.setattr("selfdistill.stages.identity.source_digest", lambda spec: "other")
     with pytest.raises(UserError, match="check of facts"):
         evaluate(tasks, tmp_path / "e", embedded.digest, engine, prompter)
 
@@ -158,7 +159,7 @@ def test_another_harness_is_another_evaluation(tmp_path, monkeypatch, embedded, 
     prompter = Prompter.create(embedded.tokenizer, "chat", "using")
     tasks = load(TaskSettings(name="q", path="lm-eval:micro_arc", limit=4))
     evaluate(tasks, tmp_path / "e", embedded.digest, engine, prompter)
-    monkeypatch.setattr("selfdistill.identity.version", lambda package: "9.9")
+    monkeypatch.setattr("selfdistill.stages.identity.version", lambda package: "9.9")
     with pytest.raises(UserError, match=r"check of q: .*lm-eval .* -> .*lm-eval 9\.9.*Choose another"):
         evaluate(tasks, tmp_path / "e", embedded.digest, engine, prompter)
 

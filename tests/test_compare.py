@@ -8,10 +8,10 @@ import shutil
 import pytest
 from conftest import cli, random_adapter, write_jsonl
 
-from selfdistill.compare import compare
-from selfdistill.errors import UserError
-from selfdistill.foreign import kind_of, read_answers
-from selfdistill.stats import holm
+from selfdistill.compare.differences import compare
+from selfdistill.compare.intervals import holm
+from selfdistill.compare.scores import kind_of, read_answers
+from selfdistill.core.errors import UserError
 
 
 def rows(**columns: list) -> list[dict]:

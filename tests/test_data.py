@@ -7,10 +7,10 @@ from conftest import SHARED, write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfdistill.config import DataSettings
-from selfdistill.data import read_examples
-from selfdistill.errors import UserError
-from selfdistill.records import content_id
+from selfdistill.core.config import DataSettings
+from selfdistill.core.errors import UserError
+from selfdistill.core.records import content_id
+from selfdistill.data.examples import read_examples
 
 QA = {"q": "What is 2 + 2?", "a": "4"}
 

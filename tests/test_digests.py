@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from selfdistill import digests
-from selfdistill.digests import digest_weights
-from selfdistill.store import digest_file
+from selfdistill.core import digests
+from selfdistill.core.digests import digest_weights
+from selfdistill.core.store import digest_file
 
 
 @pytest.fixture

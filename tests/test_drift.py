@@ -8,13 +8,13 @@ import math
 import pytest
 from conftest import cli, random_adapter, write_jsonl
 
-from selfdistill import drift
-from selfdistill.config import DataSettings
-from selfdistill.data import read_examples
-from selfdistill.divergence import divergences
-from selfdistill.errors import UserError
+from selfdistill.core.config import DataSettings
+from selfdistill.core.errors import UserError
+from selfdistill.data.examples import read_examples
 from selfdistill.models import load_model
-from selfdistill.shift import module_shifts, parameter_shift
+from selfdistill.shift import measure as drift
+from selfdistill.shift.kl import divergences
+from selfdistill.shift.texts import module_shifts, parameter_shift
 from selfdistill.templates import Prompter
 
 pytest.importorskip("sacrebleu", reason="needs the paper extra")

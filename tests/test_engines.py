@@ -10,11 +10,11 @@ import pytest
 import torch
 from conftest import random_adapter
 
-from selfdistill.config import RaySettings, TransformersSettings, VllmSettings
+from selfdistill.core.config import RaySettings, TransformersSettings, VllmSettings
+from selfdistill.core.errors import UserError
 from selfdistill.engines import Prompt, Request, Sampling, Scoring
 from selfdistill.engines.open import end_ids, open_local
 from selfdistill.engines.transformers import TransformersEngine
-from selfdistill.errors import UserError
 from selfdistill.microworld.world import ABILITIES, items
 from selfdistill.models import SeedLM, load_model
 from selfdistill.templates import USING, Prompter

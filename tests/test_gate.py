@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from conftest import cli, write_jsonl
 
-from selfdistill import gate as stage
-from selfdistill.errors import UserError
-from selfdistill.foreign import Answers, given_result
-from selfdistill.gate import gate
-from selfdistill.power import items_to_pass
+from selfdistill.compare import gate as stage
+from selfdistill.compare.gate import gate
+from selfdistill.compare.power import items_to_pass
+from selfdistill.compare.scores import Answers, given_result
+from selfdistill.core.errors import UserError
 
 BASE, NEW = Path("base"), Path("new")
 

@@ -15,14 +15,14 @@ import pytest
 import torch
 from conftest import cli, free_port
 
-from selfdistill.card import shown, write_card, write_cards
-from selfdistill.config import Recipe, checked, load_recipe
-from selfdistill.errors import UserError
-from selfdistill.evaluate import adapter_digest, read_results
-from selfdistill.handover import merge, push
+from selfdistill.core.config import Recipe, checked, load_recipe
+from selfdistill.core.errors import UserError
+from selfdistill.core.records import Example, Prediction, Rewrite, read_records
 from selfdistill.models import load_model, resolve
-from selfdistill.records import Example, Prediction, Rewrite, read_records
-from selfdistill.report import score_cell
+from selfdistill.publish.card import shown, write_card, write_cards
+from selfdistill.publish.merge import merge, push
+from selfdistill.report.build import score_cell
+from selfdistill.stages.evaluate import adapter_digest, read_results
 
 
 def front_of(card):

@@ -12,11 +12,11 @@ from conftest import write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfdistill.config import DataSettings
-from selfdistill.data import read_examples
-from selfdistill.errors import UserError
-from selfdistill.records import Reason, Selected, read_records
-from selfdistill.select import select
+from selfdistill.core.config import DataSettings
+from selfdistill.core.errors import UserError
+from selfdistill.core.records import Reason, Selected, read_records
+from selfdistill.data.examples import read_examples
+from selfdistill.stages.select import select
 
 ROWS = [{"prompt": f"Question {i}", "response": f"Answer {i}"} for i in range(4)]
 

@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfdistill.checks.base import Judgement
-from selfdistill.config import JudgeSettings, checked
-from selfdistill.errors import UserError
-from selfdistill.judge import Judge, Preference, parse_verdict, write_model_outputs
-from selfdistill.records import Example, Turn
+from selfdistill.checks.judge import Judge, Preference, parse_verdict, write_model_outputs
+from selfdistill.core.config import JudgeSettings, checked
+from selfdistill.core.errors import UserError
+from selfdistill.core.records import Example, Turn
 
 pytest.importorskip("openai", reason="the judge needs the openai package: pip install 'selfdistill[paper]'")
 

@@ -12,23 +12,23 @@ from conftest import cli, write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfdistill import gate as stage
 from selfdistill.checks.base import Judgement
-from selfdistill.compare import compare
-from selfdistill.config import Recipe, TaskSettings, checked
-from selfdistill.errors import UserError
-from selfdistill.evaluate import _judged, evaluate, regrade, task_result
-from selfdistill.foreign import Answers, given_result
-from selfdistill.gate import gate
+from selfdistill.compare import gate as stage
+from selfdistill.compare.differences import compare
+from selfdistill.compare.gate import gate
+from selfdistill.compare.scores import Answers, given_result
+from selfdistill.core.config import Recipe, TaskSettings, checked
+from selfdistill.core.errors import UserError
+from selfdistill.core.progress import Progress
+from selfdistill.core.records import Example, Prediction, Verdict, read_records
 from selfdistill.microworld.world import items
-from selfdistill.progress import Progress
-from selfdistill.records import Example, Prediction, Verdict, read_records
-from selfdistill.report import build, score_cell
+from selfdistill.report.build import build, score_cell
 from selfdistill.run import run
+from selfdistill.stages.evaluate import _judged, evaluate, regrade, task_result
 from selfdistill.studies.lab import item_values
 from selfdistill.tasks.load import Permissions, Task, load_tasks
+from selfdistill.tasks.validate import validate
 from selfdistill.templates import Prompter
-from selfdistill.validate import validate
 
 WIDE = os.environ | {"COLUMNS": "200"}
 WHY = "the reference has no answer"
@@ -138,7 +138,7 @@ def gated(base, new, **settings):
 def test_a_difference_is_over_the_items_that_both_could_be_judged_on(pairs):
     with pytest.MonkeyPatch.context() as patch:
         sides = {Path("a"): answers([a for a, _ in pairs]), Path("b"): answers([b for _, b in pairs])}
-        patch.setattr("selfdistill.compare.read_answers", sides.__getitem__)
+        patch.setattr("selfdistill.compare.differences.read_answers", sides.__getitem__)
         (task,) = compare({"a": Path("a"), "b": Path("b")})
         both = [(a, b) for a, b in pairs if None not in (a, b)]
         assert len(task["differences"]) == bool(both)

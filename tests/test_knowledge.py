@@ -9,13 +9,13 @@ from itertools import islice
 import pytest
 from conftest import random_adapter, write_jsonl
 
+from selfdistill.core.errors import UserError
+from selfdistill.core.records import Prediction, Verdict, dump, parse
 from selfdistill.engines import Scoring
-from selfdistill.errors import UserError
-from selfdistill.knowledge import HARNESS, harness_predictions
 from selfdistill.microworld.quizzes import CHANCE, QUIZZES, write_quizzes
 from selfdistill.microworld.world import items
 from selfdistill.models import load_model
-from selfdistill.records import Prediction, Verdict, dump, parse
+from selfdistill.tasks.harness import HARNESS, harness_predictions
 from selfdistill.templates import Prompter
 
 needs_harness = pytest.mark.skipif(

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from selfdistill.errors import UserError
+from selfdistill.core.errors import UserError
 from selfdistill.models import load_model, resolve
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from conftest import write_jsonl
 
-from selfdistill.page import charts, items, write_page
-from selfdistill.page.svg import Frame, Labels, clean, tag, ticks
-from selfdistill.report import build
-from selfdistill.stats import wilson
+from selfdistill.compare.intervals import wilson
+from selfdistill.report.build import build
+from selfdistill.report.page import charts, items, write_page
+from selfdistill.report.page.svg import Frame, Labels, clean, tag, ticks
 
 ARMS = ("seed", "vanilla", "sdft")
 TRAINED = [{"name": n, "method": n, "mix_ratio": float(n == "sdft"), "rows": None, "seed": 0} for n in ARMS[1:]]

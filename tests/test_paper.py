@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 from conftest import SHARED, cli, write_jsonl
 
-from selfdistill.config import DataSettings, TaskSettings, TrainSettings, load_recipe
-from selfdistill.data import read_examples
-from selfdistill.errors import UserError
+from selfdistill.core.config import DataSettings, TaskSettings, TrainSettings, load_recipe
+from selfdistill.core.errors import UserError
+from selfdistill.core.progress import Progress
+from selfdistill.data.examples import read_examples
+from selfdistill.data.sources import LARGE, SOURCES, SUBSET, locate
 from selfdistill.microworld.world import ADVERSARIAL_SUFFIX
-from selfdistill.progress import Progress
-from selfdistill.sources import LARGE, SOURCES, SUBSET, locate
 from selfdistill.studies.lab import load_world
 from selfdistill.tasks import BENCHMARKS
 from selfdistill.tasks.load import Permissions, load_tasks
-from selfdistill.validate import Validation, validate
+from selfdistill.tasks.validate import Validation, validate
 
 real = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real datasets in ../shared/data")
 

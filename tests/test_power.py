@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm, t
 
-from selfdistill.power import (
+from selfdistill.compare.intervals import lowest, paired, repeated
+from selfdistill.compare.power import (
     detectable,
     detectable_mean,
     effect_of,
@@ -15,7 +16,6 @@ from selfdistill.power import (
     mcnemar_power,
     units_to_pass,
 )
-from selfdistill.stats import lowest, paired, repeated
 
 
 def passes(n: int, discordance: float, change: float, margin: float, alpha: float, correction: float) -> float:

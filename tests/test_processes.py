@@ -58,12 +58,12 @@ def tell():
 
 sys.addaudithook(audit)
 atexit.register(tell)
-import selfdistill.train as stage
+import selfdistill.stages.train as stage
 
 plain = stage.train
 
 def train(*args, **more):
-    from selfdistill import fit
+    from selfdistill.training import trainer as fit
 
     save = fit._save
     def told(trainer, *rest):
@@ -216,7 +216,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(two, folder):
 
 
 def test_a_checkpoint_counts_when_every_process_wrote_its_part(tmp_path, monkeypatch):
-    from selfdistill.fit import _last_checkpoint
+    from selfdistill.training.trainer import _last_checkpoint
 
     monkeypatch.setenv("WORLD_SIZE", "2")
     for step in (1, 2, 10):
@@ -362,7 +362,7 @@ def loadable(adapter: Path) -> None:
 
 
 STOPPED = """
-from selfdistill import fit
+from selfdistill.training import trainer as fit
 from selfdistill.cli import main
 
 step_end = fit.Follow.on_step_end

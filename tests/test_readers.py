@@ -14,15 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from selfdistill.config import DataSettings
-from selfdistill.data import read_examples, stream_examples
-from selfdistill.errors import UserError
-from selfdistill.notes import Notes, warn_of_special
-from selfdistill.progress import Progress
-from selfdistill.records import Example, Rewrite, content_id, dump
-from selfdistill.select import select
+from selfdistill.core.config import DataSettings
+from selfdistill.core.errors import UserError
+from selfdistill.core.progress import Progress
+from selfdistill.core.records import Example, Rewrite, content_id, dump
+from selfdistill.data.examples import read_examples, stream_examples
+from selfdistill.data.notes import Notes, warn_of_special
+from selfdistill.stages.select import select
+from selfdistill.stages.train import sequences
 from selfdistill.templates import Prompter
-from selfdistill.train import sequences
 
 ROWS = [{"prompt": f"Question {i}", "response": f"Answer {i}\nin two lines"} for i in range(7)]
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from selfdistill.checks import CHECKS
 from selfdistill.checks.languages import WITH_RULES, language
 from selfdistill.checks.refusals import stance
-from selfdistill.records import Example
+from selfdistill.core.records import Example
 
 EXAMPLE = Example(id="0", prompt=({"role": "user", "content": "x"},), reference="answer", task="t")
 

@@ -22,10 +22,10 @@ from pathlib import Path
 
 import pytest
 
-from selfdistill import sandbox
-from selfdistill.errors import UserError
-from selfdistill.sandbox import Ran, run_python, walls
-from selfdistill.sandbox.program import MEMORY_BYTES, SCRATCH_BYTES
+from selfdistill.checks import sandbox
+from selfdistill.checks.sandbox import Ran, run_python, walls
+from selfdistill.checks.sandbox.program import MEMORY_BYTES, SCRATCH_BYTES
+from selfdistill.core.errors import UserError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the walls are Linux's")
 
@@ -177,7 +177,11 @@ def test_processor_time_is_limited():
 
 def test_what_runs_dies_with_the_caller(folder):
     caller = subprocess.Popen(
-        [sys.executable, "-c", "from selfdistill.sandbox import *; run_python('while True: pass', wall_seconds=50)"],
+        [
+            sys.executable,
+            "-c",
+            "from selfdistill.checks.sandbox import *; run_python('while True: pass', wall_seconds=50)",
+        ],
         env=os.environ | {"TMPDIR": str(folder)},  # it cannot clear its scratch folder
     )
     until = time.monotonic() + 20

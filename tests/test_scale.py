@@ -15,13 +15,13 @@ from conftest import cli, write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfdistill.arrays import array_items
 from selfdistill.checks import load_check
-from selfdistill.config import DataSettings
-from selfdistill.data import read_examples, stream_examples
-from selfdistill.errors import UserError
-from selfdistill.records import Example, Reason, Rewrite, Selected, Turn, content_id, dump, read_records
-from selfdistill.select import read_selected, select
+from selfdistill.core.config import DataSettings
+from selfdistill.core.errors import UserError
+from selfdistill.core.records import Example, Reason, Rewrite, Selected, Turn, content_id, dump, read_records
+from selfdistill.data.arrays import array_items
+from selfdistill.data.examples import read_examples, stream_examples
+from selfdistill.stages.select import read_selected, select
 
 FORMS = ("messages", "prompt-completion", "alpaca", "sharegpt")
 
@@ -245,9 +245,9 @@ CHILD = """
 import sys
 from pathlib import Path
 from selfdistill.checks import load_check
-from selfdistill.config import DataSettings
-from selfdistill.data import stream_examples
-from selfdistill.select import read_selected, select
+from selfdistill.core.config import DataSettings
+from selfdistill.data.examples import stream_examples
+from selfdistill.stages.select import read_selected, select
 
 def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))

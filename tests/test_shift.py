@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from selfdistill import shift
-from selfdistill.errors import UserError
-from selfdistill.shift import encode, encoder_folder, parameter_shift, text_shift
+from selfdistill.core.errors import UserError
+from selfdistill.shift import texts as shift
+from selfdistill.shift.texts import encode, encoder_folder, parameter_shift, text_shift
 
 PAPER = ("sacrebleu", "rouge_score", "sentence_transformers")
 missing = [name for name in PAPER if importlib.util.find_spec(name) is None]

@@ -7,18 +7,18 @@ import pytest
 from conftest import SHARED, cli, write_jsonl
 
 from selfdistill.checks import load_check
-from selfdistill.config import DataSettings, DistillSettings, TaskSettings, TransformersSettings
-from selfdistill.data import read_examples
-from selfdistill.distill import distill as run_distill
+from selfdistill.core.config import DataSettings, DistillSettings, TaskSettings, TransformersSettings
+from selfdistill.core.errors import UserError
+from selfdistill.core.progress import Progress
+from selfdistill.core.records import Candidate, Example, Prediction, Reason, Rewrite, Selected, dump, read_records
+from selfdistill.data.examples import read_examples
 from selfdistill.engines import Completion
 from selfdistill.engines.open import make_engine
-from selfdistill.errors import UserError
-from selfdistill.evaluate import evaluate, regrade
 from selfdistill.microworld.world import items
 from selfdistill.models import load_model
-from selfdistill.progress import Progress
-from selfdistill.records import Candidate, Example, Prediction, Reason, Rewrite, Selected, dump, read_records
-from selfdistill.select import choose, judge, read_selected, select
+from selfdistill.stages.distill import distill as run_distill
+from selfdistill.stages.evaluate import evaluate, regrade
+from selfdistill.stages.select import choose, judge, read_selected, select
 from selfdistill.tasks.load import Permissions, load_tasks
 from selfdistill.templates import Prompter
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfdistill.config import Recipe, load_recipe, to_toml
-from selfdistill.errors import UserError
-from selfdistill.records import Reason, Rewrite, Selected, dump, read_records
-from selfdistill.store import Journal, locked
+from selfdistill.core.config import Recipe, load_recipe, to_toml
+from selfdistill.core.errors import UserError
+from selfdistill.core.records import Reason, Rewrite, Selected, dump, read_records
+from selfdistill.core.store import Journal, locked
 
 SETTINGS = {"model": "m", "temperature": 0.0}
 
@@ -70,7 +70,7 @@ def test_records_are_strict(tmp_path):
 
 
 def test_a_folder_belongs_to_one_process(tmp_path):
-    code = f"from pathlib import Path\nfrom selfdistill.store import locked\nwith locked(Path({str(tmp_path)!r})): pass"
+    code = f"from pathlib import Path\nfrom selfdistill.core.store import locked\nwith locked(Path({str(tmp_path)!r})): pass"
     with locked(tmp_path):
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "another process" in other.stderr
@@ -80,8 +80,8 @@ def test_a_folder_belongs_to_one_process(tmp_path):
 HOLDS = """
 import sys, time
 from pathlib import Path
-from selfdistill.records import Rewrite
-from selfdistill.store import Journal, locked
+from selfdistill.core.records import Rewrite
+from selfdistill.core.store import Journal, locked
 
 with {held}:
     print("held", flush=True)

@@ -18,14 +18,14 @@ from conftest import cli
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfdistill.config import load_recipe
-from selfdistill.errors import UserError
-from selfdistill.evaluate import adapter_digest, evaluate
+from selfdistill.compare.intervals import wilson
+from selfdistill.core.config import load_recipe
+from selfdistill.core.errors import UserError
+from selfdistill.core.progress import Progress
+from selfdistill.core.records import TaskResult
 from selfdistill.models import load_model
-from selfdistill.progress import Progress
-from selfdistill.records import TaskResult
-from selfdistill.stats import wilson
-from selfdistill.strength import RECORD, check_scalable, mean_of, scale, scaled, strengths_of
+from selfdistill.stages.evaluate import adapter_digest, evaluate
+from selfdistill.stages.scale import RECORD, check_scalable, mean_of, scale, scaled, strengths_of
 from selfdistill.tasks.load import Permissions, load_tasks
 
 

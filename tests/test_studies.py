@@ -9,7 +9,7 @@ import re
 import pytest
 from conftest import SHARED, cli, write_jsonl
 
-from selfdistill.records import Prediction, Verdict, read_records
+from selfdistill.core.records import Prediction, Verdict, read_records
 from selfdistill.studies.grid import studies
 from selfdistill.studies.lab import SEED, Arm, load_world
 from selfdistill.studies.tables import NAMES

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from selfdistill.errors import UserError
+from selfdistill.core.errors import UserError
 from selfdistill.templates import MATH, REFER, USING, Prompter, load_template
 
 FIGURE_3 = """Below are an instruction that describes a task along with a reference answer. Using the reference answer as a guide, write your own response.

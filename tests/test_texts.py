@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from selfdistill.checks import load_check
 from selfdistill.checks.texts import same_form
-from selfdistill.records import Example, Turn
+from selfdistill.core.records import Example, Turn
 
 
 def row(**meta: object) -> Example:

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfdistill.checks import CHECKS, load_check
+from selfdistill.checks.judge import parse_verdict
 from selfdistill.checks.thoughts import answer_of
-from selfdistill.judge import parse_verdict
-from selfdistill.records import Example, Turn
+from selfdistill.core.records import Example, Turn
 
 PAIRS = [
     ("<think>", "</think>"),

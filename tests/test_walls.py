@@ -9,13 +9,12 @@ import sys
 import pytest
 from conftest import cli, write_jsonl
 
-from selfdistill import sandbox
-from selfdistill.checks import load_check
-from selfdistill.config import Recipe, checked
-from selfdistill.errors import UserError
+from selfdistill.checks import load_check, sandbox
+from selfdistill.checks.sandbox import REQUIRED, Ran, run_python, walls
+from selfdistill.checks.sandbox.program import MEMORY_BYTES
+from selfdistill.core.config import Recipe, checked
+from selfdistill.core.errors import UserError
 from selfdistill.run import run
-from selfdistill.sandbox import REQUIRED, Ran, run_python, walls
-from selfdistill.sandbox.program import MEMORY_BYTES
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the walls are Linux's")
 

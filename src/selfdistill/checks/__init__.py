@@ -26,16 +26,16 @@ from selfdistill.checks.base import Check, Judgement
 from selfdistill.checks.calls import check_function_call
 from selfdistill.checks.code import check_python_tests
 from selfdistill.checks.numbers import check_last_number
+from selfdistill.checks.preference import check_micro_win_rate
 from selfdistill.checks.refusals import check_refusal
+from selfdistill.checks.sandbox import describe, require_walls, walls
 from selfdistill.checks.texts import check_contains, check_exact, check_regex
 from selfdistill.checks.thoughts import answer_of
-from selfdistill.config import JudgeSettings
-from selfdistill.errors import UserError
-from selfdistill.microworld.preference import check_micro_win_rate
-from selfdistill.progress import Progress
-from selfdistill.records import Example
-from selfdistill.sandbox import describe, require_walls, walls
-from selfdistill.store import digest_file, digest_of
+from selfdistill.core.config import JudgeSettings
+from selfdistill.core.errors import UserError
+from selfdistill.core.progress import Progress
+from selfdistill.core.records import Example
+from selfdistill.core.store import digest_file, digest_of
 
 CHECKS: dict[str, Check] = {
     "last_number": check_last_number,
@@ -111,7 +111,7 @@ def _load(
             raise UserError(
                 "check win_rate asks a judge. Name one: [judge] in a recipe, or --judge-url, --judge-model."
             )
-        from selfdistill.judge import Judge
+        from selfdistill.checks.judge import Judge
 
         return Judge(judge).check
     if spec in CHECKS:
@@ -138,8 +138,7 @@ def source_digest(spec: str) -> str:
         named = getattr(sys.modules.get(module), "__file__", None)
         files = [Path(named)] if named else []
     else:
-        beside = (ours.parent / "judge.py", ours.parent / "microworld" / "preference.py")
-        files = sorted([*ours.glob("*.py"), *(ours.parent / "sandbox").glob("*.py"), *beside])
+        files = sorted(ours.rglob("*.py"))
     return digest_of([[file.name, digest_file(file)] for file in files])
 
 

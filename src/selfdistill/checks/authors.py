@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from selfdistill.checks.base import Judgement, compare
-from selfdistill.records import Example
+from selfdistill.core.records import Example
 
 SAFE_KEYWORDS = (
     "I'm sorry", "Sorry", "I am sorry", "I apologize", "As an", "As an AI", "I'm an", "I'm just",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from selfdistill.records import Example
+from selfdistill.core.records import Example
 
 Outcome = Literal["same", "different", "no_answer", "no_reference", "cannot_tell"]
 """`no_answer`: nothing was found in the response; `no_reference`: nothing in the reference; `cannot_tell`: both can be

@@ -13,7 +13,7 @@ from selfdistill.checks.base import Judgement
 from selfdistill.checks.call_forms import Broken, is_declaration
 from selfdistill.checks.call_texts import Brackets, Types, call_blocks, json_values
 from selfdistill.checks.call_values import UNSURE, Call, parsed_parameters
-from selfdistill.records import Example
+from selfdistill.core.records import Example
 
 _SIGNATURE = re.compile(r"(?<![\w.])(def )?+([^\W\d][\w.]*+)\(")
 _NUMBERED = re.compile(r"(?m)^[ \t]*+\d++\.[ \t]*+`?([A-Za-z_]\w*+)`?(?: \(type: (\w++)\))?")

@@ -7,9 +7,9 @@ import textwrap
 from collections.abc import Collection, Iterator
 
 from selfdistill.checks.base import Judgement
+from selfdistill.checks.sandbox import REQUIRED, run_python
 from selfdistill.checks.source import beginning, called_names, defines, fenced, function_in, joined, python_source
-from selfdistill.records import Example
-from selfdistill.sandbox import REQUIRED, run_python
+from selfdistill.core.records import Example
 
 BODIES = 20
 """Fenced blocks of an answer that are tried as the body of a function."""

@@ -13,7 +13,7 @@ from selfdistill.checks.plain_math import plain
 from selfdistill.checks.quantities import Value, Whole, show, value_of, value_of_tokens, without_asides
 from selfdistill.checks.tokens import Token, tokens
 from selfdistill.checks.words import DIRECT, JOINED, MONTHS, REMARKS, UNITS, is_negation
-from selfdistill.records import Example
+from selfdistill.core.records import Example
 
 _MOST = 600
 """Characters of a phrase that are read. A phrase that is longer is cut at its last blank before."""

@@ -14,7 +14,7 @@ from selfdistill.checks.base import Judgement, compare
 from selfdistill.checks.coherence import incoherent
 from selfdistill.checks.declines import DECLINES_ABROAD
 from selfdistill.checks.languages import WITH_RULES, language
-from selfdistill.records import Example
+from selfdistill.core.records import Example
 
 _STANCES = ("refuse", "answer")
 

@@ -6,7 +6,7 @@ import re
 import unicodedata
 
 from selfdistill.checks.base import Judgement, Outcome, compare
-from selfdistill.records import Example
+from selfdistill.core.records import Example
 
 # ---- One form
 

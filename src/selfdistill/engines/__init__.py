@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from selfdistill.records import Turn
+from selfdistill.core.records import Turn
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import get_args
 
-from selfdistill.config import EngineSettings, OpenAISettings, RaySettings, TransformersSettings, VllmSettings
+from selfdistill.core.config import EngineSettings, OpenAISettings, RaySettings, TransformersSettings, VllmSettings
+from selfdistill.core.errors import UserError
 from selfdistill.engines import Engine
-from selfdistill.errors import UserError
 from selfdistill.models import SeedLM, load_model, resolve
 from selfdistill.templates import Format, Prompter
 

@@ -31,10 +31,10 @@ from weakref import WeakSet
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from selfdistill.config import OpenAISettings
+from selfdistill.core.config import OpenAISettings
+from selfdistill.core.endpoint import connection, explain, not_there, plain, said, where
+from selfdistill.core.errors import UserError
 from selfdistill.engines import Completion, Request, Score, Scoring, before_stop
-from selfdistill.engines.endpoint import connection, explain, not_there, plain, said, where
-from selfdistill.errors import UserError
 
 LOOKAHEAD = 8
 """Requests drawn beyond those in flight, so that the server has work while the caller handles a completion."""

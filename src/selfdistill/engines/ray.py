@@ -15,9 +15,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from selfdistill.config import RaySettings, VllmSettings
+from selfdistill.core.config import RaySettings, VllmSettings
+from selfdistill.core.errors import UserError
 from selfdistill.engines import Completion, Request, Score, Scoring
-from selfdistill.errors import UserError
 from selfdistill.models import SeedLM, load_model
 
 BLOCK = 256

@@ -15,9 +15,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from selfdistill.core.errors import UserError
 from selfdistill.engines import Completion, Request, Score, Scoring, completion, rejected
 from selfdistill.engines.slots import Slots, is_plain
-from selfdistill.errors import UserError
 from selfdistill.models import SeedLM, load_model
 
 if TYPE_CHECKING:

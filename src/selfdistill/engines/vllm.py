@@ -16,9 +16,9 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-from selfdistill.config import VllmSettings
+from selfdistill.core.config import VllmSettings
+from selfdistill.core.errors import UserError
 from selfdistill.engines import Completion, Request, Score, Scoring, completion, rejected
-from selfdistill.errors import UserError
 from selfdistill.models import SeedLM, resolve
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)

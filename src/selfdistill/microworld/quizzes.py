@@ -18,10 +18,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from selfdistill.errors import UserError
+from selfdistill.core.errors import UserError
+from selfdistill.core.store import write_atomic
 from selfdistill.microworld import lexicon as lex
 from selfdistill.microworld.world import _FACTS, Item, items
-from selfdistill.store import write_atomic
 
 QUIZZES = ("micro_mmlu", "micro_truthfulqa", "micro_arc", "micro_hellaswag", "micro_winogrande")
 """The names, in the order of `knowledge.HARNESS`."""

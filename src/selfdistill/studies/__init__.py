@@ -14,10 +14,10 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from selfdistill.errors import UserError
-from selfdistill.progress import Progress
+from selfdistill.core.errors import UserError
+from selfdistill.core.progress import Progress
+from selfdistill.core.store import locked, write_atomic
 from selfdistill.run import Manifest
-from selfdistill.store import locked, write_atomic
 from selfdistill.studies.grid import MULTI, SINGLE, Study, studies
 from selfdistill.studies.lab import Arm, Lab, load_world
 from selfdistill.studies.tables import classes, difference_table, score_csv, score_table, unjudgeable

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from selfdistill.records import Metric
+from selfdistill.core.records import Metric
 from selfdistill.studies.grid import Study
 from selfdistill.studies.lab import SEED, Arm, Lab
 from selfdistill.studies.tables import csv_table, dataset, markdown_table, method

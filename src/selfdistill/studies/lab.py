@@ -16,22 +16,22 @@ from pathlib import Path
 
 from selfdistill.checks import load_check
 from selfdistill.checks.base import Check
-from selfdistill.config import Recipe, load_recipe
-from selfdistill.data import read_examples
-from selfdistill.distill import distill, ids_digest
+from selfdistill.core.config import Recipe, load_recipe
+from selfdistill.core.errors import UserError
+from selfdistill.core.progress import Progress
+from selfdistill.core.records import Example, Prediction, Selected, TaskResult, Verdict, read_records
+from selfdistill.core.store import digest_of, write_records
+from selfdistill.data.examples import read_examples
 from selfdistill.engines import Engine
 from selfdistill.engines.open import load_for, make_engine
-from selfdistill.errors import UserError
-from selfdistill.evaluate import adapter_digest, evaluate, read_results, task_result
-from selfdistill.identity import evaluation_identity
 from selfdistill.models import SeedLM
-from selfdistill.progress import Progress
-from selfdistill.records import Example, Prediction, Selected, TaskResult, Verdict, read_records
-from selfdistill.select import read_selected, select
-from selfdistill.store import digest_of, write_records
+from selfdistill.stages.distill import distill, ids_digest
+from selfdistill.stages.evaluate import adapter_digest, evaluate, read_results, task_result
+from selfdistill.stages.identity import evaluation_identity
+from selfdistill.stages.select import read_selected, select
+from selfdistill.stages.train import check_trainable, drawn, mixed, train
 from selfdistill.tasks.load import Permissions, Task, load_tasks
 from selfdistill.templates import Prompter
-from selfdistill.train import check_trainable, drawn, mixed, train
 
 
 @dataclass(frozen=True)

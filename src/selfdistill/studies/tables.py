@@ -6,11 +6,11 @@ import csv
 import io
 from collections.abc import Sequence
 
-from selfdistill.records import Metric
+from selfdistill.core.records import Metric
+from selfdistill.report.unjudgeable import unjudgeable_line
 from selfdistill.studies.grid import Column, Study
 from selfdistill.studies.lab import Arm
 from selfdistill.studies.values import Results, difference, paper_numbers, score
-from selfdistill.unjudgeable import unjudgeable_line
 
 NAMES = {
     "openfunctions": "OpenFunctions", "gsm8k": "GSM8K", "magicoder": "MagiCoder", "alpaca": "Alpaca", "dolly": "Dolly",

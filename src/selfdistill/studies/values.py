@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
-from selfdistill.errors import UserError
+from selfdistill.compare.intervals import mean_difference
+from selfdistill.core.errors import UserError
+from selfdistill.core.records import Metric, Prediction, read_records
 from selfdistill.models import resolve
-from selfdistill.records import Metric, Prediction, read_records
-from selfdistill.shift import Shift, parameter_shift, text_shift
-from selfdistill.stats import mean_difference
+from selfdistill.shift.texts import Shift, parameter_shift, text_shift
 from selfdistill.studies.grid import Column
 from selfdistill.studies.lab import Arm, Lab, Measured, item_values
 

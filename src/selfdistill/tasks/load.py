@@ -14,14 +14,14 @@ from typing import Literal
 
 from selfdistill.checks import NEED_NO_REFERENCE, load_check
 from selfdistill.checks.base import Check
-from selfdistill.config import DataSettings, JudgeSettings, TaskSettings
-from selfdistill.data import read_examples
-from selfdistill.errors import UserError
+from selfdistill.core.config import DataSettings, JudgeSettings, TaskSettings
+from selfdistill.core.errors import UserError
+from selfdistill.core.progress import Progress
+from selfdistill.core.records import Example, Turn
+from selfdistill.data.examples import read_examples
+from selfdistill.data.notes import Notes
 from selfdistill.microworld.quizzes import QUIZZES
 from selfdistill.microworld.world import ABILITIES
-from selfdistill.notes import Notes
-from selfdistill.progress import Progress
-from selfdistill.records import Example, Turn
 from selfdistill.tasks import BENCHMARKS
 from selfdistill.tasks.base import as_it_stands
 from selfdistill.templates import load_template
@@ -118,7 +118,7 @@ def _missing(check: str, permissions: Permissions) -> str | None:
 
 def _harness_folder(task: TaskSettings, data_dir: str | None) -> Path | Literal["hub"]:
     """Where the harness finds a task: the folder lm-eval of the data folder if there is one, else its own list."""
-    from selfdistill.knowledge import HARNESS
+    from selfdistill.tasks.harness import HARNESS
 
     if find_spec("lm_eval") is None:
         raise UserError(f"task {task.name}: lm-evaluation-harness is missing: pip install 'selfdistill[paper]'.")

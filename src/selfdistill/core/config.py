@@ -1,0 +1,438 @@
+"""What can be set. A recipe is a TOML file of these tables; every stage's command takes the same names.
+
+Unknown keys are refused with the list of the valid ones; every error names the key, the value and the rule. Defaults
+are the paper's settings (Section 4.1, Appendix A) where it states one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from selfdistill.core.addresses import hidden, is_key, without_secrets
+from selfdistill.core.errors import UserError
+
+
+class Settings(BaseModel):
+    """Base of all tables: frozen, no unknown keys, and no value in a traceback, which may hold a secret."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+
+
+S = TypeVar("S", bound=Settings)
+
+Place = Annotated[str, AfterValidator(without_secrets)]
+"""A path, a name, or an address without a secret."""
+
+
+DataFormat = Literal["auto", "alpaca", "prompt-completion", "messages", "sharegpt", "columns"]
+
+
+class DataSettings(Settings):
+    """A dataset. `path` is a file or a folder (rows.py), a hub name, `paper:NAME` (sources.py) or `micro:ABILITY` (more
+    than one with a plus); `config` names a part of a hub dataset, `revision` its commit.
+
+    `columns` maps prompt, response (or messages, and system, history, tests, contains) to the file's own column names.
+    `sample` draws that many rows at random; None takes all. `skip_bad` leaves bad rows out, and counts and lists them.
+    """
+
+    path: Place
+    format: DataFormat = "auto"
+    columns: dict[str, str] = {}
+    split: str = "train"
+    config: str | None = None
+    revision: str | None = None
+    sample: Annotated[int, Field(ge=1)] | None = None
+    skip_bad: bool = False
+
+
+class DistillSettings(Settings):
+    """How the seed LM rewrites (Section 3.2). Greedy by default. A rewrite ends before the first of the `stop` strings,
+    for models that do not end on their own."""
+
+    template: str = "using"
+    format: Literal["chat", "paper"] = "chat"
+    candidates: Annotated[int, Field(ge=1)] = 1
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_new_tokens: Annotated[int, Field(ge=1)] = 512
+    stop: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _candidates_need_sampling(self) -> DistillSettings:
+        if self.candidates > 1 and self.temperature == 0:
+            raise ValueError(
+                f"candidates = {self.candidates} with temperature = 0 gives the same text each time; "
+                "set temperature above 0 or candidates = 1"
+            )
+        return self
+
+
+class SelectSettings(Settings):
+    """Which rewrites are kept (Equation 4). `check` is a name of `checks.CHECKS`, with an argument after a colon where
+    it takes one, or `module:function`."""
+
+    check: str = "none"
+    export: dict[Literal["messages", "prompt-completion", "alpaca", "sharegpt"], str] = {}
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+LORA_PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {"rank": 8, "alpha": 16, "targets": ["q_proj", "v_proj"]},
+    "strong": {"rank": 64, "alpha": 128, "targets": "all-linear"},
+}
+
+
+class TrainSettings(Settings):
+    """Fine-tuning (Section 4.1): LoRA with r = 8 on query and value, lr 1e-4 cosine to 0, batch 8.
+
+    `preset` fills rank, alpha and targets where they are not set. `tune = "full"` trains all weights instead (the
+    authors' scripts take lr 1e-5 and one epoch for it), "qlora" an adapter on the seed LM in 4 bits. An optimizer step
+    takes `batch_size` x `accumulation` rows from every process. `warmup` is a share of the steps.
+
+    `holdout` is the share of the rows that does not train and on which the loss is measured at every checkpoint;
+    `patience` stops after so many checkpoints without a better one, and takes the best. `checkpoint_steps` apart a
+    stopped training can go on; without it, ten times in all, 25 steps apart or more. `packing` and
+    `gradient_checkpointing` are chosen by the device where they are not set. `report_to` names trackers: wandb,
+    trackio, tensorboard.
+
+    `mix_ratio` is the share of rows that take the distilled response in the SDFT arm (Section 5.1), `rows` how many of
+    the rows train, drawn at random. In a run, lists of either make an arm of each.
+    """
+
+    epochs: Annotated[float, Field(gt=0)] = 2
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    accumulation: Annotated[int, Field(ge=1)] = 1
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    tune: Literal["lora", "qlora", "full"] = "lora"
+    preset: Literal["paper", "strong"] = "paper"
+    rank: Annotated[int, Field(ge=1)] | None = None
+    alpha: Annotated[float, Field(gt=0)] | None = None
+    targets: tuple[str, ...] | str | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    rslora: bool = False
+    dora: bool = False
+    mix_ratio: Share | Annotated[tuple[Share, ...], Field(min_length=1)] = 1.0
+    rows: Count | Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
+    max_length: Annotated[int, Field(ge=1)] | None = None
+    holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    patience: Annotated[int, Field(ge=1)] | None = None
+    packing: bool | None = None
+    gradient_checkpointing: bool | None = None
+    checkpoint_steps: Annotated[int, Field(ge=1)] | None = None
+    report_to: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _full_has_no_rank(self) -> TrainSettings:
+        lora_only = ("rank", "alpha", "targets", "dropout", "rslora", "dora")
+        given = [k for k in lora_only if k in self.model_fields_set and getattr(self, k)]
+        if self.tune == "full" and given:
+            raise ValueError(f'tune = "full" trains all weights, so {", ".join(given)} cannot be set with it')
+        if self.patience and not self.holdout:
+            raise ValueError("patience needs a held-out part; set holdout, for example to 0.05")
+        return self
+
+    def lora(self) -> dict[str, Any]:
+        """rank, alpha and targets after the preset."""
+        own = {"rank": self.rank, "alpha": self.alpha, "targets": self.targets}
+        return LORA_PRESETS[self.preset] | {k: v for k, v in own.items() if v is not None}
+
+
+class TaskSettings(Settings):
+    """One evaluation task: a dataset and a check. `role` says whether it is what the training aims at.
+
+    `path` may also be `paper:NAME`, a benchmark of tasks/, which brings its check and template, or `lm-eval:NAME`.
+    `template` puts the items into that template's evaluation prompt where it differs from its training prompt.
+    `samples` answers are drawn at `temperature` beside the greedy one, for pass@k. `limit` items are drawn at
+    random, the same ones every time.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    path: Place
+    check: str | None = None
+    format: DataFormat = "auto"
+    columns: dict[str, str] = {}
+    split: str = "test"
+    skip_bad: bool = False
+    limit: Annotated[int, Field(ge=1)] | None = None
+    role: Literal["target", "retained"] = "retained"
+    template: str | None = None
+    max_new_tokens: Annotated[int, Field(ge=1)] = 512
+    stop: tuple[str, ...] = ()
+    samples: Annotated[int, Field(ge=0)] = 0
+    temperature: Annotated[float, Field(gt=0)] = 0.8
+
+
+class EndpointSettings(Settings):
+    """An OpenAI-compatible endpoint: where it is and how it is asked.
+
+    `base_url` ends where the API begins, usually in /v1, and holds no secret; `model` is the model's name there.
+    `api_key_env` names the environment variable that holds the key; a server on this machine needs none.
+    `max_tokens_name` is what the endpoint calls the limit of a reply (OpenAI's own newer models want
+    "max_completion_tokens"). `timeout` is in seconds, for one try; `max_retries` further tries follow a passing fault;
+    `concurrency` requests are in flight at a time.
+    """
+
+    base_url: Place
+    model: Annotated[str, Field(min_length=1)]
+    api_key_env: str = "OPENAI_API_KEY"
+    max_tokens_name: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    timeout: Annotated[float, Field(gt=0)] = 120.0
+    max_retries: Annotated[int, Field(ge=0)] = 5
+    concurrency: Annotated[int, Field(ge=1)] = 8
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_a_url(cls, url: str) -> str:
+        try:
+            parts = urlsplit(url)
+            whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            whole = False
+        if not whole or any(c.isspace() for c in url):
+            said = "this" if "@" in url else repr(hidden(url))  # what stands before an @ may be a login in any form
+            raise ValueError(f"{said} is no address; expected http://HOST[:PORT]/v1")
+        if parts.query:
+            raise ValueError(
+                "the address ends in a query, and the API's paths cannot follow it. Leave out what begins with ?"
+            )
+        return url
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _names_a_variable(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_]\w*", name) or is_key(name):  # it may be the key itself: it is not repeated
+            raise ValueError("expected the name of an environment variable that holds the key, such as OPENAI_API_KEY")
+        return name
+
+
+class JudgeSettings(EndpointSettings):
+    """The judge LM of AlpacaEval. `max_tokens` is for one reply and must hold a thinking model's thoughts, too."""
+
+    max_tokens: Annotated[int, Field(ge=1)] = 512
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+
+
+class TransformersSettings(Settings):
+    """The default engine, in this process. `rows` caps how many rows are generated together; without it, 128 on a CPU
+    and 256 on an accelerator, and fewer where memory is short. `dtype` of the weights; "auto" takes bf16 where a
+    CUDA device has units for it, else fp32."""
+
+    name: Literal["transformers"] = "transformers"
+    rows: Annotated[int, Field(ge=1)] | None = None
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
+class VllmSettings(Settings):
+    """vLLM in this process, with the settings it calls by the same names. `max_model_len` is the model's own context
+    where it is not set; a long one needs much memory. `speculate` turns on n-gram speculation from the prompt."""
+
+    name: Literal["vllm"] = "vllm"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    tensor_parallel_size: Annotated[int, Field(ge=1)] = 1
+    max_num_seqs: Annotated[int, Field(ge=1)] = 256
+    max_model_len: Annotated[int, Field(ge=2)] | None = None
+    speculate: bool = False
+
+
+class OpenAISettings(EndpointSettings):
+    """The seed LM behind an endpoint that serves it."""
+
+    name: Literal["openai"] = "openai"
+    concurrency: Annotated[int, Field(ge=1)] = 32
+
+
+class RaySettings(Settings):
+    """Workers of a Ray cluster, each with a local engine of its own. `address` as `ray.init` takes it: None starts or
+    finds a cluster on this machine, "auto" asks for a running one. `cpus` and `gpus` are what one worker holds."""
+
+    name: Literal["ray"] = "ray"
+    workers: Annotated[int, Field(ge=1)] = 2
+    local: Annotated[TransformersSettings | VllmSettings, Field(discriminator="name")] = TransformersSettings()
+    address: Place | None = None
+    cpus: Annotated[float, Field(gt=0)] = 1
+    gpus: Annotated[float, Field(ge=0)] = 0
+
+    @field_validator("local", mode="before")
+    @classmethod
+    def _local_by_name(cls, local: Any) -> Any:
+        return {"name": local} if isinstance(local, str) else local
+
+
+EngineSettings = TransformersSettings | VllmSettings | OpenAISettings | RaySettings
+ENGINES: dict[str, type[EngineSettings]] = {
+    "transformers": TransformersSettings,
+    "vllm": VllmSettings,
+    "openai": OpenAISettings,
+    "ray": RaySettings,
+}
+
+
+_RUN_FILES = (
+    "", "examples", "rewrites", "selected", "recipe", "run", "report", "samples", "seed", "vanilla", "sdft", "scale",
+    "shift", "skipped",
+)  # fmt: skip
+
+
+class Recipe(Settings):
+    """A whole run: seed LM, data, and the settings of every stage. `data_dir` holds local copies of `paper:` data.
+
+    `seed` draws data and rewrites. Each of `seeds` trains and is evaluated, for the spread between trainings; without
+    them, one training with `seed`. `allow_code_execution` lets checks run model-written code, in the sandbox;
+    `code_without_walls` also on a system where walls of the sandbox are missing.
+    """
+
+    model: Place
+    data: DataSettings
+    distill: DistillSettings = DistillSettings()
+    select: SelectSettings = SelectSettings()
+    train: TrainSettings = TrainSettings()
+    tasks: tuple[TaskSettings, ...] = ()
+    judge: JudgeSettings | None = None
+    data_dir: Place | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    engine: Annotated[EngineSettings, Field(discriminator="name")] = TransformersSettings()
+    allow_code_execution: bool = False
+    code_without_walls: bool = False
+
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _engine_by_name(cls, engine: Any) -> Any:
+        """`engine = "ray"` stands for its defaults, a table without a name for the default engine."""
+        if isinstance(engine, str):
+            return {"name": engine}
+        return {"name": "transformers", **engine} if isinstance(engine, dict) else engine
+
+    @field_validator("select")
+    @classmethod
+    def _exports_stay_in_the_run(cls, select: SelectSettings) -> SelectSettings:
+        names = list(select.export.values())
+        for name in names:
+            if Path(name).name != name or name.split(".")[0] in _RUN_FILES or names.count(name) > 1:
+                raise ValueError(f"export {name!r} must be a file name of its own inside the run, such as data.jsonl")
+        return select
+
+    @field_validator("tasks")
+    @classmethod
+    def _names_differ(cls, tasks: tuple[TaskSettings, ...]) -> tuple[TaskSettings, ...]:
+        names = [t.name for t in tasks]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"two tasks are named {', '.join(twice)}")
+        return tasks
+
+
+def load_recipe(path: Path, overrides: list[str]) -> Recipe:
+    """Read a TOML recipe, a file or one of ours by name (paper/gsm8k), apply `key.sub=value` overrides, and resolve
+    data paths against the recipe's folder.
+
+    Raises UserError with the file, the key, the value and the rule.
+    """
+    if not path.is_file():
+        shipped = Path(str(resources.files("selfdistill") / "recipes"))
+        if not (shipped / f"{path}.toml").is_file():
+            names = ", ".join(sorted(f"{p.parent.name}/{p.stem}" for p in shipped.glob("*/*.toml")))
+            raise UserError(f"{path}: no such recipe, and none of ours has that name: {names}.")
+        path = shipped / f"{path}.toml"
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from None
+    for override in overrides:
+        apply_override(tree, override)
+    recipe = checked(Recipe, tree, str(path))
+    return recipe.model_copy(
+        update={
+            "model": _beside(path, recipe.model),
+            "distill": recipe.distill.model_copy(update={"template": _beside(path, recipe.distill.template)}),
+            "data": recipe.data.model_copy(update={"path": _beside(path, recipe.data.path)}),
+            "tasks": tuple(_task_beside(path, t) for t in recipe.tasks),
+            "data_dir": recipe.data_dir and _beside(path, recipe.data_dir),
+        }
+    )
+
+
+def checked(kind: type[S], values: dict[str, Any], where: str) -> S:
+    """Build settings from values. Raises UserError; for an unknown key it lists the valid ones."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first, *more = error.errors()
+        # Where a key takes a value or a list, each form has its error; that of the list's own item says more.
+        item = max([first, *(e for e in more if e["loc"][0] == first["loc"][0])], key=lambda e: len(e["loc"]))
+        key = ".".join(str(x) for x in item["loc"] if isinstance(x, int) or x.isidentifier())
+        if item["type"] == "extra_forbidden":
+            valid = _valid_keys(kind, item["loc"][:-1])
+            near = difflib.get_close_matches(str(item["loc"][-1]), valid, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise UserError(f"{where}: unknown key {key!r}.{hint} Valid here: {', '.join(valid)}.") from None
+        if item["type"] == "missing":
+            raise UserError(f"{where}: {key!r} is missing. Add it.") from None
+        got = "" if item["type"] == "value_error" else f" = {item['input']!r}"
+        at = f"{where}: {key}{got}" if key else where
+        raise UserError(f"{at}: {item['msg'].removeprefix('Value error, ')}.") from None
+
+
+def _valid_keys(kind: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    tables: dict[str, type[BaseModel]] = {
+        "data": DataSettings,
+        "distill": DistillSettings,
+        "select": SelectSettings,
+        "train": TrainSettings,
+        "tasks": TaskSettings,
+        "judge": JudgeSettings,
+        **ENGINES,
+    }
+    for part in loc:
+        kind = tables.get(str(part), kind)
+    return sorted(kind.model_fields)
+
+
+def apply_override(tree: dict[str, Any], text: str) -> None:
+    """Apply `train.epochs=1`. The value is read as TOML; what is not TOML is a string."""
+    key, equals, raw = text.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"--set {text}: expected key=value, for example train.epochs=1.")
+    try:
+        value = tomllib.loads(f"v = {raw}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = raw
+    *path, last = key.strip().split(".")
+    for part in path:
+        tree = tree.setdefault(part, {})
+        if not isinstance(tree, dict):
+            raise UserError(f"--set {text}: {part!r} is no table. Lists are set in the recipe itself.")
+    tree[last] = value
+
+
+def _task_beside(recipe: Path, task: TaskSettings) -> TaskSettings:
+    template = task.template and _beside(recipe, task.template)
+    return task.model_copy(update={"path": _beside(recipe, task.path), "template": template})
+
+
+def _beside(recipe: Path, name: str) -> str:
+    """A path that exists beside the recipe, else the name as it stands (a hub name, `micro:`, `embedded`)."""
+    beside = recipe.parent / name
+    return str(beside.resolve()) if beside.exists() else name
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The resolved recipe as TOML that runs again."""
+    import tomli_w
+
+    return tomli_w.dumps(recipe.model_dump(exclude_none=True))

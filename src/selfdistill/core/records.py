@@ -1,0 +1,293 @@
+"""What flows between the stages: frozen, strict records, one JSON object a line.
+
+A row with an unknown or a missing key is refused. Rows are joined by `id`, never by position. Unknown is None.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal, NotRequired, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import to_json
+from typing_extensions import TypedDict
+
+from selfdistill.core.errors import UserError
+
+
+class Turn(TypedDict):
+    """One message of a conversation. `train` is False for an assistant turn that is neither rewritten nor trained on,
+    and not there otherwise."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+    train: NotRequired[Literal[False]]
+
+
+class Strict(BaseModel):
+    """Frozen, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Record(Strict):
+    """A row that is joined by its id."""
+
+    id: str
+
+
+class Example(Record):
+    """One row of a task dataset: the turns up to the last question x, and the reference response y to it.
+
+    Earlier assistant turns inside `prompt` are references too, but for those that do not train. `meta` carries what a
+    check needs (tests, words) and where the row came from.
+    """
+
+    prompt: tuple[Turn, ...] = Field(min_length=1)
+    reference: str
+    task: str
+    meta: dict[str, Any] = {}
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """All assistant turns that train, the reference last."""
+        if len(self.prompt) == 1:  # as most are
+            return (self.reference,)
+        earlier = (t["content"] for t in self.prompt if t["role"] == "assistant" and "train" not in t)
+        return (*earlier, self.reference)
+
+    def up_to(self, responses: tuple[str, ...]) -> list[Turn]:
+        """The turns up to the user turn that response number len(responses) answers, earlier ones in place, as a model
+        is asked."""
+        return [Turn(role=t["role"], content=t["content"]) for t in self._answered(responses)]
+
+    def with_responses(self, responses: tuple[str, ...]) -> list[Turn]:
+        """The whole conversation with these assistant turns in place of the references; turns that do not train are
+        marked."""
+        return [*self._answered(responses[:-1]), Turn(role="assistant", content=responses[-1])]
+
+    def _answered(self, responses: tuple[str, ...]) -> list[Turn]:
+        if not responses and len(self.prompt) == 1:  # as most are
+            return list(self.prompt)
+        turns: list[Turn] = []
+        left = list(responses)
+        for turn in self.prompt:
+            if turn["role"] == "assistant" and "train" not in turn:
+                if not left:
+                    break
+                turns.append(Turn(role="assistant", content=left.pop(0)))
+            else:
+                turns.append(turn)
+        return turns
+
+
+class Candidate(Strict):
+    """One rewrite. `turns` holds the rewritten earlier assistant turns of a multi-turn row.
+
+    `seed_nll`: mean negative log-likelihood in nats per response token under the seed LM, prompted as in training,
+    that is without the reference in sight.
+    """
+
+    text: str
+    turns: tuple[str, ...] = ()
+    finish_reason: Literal["stop", "length"] | None = None
+    tokens: int | None = None
+    seed_nll: float | None = None
+
+    @property
+    def responses(self) -> tuple[str, ...]:
+        """All rewritten assistant turns, the last one last."""
+        return (*self.turns, self.text)
+
+
+class Reason(StrEnum):
+    """Why a row trains on what it trains on."""
+
+    PASSED = "passed"
+    KEPT = "kept_unchecked"
+    COPIED = "same_as_reference"
+    WRONG = "wrong_answer"
+    NO_ANSWER = "no_answer_found"
+    UNCLEAR = "cannot_be_judged"
+    REFERENCE_UNREADABLE = "reference_has_no_answer"
+    LEAKED = "template_leak"
+    INCOHERENT = "incoherent"
+    EMPTY = "empty"
+    TRUNCATED = "cut_off"
+    REJECTED = "rejected"
+    ERROR = "engine_error"
+    MISSING = "no_rewrite"
+
+
+class Rewrite(Record):
+    """What the seed LM made of one example (Equation 3).
+
+    `failure` and `note` say why there is no candidate. `reference_nll` is the reference's own seed NLL. `digest` names
+    model, template and sampling; a rewrite that another program made may leave out everything but `id` and the texts.
+    """
+
+    candidates: tuple[Candidate, ...] = ()
+    reference_nll: float | None = None
+    failure: Reason | None = None
+    note: str | None = None
+    digest: str | None = None
+
+
+class Selected(Record):
+    """What one example trains on (Equation 4). A rewrite that is the reference word for word is no rewrite in any
+    count (`rewritten`), though its source is "distilled"."""
+
+    response: str
+    turns: tuple[str, ...] = ()
+    source: Literal["distilled", "original"]
+    reason: Reason
+    seed_nll: float | None = None
+
+    @property
+    def responses(self) -> tuple[str, ...]:
+        """All assistant turns, the last one last."""
+        return (*self.turns, self.response)
+
+    @property
+    def rewritten(self) -> bool:
+        """Whether the row trains on a rewrite that was kept."""
+        return self.source == "distilled" and self.reason is not Reason.COPIED
+
+
+class Verdict(StrEnum):
+    """How an answer was judged. Unjudged ones wait for a judge; items that cannot be judged have a reference or an
+    answer that the check cannot read. Neither counts in a score."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    TRUNCATED = "truncated"
+    ERROR = "error"
+    UNJUDGED = "unjudged"
+    UNJUDGEABLE = "cannot_be_judged"
+
+    @property
+    def judged(self) -> bool:
+        """Whether the item counts in the score."""
+        return self not in (Verdict.UNJUDGED, Verdict.UNJUDGEABLE)
+
+
+class Sample(Strict):
+    """One sampled answer beside the greedy one, for pass@k. `passed` is None where it cannot be judged."""
+
+    text: str
+    finish_reason: Literal["stop", "length"]
+    passed: bool | None
+
+
+class Prediction(Record):
+    """One answer of one model to one item, with what was extracted from it and what was expected.
+
+    `label` is the class of the answer where a check knows classes (refuse, answer, incoherent; win, tie, loss).
+    `metrics` holds what other rules say of the same answer, by name, from 0 to 1. `samples` are further answers at the
+    task's temperature.
+
+    `prompt` is a hash of the prompt's token ids, which another model's tokenizer makes another one. `asked` is one of
+    the turns and texts before any tokenizer or chat template, the same for every model that was asked the same.
+    """
+
+    task: str
+    prompt: str
+    asked: str | None = None
+    text: str
+    finish_reason: Literal["stop", "length", "rejected", "error"]
+    tokens: int | None = None
+    extracted: str | None = None
+    expected: str | None = None
+    verdict: Verdict
+    note: str | None = None
+    label: str | None = None
+    metrics: dict[str, float] = {}
+    samples: tuple[Sample, ...] = ()
+
+
+class Metric(Strict):
+    """A mean over n items with its 95 % interval: from 0 to 1, a difference of two from -1 to 1."""
+
+    n: int
+    value: float
+    low: float
+    high: float
+
+
+class TaskResult(Strict):
+    """Counts and score of one task: n = correct + wrong + truncated + errors; score = correct / n with its 95 %
+    Wilson interval. A task that was not run, or has nothing that can be judged, has n = 0 and None.
+
+    `unjudgeable` counts the items that cannot be judged, by the reason; they are not among the n. `labels` counts the
+    classes of all answers, `metrics` holds the means of what other rules say of the n; all three may be empty. `walls`
+    are those of the sandbox that held (or not) when model-written code was judged.
+    """
+
+    task: str
+    check: str
+    role: Literal["target", "retained"]
+    n: int
+    correct: int
+    wrong: int
+    truncated: int
+    errors: int
+    score: float | None
+    low: float | None
+    high: float | None
+    note: str | None = None
+    unjudgeable: dict[str, int] = {}
+    labels: dict[str, int] = {}
+    metrics: dict[str, Metric] = {}
+    walls: dict[str, bool] | None = None
+
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def content_id(prompt: tuple[Turn, ...], reference: str, task: str = "") -> str:
+    """Sixteen hex digits of the SHA-256 of what the row says, and which turns do not train. Meta data and position do
+    not count."""
+    said = [[[t["role"], t["content"], *([False] if "train" in t else [])] for t in prompt], reference, task]
+    try:
+        text = to_json(said)  # the same bytes, in a fifth of the time
+    except ValueError:  # half a character
+        text = json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
+def dump(record: BaseModel) -> bytes:
+    """One JSON line, with its newline."""
+    # What model_dump_json calls; it gives the bytes as they are, in two thirds of the time.
+    return record.__pydantic_serializer__.to_json(record, exclude_defaults=True) + b"\n"
+
+
+def read_records(path: Path, kind: type[R]) -> Iterator[R]:
+    """Stream records from a JSONL file. Raises UserError with file and line for a row that does not fit."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file.")
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield parse(line, kind, f"{path}, line {number}")
+
+
+def parse(row: bytes | dict[str, Any], kind: type[R], where: str) -> R:
+    """One record from one JSON line or from what it says; `where` opens the error message."""
+    try:
+        return kind.model_validate_json(row) if isinstance(row, bytes) else kind.model_validate(row)
+    except ValidationError as error:
+        raise UserError(f"{where}: not a {kind.__name__} record: {explain(error)}") from None
+
+
+def explain(error: ValidationError) -> str:
+    """A pydantic error in one line: the fields, what was got and the rule."""
+    parts = []
+    for item in error.errors()[:3]:
+        where = ".".join(str(x) for x in item["loc"]) or "the row"
+        got = "" if item["type"] == "missing" else f", got {str(item['input'])[:60]!r}"
+        parts.append(f"{where}: {item['msg'].lower()}{got}")
+    return "; ".join(parts)

@@ -1,0 +1,211 @@
+"""Hand-over: what others need to use a trained model: its weights merged into the base, a place on the hub.
+
+In:  the folder of an adapter or of a model with all its weights (its card is written by card.py).
+Out: a plain transformers folder; an upload.
+
+    selfdistill merge --model M --adapter runs/mine/sdft/adapter --out merged
+    selfdistill push merged --to user/name
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from selfdistill.core.errors import UserError
+from selfdistill.core.progress import Progress
+from selfdistill.core.store import locked, write_atomic
+from selfdistill.models import load_model, resolve
+from selfdistill.publish.card import merged_card, shown
+
+PUSHED = (".safetensors", ".json", ".jinja", ".md")
+"""What is uploaded, and nothing else: no pickles, no checkpoints, no code."""
+
+
+# --- merging -----------------------------------------------------------------------------------------------------
+
+
+def merge(model: str, adapter: str, out: Path, progress: Progress | None = None) -> Path:
+    """The base model with the adapter in its weights, W + s B A, in the base's own data type, as a plain transformers
+    folder: safetensors, tokenizer, generation config. It is written as OUT.partial and renamed at the end.
+
+    The sum is rounded to the base's data type, so logits differ from base plus adapter by that. Raises UserError for an
+    `out` that exists, an adapter that does not fit, and a base whose weights are quantized.
+    """
+    progress = progress or Progress()
+    if out.exists():
+        raise UserError(f"{out}: exists. Choose another output folder.")
+    folder = Path(adapter)
+    if not (folder / "adapter_config.json").is_file():
+        raise UserError(
+            f"adapter {adapter}: no adapter_config.json in the folder. Expected a PEFT adapter; a model with all its "
+            "weights needs no merging."
+        )
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise UserError(f"adapter {adapter}: no adapter_model.safetensors in the folder. Only safetensors are read.")
+    base = load_model(model)
+    if getattr(base.config, "quantization_config", None) is not None:
+        raise UserError(
+            f"model {model}: its weights are quantized, and rounding would change the adapter. Merge it into the model "
+            "that this one was quantized from."
+        )
+    _warn_of_another_base(folder, model, base.digest, progress)
+    merged = _merged(model, folder)
+    partial = out.with_name(out.name + ".partial")
+    with locked(partial, beside=True):
+        _clear(partial)
+        record = {"base": shown(model), "base_digest": base.digest, "adapter": shown(adapter)}
+        write_atomic(partial / "merge.json", json.dumps(record, indent=1) + "\n")
+        merged.save_pretrained(partial)
+        _tokenizer(model).save_pretrained(partial)
+        write_atomic(partial / "README.md", merged_card(model, base.digest))
+        partial.replace(out)
+    return out
+
+
+def _warn_of_another_base(adapter: Path, model: str, found: str, progress: Progress) -> None:
+    """The same model has another digest as a folder than by its hub name, so this may be nothing."""
+    record = adapter / "training.json"
+    if record.is_file():
+        trained = json.loads(record.read_text(encoding="utf-8"))["identity"]["model"].removesuffix("+nf4")
+        if trained != found:
+            progress.warn(f"{adapter} was trained on a model with digest {trained}; {model} has {found}")
+
+
+def _clear(partial: Path) -> None:
+    """Remove what a killed merge left. Raises UserError for files that no merge wrote."""
+    left = list(partial.iterdir())
+    if left and not (partial / "merge.json").is_file():
+        raise UserError(f"{partial}: holds files that are not ours, and the merged model goes there. Move them.")
+    for file in left:
+        file.unlink()
+
+
+def _tokenizer(model: str) -> Any:
+    """As the base has it: `load_model` gives it a padding token where it has none."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(resolve(model), trust_remote_code=False)
+
+
+def _merged(model: str, adapter: Path) -> Any:
+    """The merged model, in memory. Raises UserError for an adapter that does not fit or cannot be merged."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(
+        resolve(model), dtype="auto", use_safetensors=True, trust_remote_code=False
+    )
+    tuned = _fitted(base, adapter)
+    ends = base.get_input_embeddings(), base.get_output_embeddings()
+    changed = any(isinstance(e, (BaseTunerLayer, ModulesToSaveWrapper)) for e in ends)
+    if changed and base.config.get_text_config().tie_word_embeddings:
+        raise UserError(
+            f"adapter {adapter}: changes one of the two embeddings, which are one in this model; merged, both would "
+            "change. Load it with PEFT."
+        )
+    try:
+        return tuned.merge_and_unload(safe_merge=True)
+    except ValueError as error:  # weights that are not finite
+        raise UserError(f"adapter {adapter}: cannot be merged: {_first_line(error)}") from None
+
+
+def _fitted(base: Any, adapter: Path) -> Any:
+    """The base with the adapter on it. Raises UserError where a weight of the adapter has no place, or one is
+    missing."""
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*missing adapter keys.*")
+            tuned = PeftModel.from_pretrained(base, str(adapter))
+        with safe_open(adapter / "adapter_model.safetensors", "pt") as weights:
+            spare = weights.keys() - get_peft_model_state_dict(tuned).keys()
+    except (RuntimeError, ValueError, TypeError, KeyError, UserWarning, SafetensorError) as error:
+        raise UserError(f"adapter {adapter}: does not fit this model: {_first_line(error)}") from None
+    if spare:
+        raise UserError(f"adapter {adapter}: does not fit this model, which has no place for {sorted(spare)[0]}.")
+    return tuned
+
+
+def _first_line(error: Exception) -> str:
+    """What is wrong, without the heading that torch puts over it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return (lines[1] if lines[0].endswith(":") and len(lines) > 1 else lines[0])[:200]
+
+
+# --- the hub -----------------------------------------------------------------------------------------------------
+
+
+def push(folder: Path, to: str, private: bool = False, revision: str | None = None) -> str:
+    """Upload an adapter or a model folder to the hub as `to` (user/name), and return its address there. `revision` is
+    a branch, made where there is none.
+
+    The token is the environment's (HF_TOKEN) or the hub's own login. Raises UserError for a folder that is neither, a
+    name that is none, without token or network, and with what the hub says.
+    """
+    names = _uploadable(folder)
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", to):
+        raise UserError(f"--to {to}: expected user/name.")
+    from huggingface_hub import HfApi, constants, get_token
+
+    if constants.HF_HUB_OFFLINE:
+        raise UserError("push: HF_HUB_OFFLINE is set, so the hub is out of reach. Unset it.")
+    token = get_token()
+    if not token:
+        raise UserError("push: no token. Set HF_TOKEN, or log in once with `hf auth login`.")
+    api = HfApi(token=token)
+    with TemporaryDirectory() as scratch, _explained(to):
+        for name in names:
+            (Path(scratch) / name).symlink_to((folder / name).resolve())
+        _without_local_base(Path(scratch) / "adapter_config.json")
+        place = api.create_repo(to, private=private or None, exist_ok=True)
+        if revision:
+            api.create_branch(to, branch=revision, exist_ok=True)
+        said = "Upload by selfdistill"
+        api.upload_folder(repo_id=to, folder_path=scratch, revision=revision, commit_message=said)
+    return str(place)
+
+
+def _uploadable(folder: Path) -> list[str]:
+    """File names to upload. Raises UserError for a folder that holds neither an adapter nor a model."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder.")
+    names = sorted(f.name for f in folder.iterdir() if f.is_file() and f.suffix in PUSHED)
+    adapter = {"adapter_config.json", "adapter_model.safetensors"} <= set(names)
+    model = "config.json" in names and any(n.startswith("model") and n.endswith(".safetensors") for n in names)
+    if not adapter and not model:
+        raise UserError(
+            f"{folder}: neither an adapter nor a model. Expected adapter_config.json with adapter_model.safetensors, "
+            "or config.json with model.safetensors."
+        )
+    return names
+
+
+def _without_local_base(config: Path) -> None:
+    """PEFT notes where the base lay; a folder of this machine means nothing to others."""
+    if config.is_file():
+        values = json.loads(config.read_text(encoding="utf-8"))
+        values["base_model_name_or_path"] = shown(values.get("base_model_name_or_path") or "")
+        config.unlink()  # a link to the original, which stays as it is
+        config.write_text(json.dumps(values, indent=2), encoding="utf-8")
+
+
+@contextmanager
+def _explained(to: str) -> Iterator[None]:
+    """What the hub says, as one line."""
+    from huggingface_hub import errors
+
+    network = errors.HTTPError  # type: ignore[attr-defined]  # of the client library, another one from version to version
+    try:
+        yield
+    except (network, OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"push to {to}: {' '.join(str(error).split())[:300] or type(error).__name__}") from None

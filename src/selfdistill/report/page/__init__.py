@@ -1,0 +1,299 @@
+"""Page: what a run shows, as one HTML file for a person.
+
+In:  a run folder and its report (`report.build`).
+Out: RUN/report.html. It asks for nothing from anywhere; all but the examples works without JavaScript.
+
+    selfdistill report runs/mine
+
+What models and datasets wrote is hostile here: it reaches the page as cleaned and escaped text, or as JSON that the
+page's script shows by `textContent` alone, under a Content-Security-Policy that knows this file's own script and style.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import shlex
+import tomllib
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from statistics import stdev
+from typing import Any
+
+from jinja2 import Environment
+from markupsafe import Markup
+
+from selfdistill.core.records import Rewrite, Selected, read_records
+from selfdistill.core.store import write_atomic
+from selfdistill.report.build import (
+    EXPLAINED,
+    NOTHING_COMPARED,
+    difference_cell,
+    difference_rows,
+    gap_sentence,
+    overlap_lines,
+    pairs,
+    score_cell,
+    score_rows,
+    spread_rows,
+    yield_sentence,
+)
+from selfdistill.report.page import charts
+from selfdistill.report.page.items import collect, script
+from selfdistill.report.page.svg import clean
+from selfdistill.report.unjudgeable import UNJUDGEABLE, unjudgeable_rows
+from selfdistill.shift import measure as drift
+
+COMPARED = (
+    ("seed", "vanilla", "vanilla", "square"),
+    ("seed", "sdft", "sdft", "diamond"),
+    ("vanilla", "sdft", "both", "triangle"),
+)
+"""From what to what, the style in page.css, and the shape."""
+
+
+def write_page(run: Path, report: dict[str, Any]) -> Path:
+    """Write RUN/report.html from the run's files and what report.json holds."""
+    style, code = _file("page.css"), _file("page.js")
+    manifest, recipe = _json(run / "run.json") or {}, _text(run / "recipe.toml")
+    data = collect(run, manifest.get("arms", [])) | {"reasons": EXPLAINED}
+    curves = charts.strength_points(_json(run / "scale.json"))
+    points = charts.arm_points(report)
+    template = Environment(autoescape=True, finalize=clean, trim_blocks=True, lstrip_blocks=True)
+    html = template.from_string(_file("page.html")).render(
+        policy=f"default-src 'none'; script-src '{_hash(code)}'; style-src '{_hash(style)}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
+        style=Markup(style),
+        code=Markup(code),
+        data=Markup(script(data)),
+        report=report,
+        said=_sentences(report),
+        facts=_facts(report, manifest, _recipe(recipe)),
+        scatter=charts.scatter(points, curves),
+        point_rows=_point_rows(points, curves),
+        scores=score_rows(report),
+        differences=difference_rows(report["tasks"]),
+        spread=spread_rows(report["tasks"]),
+        overlap=overlap_lines(report),
+        nothing=NOTHING_COMPARED,
+        unjudgeable=(unjudgeable_rows(report["tasks"]), UNJUDGEABLE),
+        **_forest(report),
+        **_distilled(run, report),
+        shift=_shift_rows(_json(run / "shift.json")),
+        **_curves(report),
+        left_out=data["left_out"],
+        count=len(data["items"]),
+        **_repeat(manifest, recipe, report),
+    )
+    path = run / "report.html"
+    write_atomic(path, html)
+    return path
+
+
+# --- what lies there ---------------------------------------------------------------------------------------------
+
+
+def _file(name: str) -> str:
+    return resources.files("selfdistill.report.page").joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+
+
+def _json(path: Path) -> Any:
+    """What a JSON file holds; None where it is missing or torn."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _recipe(text: str | None) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text or "")
+    except tomllib.TOMLDecodeError:
+        return {}
+
+
+# --- the parts ---------------------------------------------------------------------------------------------------
+
+
+def _sentences(report: dict[str, Any]) -> list[str]:
+    """The verdict, of a run with several pairs of arms a line each."""
+    starts = [report["summary"].find(f"{sdft} against {vanilla}: ") for vanilla, sdft in pairs(report)]
+    found = sorted({0, *(s for s in starts if s > 0)})
+    return [report["summary"][a:b].strip() for a, b in zip(found, [*found[1:], None], strict=True)]
+
+
+def _facts(report: dict[str, Any], manifest: dict[str, Any], recipe: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The numbers under the verdict: name, value, what else there is to say."""
+    rows, kept = report["rows"], report["distilled"]
+    seeds = [t["arms"]["seed"] for t in report["tasks"] if "seed" in t["arms"]]
+    items = [count for r in seeds if (count := r["n"] + sum(r["unjudgeable"].values()))]
+    gap = report["gap"]
+    closed = "not measured" if gap["closed"] is None else f"{100 * gap['closed']:.0f} %"
+    change = "" if gap["before"] is None else f"{gap['before']:.2f} to {gap['after']:.2f} nats a token"
+    where = ", ".join(str(v) for v in (manifest.get("device"), manifest.get("dtype")) if v)
+    ended = str(manifest.get("finished") or "")
+    seconds = [s for s in manifest.get("seconds", {}).values() if isinstance(s, int | float)]
+    took = f"{sum(seconds) / 60:.0f} minutes of work" if seconds else ""
+    return [
+        ("seed LM", str(recipe.get("model") or manifest.get("model") or "not recorded"), where),
+        ("training rows", f"{rows:,}", str(recipe.get("data", {}).get("path") or "")),
+        ("rewrites kept", f"{100 * kept / rows:.0f} %" if rows else "not measured", f"{kept:,} of {rows:,} rows"),
+        ("gap closed", closed, change),
+        (
+            "tasks",
+            str(len(report["tasks"])),
+            f"{sum(items):,} item{'s' if sum(items) > 1 else ''}, every arm answers each" if items else "",
+        ),
+        (
+            "finished",
+            ended[:10] or str(manifest.get("status") or "not recorded"),
+            ", ".join(x for x in (ended[11:16] and f"{ended[11:16]} UTC", took) if x),
+        ),
+    ]
+
+
+def _point_rows(points: list[dict[str, Any]], curves: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
+    """The scatter's numbers."""
+    rows = [
+        [p["name"], *(_mean_cell(p[role], [s[k] for s in p["seeds"]]) for k, role in ((1, "target"), (0, "retained")))]
+        for p in points
+    ]
+    for arm, curve in curves.items():
+        for p in curve:
+            if float(p["strength"]) not in (0, 1):
+                rows.append([f"{arm} × {p['strength']:g}", _mean_cell(p["target"]), _mean_cell(p["retained"])])
+    return rows
+
+
+def _mean_cell(mean: dict[str, Any] | None, seeds: Sequence[float] = ()) -> str:
+    """A mean over tasks with its interval; of several trainings also how far they lie apart."""
+    spread = {"seeds": seeds, "spread": stdev(seeds)} if len(seeds) > 1 else {}
+    return score_cell(mean and mean | {"score": mean["value"]} | spread)
+
+
+def _forest(report: dict[str, Any]) -> dict[str, Any]:
+    """Paired differences by task, each row with its bar."""
+    groups = []
+    for task in report["tasks"]:
+        found = {(d["a"], d["b"]): d for d in task["differences"]}
+        rows: list[dict[str, Any]] = []
+        for v, s in pairs(report):
+            name = {"seed": "seed", "vanilla": v, "sdft": s}
+            for a, b, style, shape in COMPARED:
+                d = found.get((name[a], name[b]))
+                if d and d not in [row["d"] for row in rows]:
+                    rows.append({"d": d, "style": style, "shape": shape})
+        groups.append({"task": task["task"], "target": task["role"] == "target", "rows": rows})
+    forest = charts.Forest([row["d"] for g in groups for row in g["rows"]])
+    for row in (row for g in groups for row in g["rows"]):
+        d = row["d"]
+        value, _, interval = difference_cell(d).replace("-", "−").partition(" ")
+        row |= {"bar": forest.row(d, row["style"], row["shape"]), "value": value, "interval": interval}
+        row["noise"] = d["low"] <= 0 <= d["high"]
+    return {"groups": groups, "axis": forest.axis(), "compared": bool([g for g in groups if g["rows"]])}
+
+
+def _distilled(run: Path, report: dict[str, Any]) -> dict[str, Any]:
+    """Yield by reason and the gap as two distributions."""
+    rewrites = {r.id: r.reference_nll for r in read_records(run / "rewrites.jsonl", Rewrite)}
+    both = [
+        (before, row.seed_nll)
+        for row in read_records(run / "selected.jsonl", Selected)
+        if (before := rewrites.get(row.id)) is not None and row.seed_nll is not None
+    ]
+    both = [(b, a) for b, a in both if math.isfinite(b) and math.isfinite(a)]
+    reasons = []
+    for reason, n in report["yield"].items():
+        kept = reason in ("passed", "kept_unchecked")
+        share = n / max(1, report["rows"])
+        row = {"reason": reason, "n": n, "share": f"{100 * share:.1f} %", "said": EXPLAINED.get(reason, "")}
+        reasons.append(row | {"bar": charts.share_bar(share, "sdft" if kept else "muted")})
+    gap = charts.distributions([b for b, _ in both], [a for _, a in both])
+    return {
+        "reasons": reasons,
+        "gap": gap,
+        "gap_said": gap_sentence(report["gap"]),
+        "yield_said": yield_sentence(report["yield"]),
+    }
+
+
+def _curves(report: dict[str, Any]) -> dict[str, Any]:
+    """Losses of every training, and their ends as rows."""
+    curves: list[dict[str, Any]] = []
+    for arm in report["arms"]:
+        for folder in arm["folders"]:
+            record = report["training"][folder]
+            kept = {k: [p for p in record[k] or () if math.isfinite(p["loss"])] for k in ("loss", "held_out")}
+            nth = sum(c["method"] == arm["method"] for c in curves)
+            curves.append({"name": folder, "method": arm["method"], "dash": nth % 4, "record": record, **kept})
+    rows = []
+    for c in curves:
+        steps = str(max((p["step"] for p in c["loss"]), default="not measured"))
+        ends = [_end(c["loss"], 0), _end(c["loss"], -1), _end(c["held_out"], -1)]
+        rows.append([c["name"], str(c["record"]["rows"]), str(len(c["record"]["dropped"])), steps, *ends])
+    return {"losses": charts.losses(curves), "loss_rows": rows, "curves": curves}
+
+
+def _end(points: list[dict[str, Any]], index: int) -> str:
+    return f"{points[index]['loss']:.3f}" if points else "not measured"
+
+
+def _shift_rows(table: Any) -> dict[str, Any] | None:
+    """shift.json, whatever its pairs hold: a measure a row, a pair a column; None without any."""
+    found = table.get("pairs") if isinstance(table, dict) else None
+    found = [p for p in found if isinstance(p, dict)] if isinstance(found, list) else []
+    flat = [dict(_flat(p)) for p in found]
+    names = [f"{p.pop('a', '')} → {p.pop('b', '')}" for p in flat]
+    measures = list(dict.fromkeys(k for p in flat for k in p))
+    rows = [[m, *(p.get(m, "not measured") for p in flat)] for m in measures]
+    return {"main": _shift_table(found), "all": (["measure", *names], rows)} if rows else None
+
+
+def _shift_table(found: list[Any]) -> tuple[list[str], list[list[str]]] | None:
+    """The main measures, as `selfdistill shift` prints them; None where another program wrote the file."""
+    try:
+        return drift.table(found)
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError):
+        return None
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Names and cells of what is nested; long lists and tables are left out."""
+    if isinstance(value, dict) and {"value", "low", "high"} <= value.keys():
+        ends = [value[k] for k in ("value", "low", "high")]
+        known = [f"{v:.3f}" for v in ends if isinstance(v, int | float)]
+        yield name, f"{known[0]} [{known[1]}, {known[2]}]" if len(known) == 3 else (known or ["not measured"])[0]
+    elif isinstance(value, dict) and len(value) <= 16:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name} {key}".strip().replace("_", " "))
+    elif isinstance(value, list) and len(value) <= 2:
+        for side, inner in zip(("before", "after"), value, strict=False):
+            yield from _flat(inner, f"{name}, {side}")
+    elif value is None or isinstance(value, str | bool | int | float):
+        yield name, "not measured" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _repeat(manifest: dict[str, Any], recipe: str | None, report: dict[str, Any]) -> dict[str, Any]:
+    """How the run was made, and how to make it again."""
+    kept = ("started", "finished", "status", "python", "platform", "device", "dtype", "git", "model", "data")
+    names = {"model": "digest of the seed LM", "data": "digest of the data", "git": "commit of the working directory"}
+    versions = {k: v for k, v in (manifest.get("versions") or {}).items() if v}
+    return {
+        "recipe": recipe,
+        "command": shlex.join(map(str, manifest.get("command") or [])),
+        "made": [[names.get(k, k), str(manifest[k])] for k in kept if manifest.get(k)],
+        "versions": [[k, str(v)] for k, v in versions.items()],
+        "seconds": [[k, f"{v:,.1f}"] for k, v in (manifest.get("seconds") or {}).items()],
+        "chosen": {f: t["chosen"] for f, t in report["training"].items() if t.get("chosen")},
+    }

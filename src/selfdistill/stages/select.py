@@ -1,0 +1,238 @@
+"""Select: a rewrite is kept where it is verifiably as good as the reference, else the reference stays (Equation 4).
+
+In:  examples and rewrites.jsonl, joined by id; a check.
+Out: selected.jsonl, one `Selected` per example with its reason, and the export formats of other trainers.
+
+    selfdistill select --data train.jsonl --rewrites rewrites.jsonl --check last_number --out selected.jsonl
+
+One pass over the examples writes everything. Memory holds the rewrites' ids and where they lie, not their texts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pydantic_core import to_json
+
+from selfdistill.checks.base import Check
+from selfdistill.checks.coherence import damaged
+from selfdistill.checks.leaks import leak
+from selfdistill.checks.thoughts import answer_of
+from selfdistill.core.config import DataSettings
+from selfdistill.core.errors import UserError
+from selfdistill.core.progress import Progress
+from selfdistill.core.records import Candidate, Example, Reason, Rewrite, Selected, Turn, dump, read_records
+from selfdistill.core.store import new_files
+from selfdistill.data.joins import BATCH, open_rewrites
+
+_OUTCOMES = {
+    "same": Reason.PASSED,
+    "different": Reason.WRONG,
+    "no_answer": Reason.NO_ANSWER,
+    "no_reference": Reason.REFERENCE_UNREADABLE,
+    "cannot_tell": Reason.UNCLEAR,
+}
+_KEEPS = (Reason.PASSED, Reason.KEPT, Reason.COPIED)
+
+
+def select(
+    examples: Iterable[Example],
+    rewrites: Path,
+    out: Path,
+    check: Check | None,
+    progress: Progress | None = None,
+    form: DataSettings | None = None,
+    exports: Mapping[str, Path] | None = None,
+) -> Counter[Reason]:
+    """Write `out`, in the order of the examples, and `exports` (format: file); all of them, or none if
+    anything is wrong. Returns the count of rows by reason.
+
+    `rewrites` is what distill writes, or a whole distilled dataset in a form that datasets come in (`form` tells its
+    columns), such as the authors published. Raises UserError for rewrites that cannot be joined to the examples.
+    """
+    exports = exports or {}
+    reasons: Counter[Reason] = Counter()
+    found = open_rewrites(rewrites, form, out.parent)
+    # A stream does not know its length; there are about as many rewrites.
+    total = len(examples) if isinstance(examples, Sized) else len(found)
+    with (
+        found,
+        new_files(out, *exports.values()) as (file, *others),
+        (progress or Progress()).bar("select", total) as advance,
+    ):
+        export_files = _Exports(dict(zip(exports.items(), others, strict=True)))
+        stream = iter(found.join(examples))
+        while joined := list(islice(stream, BATCH)):
+            batch = [example for example, _ in joined]
+            made = [_rewrite(example, row) for example, row in joined]
+            judged = [judge(example, rewrite, check) for example, rewrite in zip(batch, made, strict=True)]
+            rows = [choose(*row) for row in zip(batch, made, judged, strict=True)]
+            file.write(b"".join(map(dump, rows)))
+            export_files.add(batch, rows)
+            reasons.update(row.reason for row in rows)
+            advance(len(batch))
+        export_files.end()
+    return reasons
+
+
+def _rewrite(example: Example, row: Rewrite | Example | None) -> Rewrite | None:
+    """What was joined to an example as its rewrite. It may be a row of a distilled dataset: one that is the reference
+    may be a copy that the model made, or what another program fell back to; that cannot be told, and is no rewrite."""
+    if not isinstance(row, Example):
+        return row
+    if len(row.references) == len(example.references) and all(map(_same, row.references, example.references)):
+        return Rewrite(id=example.id, failure=Reason.COPIED)
+    return Rewrite(id=example.id, candidates=(Candidate(text=row.reference, turns=row.references[:-1]),))
+
+
+def judge(example: Example, rewrite: Rewrite | None, check: Check | None) -> list[Reason]:
+    """What is said of each candidate."""
+    return [_reason(example, candidate, check) for candidate in rewrite.candidates] if rewrite else []
+
+
+def choose(example: Example, rewrite: Rewrite | None, judged: Sequence[Reason]) -> Selected:
+    """The row's training response. Among the candidates that pass, the one with the lowest seed NLL; a copy of the
+    reference only where no other passes."""
+    passed = [n for n, reason in enumerate(judged) if reason in _KEEPS]
+    if rewrite and passed:
+        own = [n for n in passed if judged[n] is not Reason.COPIED] or passed
+        number = min(own, key=lambda n: _nll(rewrite.candidates[n])) if len(own) > 1 else own[0]
+        best = rewrite.candidates[number]
+        return Selected(
+            id=example.id,
+            response=best.text,
+            turns=best.turns,
+            source="distilled",
+            reason=judged[number],
+            seed_nll=best.seed_nll,
+        )
+    failure = rewrite.failure if rewrite else Reason.MISSING
+    return Selected(
+        id=example.id,
+        response=example.reference,
+        turns=example.references[:-1],
+        source="original",
+        reason=judged[0] if judged else failure or Reason.MISSING,
+        seed_nll=rewrite.reference_nll if rewrite else None,
+    )
+
+
+def _nll(candidate: Candidate) -> float:
+    return float("inf") if candidate.seed_nll is None else candidate.seed_nll
+
+
+def _reason(example: Example, candidate: Candidate, check: Check | None) -> Reason:
+    """Why this candidate may stay or not. Every rewritten turn must pass. Thoughts before an answer train, but are not
+    judged."""
+    if candidate.finish_reason == "length":
+        return Reason.TRUNCATED
+    references = example.references
+    if len(candidate.turns) + 1 != len(references):
+        return Reason.EMPTY
+    if _same(candidate.text, example.reference) and all(map(_same, candidate.turns, references)):
+        return Reason.COPIED
+    for number, response in enumerate(candidate.responses):
+        if reason := _flaw(response, references[number], example):
+            return reason
+    if check is None:
+        return Reason.KEPT
+    for number, response in enumerate(candidate.turns):
+        # What a row's `contains` or `tests` ask for is asked of the last turn.
+        reason = _OUTCOMES[check(response, references[number], example.model_copy(update={"meta": {}})).outcome]
+        if reason not in (Reason.PASSED, Reason.REFERENCE_UNREADABLE):  # small talk on the way has nothing to extract
+            return reason
+    return _OUTCOMES[check(candidate.text, example.reference, example).outcome]
+
+
+def _same(response: str, reference: str) -> bool:
+    return response.strip() == reference.strip()
+
+
+def _flaw(response: str, reference: str, example: Example) -> Reason | None:
+    """What is wrong with a rewritten turn, whatever the check."""
+    answer = answer_of(response)
+    if not answer or answer.isspace():
+        return Reason.NO_ANSWER if response.strip() else Reason.EMPTY
+    if leak(answer) and leak(answer, [*(t["content"] for t in example.prompt), example.reference]):
+        return Reason.LEAKED
+    return Reason.INCOHERENT if damaged(answer, answer_of(reference)) else None
+
+
+def read_selected(examples: Sequence[Example], path: Path) -> dict[str, Selected]:
+    """Selected rows by id. Raises UserError for an example without a row, a row twice or too many, and a row whose
+    number of turns is not the example's."""
+    chosen: dict[str, Selected] = {}
+    for row in read_records(path, Selected):
+        if row.id in chosen:
+            raise UserError(f"{path}: id {row.id!r} occurs twice. Keep one row per id.")
+        chosen[row.id] = row
+    for example in examples:
+        if example.id not in chosen:
+            raise UserError(f"{path}: no row for id {example.id!r} of the data.")
+        if len(chosen[example.id].responses) != len(example.references):
+            raise UserError(f"{path}: id {example.id!r} needs {len(example.references)} turns (turns and response).")
+    if len(chosen) > len(examples):
+        raise UserError(f"{path}: {len(chosen) - len(examples)} rows belong to no row of the data.")
+    return chosen
+
+
+# --- hand-over ---------------------------------------------------------------------------------------------------
+
+
+class _Exports:
+    """The files for other trainers, written row by row. They are given by format and name.
+
+    `messages` and `prompt-completion` are TRL's forms, `alpaca` and `sharegpt` those of LLaMA-Factory and Axolotl.
+    `.json` gives one array, anything else JSON lines. Every row carries its source and its id: the user's own where
+    the data has an `id` column, else the hash.
+    """
+
+    def __init__(self, files: Mapping[tuple[str, Path], BinaryIO]) -> None:
+        self.files = [(form, file, path.suffix == ".json") for (form, path), file in files.items()]
+        self.begun = False
+
+    def add(self, examples: Sequence[Example], rows: Sequence[Selected]) -> None:
+        for form, file, array in self.files:
+            lines = [to_json(_line(example, row, form)) for example, row in zip(examples, rows, strict=True)]
+            if array:
+                file.write((b",\n" if self.begun else b"[\n") + b",\n".join(lines))
+            else:
+                file.write(b"\n".join(lines) + b"\n")
+        self.begun = True
+
+    def end(self) -> None:
+        for _, file, array in self.files:
+            if array:
+                file.write(b"\n]\n")
+
+
+def _line(example: Example, row: Selected, form: str) -> dict[str, Any]:
+    turns = example.with_responses(row.responses)
+    tail = {"id": example.meta.get("source_id", example.id), "source": row.source}
+    if form == "messages":
+        return {"messages": [_message(t) if "train" in t else t for t in turns], **tail}
+    if form == "prompt-completion":
+        return {"prompt": [_message(t) for t in turns[:-1]], "completion": turns[-1:], **tail}
+    if form == "sharegpt":
+        names = {"system": "system", "user": "human", "assistant": "gpt"}
+        said = ({"from": names[t["role"]], "value": t["content"], **_weight(t)} for t in turns)
+        return {"conversations": list(said), **tail}
+    if any("train" in t for t in turns):
+        raise UserError(f"export alpaca: row {tail['id']} has turns that do not train, which only messages can say.")
+    system = turns.pop(0)["content"] if turns[0]["role"] == "system" else ""
+    pairs = [[turns[i]["content"], turns[i + 1]["content"]] for i in range(0, len(turns), 2)]
+    (instruction, output), history = pairs[-1], pairs[:-1]
+    return {"instruction": instruction, "input": "", "output": output, "system": system, "history": history, **tail}
+
+
+def _message(turn: Turn) -> dict[str, Any]:
+    return {"role": turn["role"], "content": turn["content"], **_weight(turn)}
+
+
+def _weight(turn: Turn) -> dict[str, int]:
+    """What says in OpenAI's form that a turn does not train."""
+    return {"weight": 0} if "train" in turn else {}

@@ -1,0 +1,424 @@
+"""Fit: minimise the negative log-likelihood of the response tokens (Equations 2 and 5).
+
+In:  a seed LM, rows of token ids with labels, settings.
+Out: the weights in a folder, what was chosen for the user with the reasons, the loss of the steps.
+
+transformers' `Trainer` brings the optimizer, checkpoints, resume, reports, DDP, FSDP and DeepSpeed. Ours is what
+decides the numbers: which rows make a step (`Batches`), how they are laid out (`Layout`), and the loss
+(`ResponseTrainer`).
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from zipfile import is_zipfile
+
+import torch
+import transformers
+from accelerate import DistributedType
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
+from transformers.trainer_utils import EvalLoopOutput
+
+from selfdistill.core.config import TrainSettings
+from selfdistill.core.errors import UserError
+from selfdistill.core.progress import Progress
+from selfdistill.models import SeedLM, pick_dtype, process, sharded
+from selfdistill.training.batches import IGNORED, Batches, Layout, Rows, packing_mixes
+
+CHECKPOINTS, APART = 10, 25
+"""How often a training is saved where the settings do not say, and the fewest steps between two of them."""
+
+CURVE = 1000
+"""Points of the loss curve; a shorter training logs every step."""
+
+SHARDING = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+Row = tuple[list[int], list[int]]
+"""Input ids and labels."""
+
+
+def fit(
+    seed_lm: SeedLM,
+    train: Sequence[Row],
+    held: Sequence[Row],
+    out: Path,
+    settings: TrainSettings,
+    seed: int,
+    name: str,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Train on `train` and save into `out`, from the last checkpoint there if there is one. `held` rows do not train.
+
+    Returns {chosen, loss, held_out}: what was chosen with the reasons, and losses as {step, loss} in nats a token.
+    """
+    transformers.set_seed(seed)
+    rows, one = Rows(train), process()
+    batches = Batches(rows.lengths, settings.batch_size, settings.accumulation, one.count, one.rank, seed)
+    with _tuned(seed_lm, settings) as model:
+        plan = _plan(seed_lm, settings, batches, model)
+        for note in plan.notes:
+            progress.note(f"{name}: {note}")
+        with _explained(settings), progress.bar(name, plan.steps * batches.step_rows) as advance:
+            trainer = ResponseTrainer(
+                batches,
+                model,
+                args=_arguments(seed_lm, settings, plan, out, seed, bool(held)),
+                train_dataset=rows,
+                eval_dataset=Rows(held) if held else None,
+                data_collator=Layout(seed_lm.tokenizer.pad_token_id or 0, plan.packing),  # padding may be any token
+                callbacks=[Follow(batches, advance)],
+            )
+            trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
+            if settings.patience:
+                trainer.add_callback(transformers.EarlyStoppingCallback(settings.patience))
+            if sharded() and trainer.accelerator.distributed_type not in SHARDING:
+                raise UserError(f"the launcher asks for FSDP or DeepSpeed; accelerate has neither on {seed_lm.device}.")
+            trainer.train(resume_from_checkpoint=_last_checkpoint(out))
+        _save(trainer, seed_lm, settings, out)
+    history = trainer.state.log_history
+    return {
+        "chosen": plan.notes,
+        "loss": [{"step": x["step"], "loss": x["loss"]} for x in history if "loss" in x],
+        "held_out": [{"step": x["step"], "loss": x["eval_loss"]} for x in history if "eval_loss" in x],
+    }
+
+
+# --- what the settings leave open --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What was chosen for the user; `notes` say it with the reasons. `log_steps` and `checkpoint_steps` are apart."""
+
+    steps: int
+    log_steps: int
+    checkpoint_steps: int
+    packing: bool
+    gradient_checkpointing: bool
+    notes: list[str]
+
+
+def _plan(seed_lm: SeedLM, settings: TrainSettings, batches: Batches, model: Any) -> _Plan:
+    steps = math.ceil(settings.epochs * batches.steps_an_epoch)
+    log_steps = math.ceil(steps / CURVE)
+    apart = settings.checkpoint_steps or max(APART, math.ceil(steps / CHECKPOINTS))
+    apart = math.ceil(apart / log_steps) * log_steps  # so that a resumed training logs what an undisturbed one does
+    packing, layout = _layout(seed_lm, settings, batches, model)
+    checkpointing, why = _gradient_checkpointing(settings, seed_lm.device)
+    held = f", with the loss on {settings.holdout:.0%} of the rows" if settings.holdout else ""
+    notes = [
+        _what_trains(settings, model),
+        f"{steps} step{'s' if steps > 1 else ''} of {batches.step_rows} rows{_shared(batches)}, {layout}",
+        f"{seed_lm.dtype} on {seed_lm.device}: {_why_dtype(seed_lm)}",
+        f"gradient checkpointing {'on' if checkpointing else 'off'}: {why}",
+        f"a checkpoint every {apart} steps{held}",
+    ]
+    return _Plan(steps, log_steps, apart, packing, checkpointing, notes)
+
+
+def _shared(batches: Batches) -> str:
+    return f" over {batches.processes} processes" if batches.processes > 1 else ""
+
+
+def _what_trains(settings: TrainSettings, model: Any) -> str:
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    share = f"{trained:,} of {sum(p.numel() for p in model.parameters()):,} weights train"
+    if settings.tune == "full":
+        return f"all weights, kept in fp32 while they train: {share}"
+    lora = settings.lora()
+    where = lora["targets"] if isinstance(lora["targets"], str) else ", ".join(lora["targets"])
+    kinds = "".join(f", {k}" for k in ("rslora", "dora") if getattr(settings, k))
+    return f"{settings.tune} with r = {lora['rank']}, alpha = {lora['alpha']:g} on {where}{kinds}: {share}"
+
+
+def _layout(seed_lm: SeedLM, settings: TrainSettings, batches: Batches, model: Any) -> tuple[bool, str]:
+    if settings.packing:  # `check_trainable` has seen that it can be
+        return True, "packed in one line, as set"
+    why = ""
+    if settings.packing is None and _flash(model):
+        mixes = packing_mixes(model, seed_lm.tokenizer, seed_lm.dtype)
+        if not mixes:
+            return True, "packed in one line, which flash attention tells apart"
+        why = f"; not packed, since {mixes}"
+    return False, f"batches of similar lengths, {100 * batches.padding():.1f} % padding{why}"
+
+
+def _flash(model: Any) -> bool:
+    return "flash" in (model.config._attn_implementation or "")
+
+
+def _gradient_checkpointing(settings: TrainSettings, device: str) -> tuple[bool, str]:
+    if os.environ.get("FSDP_ACTIVATION_CHECKPOINTING") == "true":
+        return False, "the launcher's FSDP does it"
+    if settings.gradient_checkpointing is not None:
+        return settings.gradient_checkpointing, "as set"
+    return (False, "a CPU has memory, and no time to spare") if device == "cpu" else (True, "activations take memory")
+
+
+def _why_dtype(seed_lm: SeedLM) -> str:
+    if seed_lm.dtype != pick_dtype(seed_lm.device):
+        return "as set"
+    return (
+        "the device has units for it; weights that train are fp32"
+        if seed_lm.dtype == "bfloat16"
+        else "bf16 is for CUDA devices that have units for it"
+    )
+
+
+def _arguments(seed_lm: SeedLM, settings: TrainSettings, plan: _Plan, out: Path, seed: int, held: bool) -> Any:
+    schedule = "constant_with_warmup" if settings.schedule == "constant" and settings.warmup else settings.schedule
+    arguments = transformers.TrainingArguments(
+        output_dir=str(out),
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulation,
+        num_train_epochs=settings.epochs,
+        learning_rate=settings.lr,
+        lr_scheduler_type=schedule,
+        warmup_steps=settings.warmup,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        seed=seed,
+        bf16=seed_lm.dtype == "bfloat16",
+        use_cpu=seed_lm.device == "cpu",
+        remove_unused_columns=False,
+        dataloader_pin_memory=seed_lm.device == "cuda",
+        logging_steps=plan.log_steps,
+        logging_nan_inf_filter=False,
+        save_steps=plan.checkpoint_steps,
+        save_total_limit=2,  # one is whole while the other is written
+        eval_strategy="steps" if held else "no",
+        eval_steps=plan.checkpoint_steps,
+        load_best_model_at_end=settings.patience is not None,
+        metric_for_best_model="eval_loss" if held else None,
+        ddp_find_unused_parameters=True,  # an adapter on a part that texts do not touch, as a vision tower
+        use_cache=getattr(seed_lm.config, "use_cache", True),  # else the seed LM would be told not to
+        restore_callback_states_from_checkpoint=True,  # how often patience was tried
+        report_to=list(settings.report_to) or "none",
+        run_name=f"{out.parent.name}-{out.stem}",
+        disable_tqdm=True,
+        **({"gradient_checkpointing": True} if plan.gradient_checkpointing else {}),
+    )
+    arguments.mixed_precision = "bf16" if arguments.bf16 else "no"  # whatever the launcher's own setting is
+    arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs are several processes here, never `DataParallel`
+    return arguments
+
+
+# --- the folder --------------------------------------------------------------------------------------------------
+
+
+def _last_checkpoint(partial: Path) -> Path | None:
+    """The newest checkpoint that was written whole: its state is written last by the first process, the state of its
+    random numbers by the others."""
+    ranks = range(process().count)
+    last = [f"rng_state_{rank}.pth" for rank in ranks] if len(ranks) > 1 else ["rng_state.pth"]
+    for folder in sorted(partial.glob("checkpoint-*"), key=lambda f: -int(f.name.rpartition("-")[2])):
+        try:
+            json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if all(is_zipfile(folder / name) for name in last):
+            return folder
+    return None
+
+
+def _save(trainer: Any, seed_lm: SeedLM, settings: TrainSettings, out: Path) -> None:
+    """The weights into `out`, by one process."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if sharded() else None
+    if state is not None:  # of weights that are one, each is gathered
+        state = {k: v for k, v in state.items() if k not in getattr(model, "all_tied_weights_keys", ())}
+    if settings.tune == "full":
+        dtype = getattr(torch, seed_lm.dtype)
+        if state is None:
+            model.to(dtype)
+        else:
+            state = {k: v.to(dtype) for k, v in state.items()}
+    if process().main:
+        model.save_pretrained(out, state_dict=state)
+        if settings.tune != "full":
+            _put_in_order(out / "adapter_config.json")
+        if settings.tune == "full":
+            seed_lm.tokenizer.save_pretrained(out)
+    trainer.accelerator.wait_for_everyone()
+
+
+def _put_in_order(config: Path) -> None:
+    """PEFT keeps names of modules as sets, whose order is another in every process."""
+    values = json.loads(config.read_text(encoding="utf-8"))
+    values["target_modules"] = sorted(values["target_modules"])
+    config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+# --- the model ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _explained(settings: TrainSettings) -> Iterator[None]:
+    """What goes wrong in a training, as one line."""
+    try:
+        yield
+    except FloatingPointError as error:
+        raise UserError(
+            f"the loss is no number any more at step {error}. Lower train.lr ({settings.lr:g}), or add a warmup."
+        ) from None
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise UserError(
+            f"out of memory at train.batch_size = {settings.batch_size}. Halve it and double train.accumulation (the "
+            "steps stay the same), set train.gradient_checkpointing = true, or lower train.max_length."
+        ) from None
+
+
+@contextmanager
+def _tuned(seed_lm: SeedLM, settings: TrainSettings) -> Iterator[Any]:
+    """The model that trains; the seed LM is as it was afterwards."""
+    if settings.tune == "full" or sharded():
+        seed_lm.unload()  # makes room for weights that are not as they were afterwards
+        if settings.tune != "full":
+            yield _with_lora(seed_lm.fresh(), settings)
+            return
+        own = replace(seed_lm, dtype="float32")  # in bf16 small steps would be rounded away
+        yield (own.fresh() if sharded() else own.model).requires_grad_(True)
+        return
+    base = seed_lm.model
+    model = _with_lora(base, settings)
+    try:
+        yield model
+    finally:
+        model.disable_input_require_grads()
+        if base.is_gradient_checkpointing:
+            base.gradient_checkpointing_disable()
+        model.unload()
+        base.eval()
+
+
+def _with_lora(base: Any, settings: TrainSettings) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    lora = settings.lora()
+    config = LoraConfig(
+        r=lora["rank"],
+        lora_alpha=lora["alpha"],
+        target_modules=lora["targets"] if isinstance(lora["targets"], str) else list(lora["targets"]),
+        lora_dropout=settings.dropout,
+        use_rslora=settings.rslora,
+        use_dora=settings.dora,
+        task_type="CAUSAL_LM",
+    )
+    model = get_peft_model(base, config, autocast_adapter_dtype=not sharded())  # shards want one data type
+    # PEFT writes a form for a model card with every checkpoint, which takes longer than the weights.
+    model.create_or_update_model_card = lambda folder: None
+    return model
+
+
+# --- the loss ---------------------------------------------------------------------------------------------------
+
+
+def response_loss(model: Any, inputs: dict[str, torch.Tensor], some_logits: bool = True) -> torch.Tensor:
+    """Sum over the batch of -log f(y_t | x, y_<t) in nats, a scalar, over tokens whose label is not `IGNORED`.
+
+    Logits are made only at positions where some row has a target, where the model can (`some_logits`).
+    """
+    inputs = dict(inputs)
+    targets = inputs.pop("labels")[:, 1:]
+    where = (targets != IGNORED).any(0).nonzero().flatten()
+    if len(where) == 0:
+        where = where.new_zeros(1)  # a model without any logits has no gradient, not even zero
+    chosen = {"logits_to_keep": where} if some_logits else {}
+    logits = model(**inputs, **chosen, use_cache=False).logits
+    if not some_logits:
+        logits = logits[:, where]
+    return cross_entropy(
+        logits.flatten(0, 1).float(), targets[:, where].flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+
+
+class ResponseTrainer(transformers.Trainer):  # type: ignore[misc]
+    """`Trainer` with our order of rows and our loss.
+
+    A step's loss is the mean over all its response tokens, whatever batches, accumulation and processes they are cut
+    into. On the held-out part it is the mean over all tokens of that part.
+    """
+
+    def __init__(self, batches: Batches, model: Any, **more: Any) -> None:
+        super().__init__(model=model, **more)
+        self.batches = batches
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.some_logits = "logits_to_keep" in inspect.signature(base.forward).parameters
+        self.model_accepts_loss_kwargs = True  # that is: the loss is over `num_items_in_batch`, all tokens of the step
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Batches are those of this process already, so accelerate has nothing to cut."""
+        return self._loader(self.train_dataset, self.batches)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """The held-out rows, each in one process."""
+        one, size = process(), self.args.per_device_eval_batch_size
+        return self._loader(self.eval_dataset, Batches(self.eval_dataset.lengths, size, 1, one.count, one.rank, 0))
+
+    def _loader(self, rows: Rows, batches: Batches) -> DataLoader[Any]:
+        pinned = self.args.dataloader_pin_memory
+        return DataLoader(rows, batch_sampler=batches, collate_fn=self.data_collator, pin_memory=pinned)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """See the class."""
+        total = response_loss(model, inputs, self.some_logits)
+        return total * self.args.world_size / num_items_in_batch  # gradients are averaged over the processes
+
+    def evaluation_loop(self, dataloader: DataLoader[Any], *more: Any, **named: Any) -> EvalLoopOutput:
+        """The loss of the held-out rows. `Trainer`'s own weighs batches by their rows, and pads them with others."""
+        self.model.eval()
+        total = torch.zeros((), device=self.args.device)
+        for inputs in dataloader:
+            with torch.no_grad(), self.compute_loss_context_manager():
+                total += response_loss(self.model, self._prepare_inputs(inputs), self.some_logits)
+        loss = self.accelerator.reduce(total, "sum").item() / self.eval_dataset.targets
+        return EvalLoopOutput(None, None, {"eval_loss": loss}, len(self.eval_dataset))
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not counted: it walks over all modules at every step, for a number that nobody reads."""
+        return 0
+
+
+class Follow(transformers.TrainerCallback):  # type: ignore[misc]
+    """Tells `Batches` the epoch and the progress bar the rows that are done; stops at a loss that is no number."""
+
+    def __init__(self, batches: Batches, advance: Callable[[int], None]) -> None:
+        self.batches, self.advance, self.seen = batches, advance, 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """What a checkpoint says of its own time and place, for here and now."""
+        state.compute_steps(args, state.max_steps)
+        if state.best_global_step:
+            state.best_model_checkpoint = str(Path(args.output_dir) / f"checkpoint-{state.best_global_step}")
+        # Where it is over, as after the last step or at the end of patience, `Trainer` would train one step more.
+        then = state.stateful_callbacks.get("TrainerControl", {}).get("args", {})
+        self.batches.over = then.get("should_training_stop", False)
+        control.should_save = False  # as it stood when that checkpoint was written
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Also where a resumed training goes on inside an epoch."""
+        self.batches.set_epoch(state.global_step // self.batches.steps_an_epoch)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """On resume, the first step counts those before it."""
+        self.advance((state.global_step - self.seen) * self.batches.step_rows)
+        self.seen = state.global_step
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **more: Any) -> None:
+        """The numbers that were just logged; `train_loss`, at the end, is over all steps."""
+        if not all(math.isfinite(logs.get(key, 0.0)) for key in ("loss", "grad_norm", "train_loss")):
+            raise FloatingPointError(state.global_step)
