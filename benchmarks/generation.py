@@ -27,8 +27,8 @@ from typing import Any
 
 from selfdistill.core.config import DataSettings, TransformersSettings, VllmSettings
 from selfdistill.data.examples import read_examples
-from selfdistill.engines import Completion, Prompt, Request, Sampling, completion
-from selfdistill.engines.open import end_ids, open_local
+from selfdistill.engines.local import end_ids, open_local
+from selfdistill.engines.protocol import Completion, Prompt, Request, Sampling, completion
 from selfdistill.models import SeedLM, load_model
 from selfdistill.templates import Prompter
 

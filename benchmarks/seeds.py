@@ -24,12 +24,14 @@ from selfdistill.core.store import write_atomic
 from selfdistill.data.examples import read_examples
 from selfdistill.demo import TARGETS, demo_recipe
 from selfdistill.engines.open import make_engine
-from selfdistill.models import SeedLM, load_model
+from selfdistill.methods.sdft import mixed
+from selfdistill.models import SeedLM, adapter_digest, load_model
 from selfdistill.stages.distill import distill
-from selfdistill.stages.evaluate import adapter_digest, evaluate
+from selfdistill.stages.evaluate import evaluate
 from selfdistill.stages.select import select
-from selfdistill.stages.train import mixed, train
-from selfdistill.tasks.load import Permissions, load_tasks
+from selfdistill.stages.train import train
+from selfdistill.tasks.base import Permissions
+from selfdistill.tasks.load import load_tasks
 from selfdistill.templates import Prompter
 
 STRENGTHS: dict[str, dict[str, Any]] = {"weak": {"preset": "paper", "lr": 6e-3, "epochs": 5.0}, "strong": {}}

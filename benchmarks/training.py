@@ -34,9 +34,9 @@ from selfdistill.core.config import DataSettings, TrainSettings
 from selfdistill.core.progress import Progress
 from selfdistill.data.examples import read_examples
 from selfdistill.models import SeedLM, load_model
-from selfdistill.stages.train import sequences
 from selfdistill.templates import Prompter
 from selfdistill.training.batches import Batches, Layout, Rows
+from selfdistill.training.tokens import sequences
 
 MIXED = "tools+rare_tools+code+word_problems+facts+chat"
 ARMS = ("trl", "trl plain", "trl ours", "ours", "bare")

@@ -265,9 +265,10 @@ def write_card(out: Path) -> None:
     from selfdistill.core.config import TaskSettings, TransformersSettings
     from selfdistill.core.progress import Progress
     from selfdistill.engines.open import make_engine
-    from selfdistill.report.build import score_cell
+    from selfdistill.report.tables import score_cell
     from selfdistill.stages.evaluate import evaluate
-    from selfdistill.tasks.load import Permissions, load_tasks
+    from selfdistill.tasks.base import Permissions
+    from selfdistill.tasks.load import load_tasks
 
     progress = Progress()
     settings = [TaskSettings(name=a, path=f"micro:{a}", limit=400, max_new_tokens=160) for a in world.ABILITIES]

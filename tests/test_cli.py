@@ -100,7 +100,7 @@ def test_the_page_of_a_finished_run_says_so(finished):
 
 
 def test_a_run_that_stops_is_not_finished(tmp_path, monkeypatch):
-    from selfdistill.run import Manifest
+    from selfdistill.run_folder import Manifest
 
     manifest = Manifest(tmp_path / "run.json")
     with pytest.raises(UserError), manifest.status():

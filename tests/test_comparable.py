@@ -24,11 +24,12 @@ from selfdistill.core.progress import Progress
 from selfdistill.core.records import Example, Prediction, Verdict, dump, read_records
 from selfdistill.data.examples import read_examples
 from selfdistill.engines.open import make_engine
-from selfdistill.models import load_model
-from selfdistill.report.build import sentence
+from selfdistill.models import adapter_digest, load_model
+from selfdistill.report.summary import sentence
 from selfdistill.shift import measure as drift
-from selfdistill.stages.evaluate import adapter_digest, evaluate, regrade
-from selfdistill.tasks.load import Permissions, load_tasks
+from selfdistill.stages.evaluate import evaluate, regrade
+from selfdistill.tasks.base import Permissions
+from selfdistill.tasks.load import load_tasks
 from selfdistill.tasks.overlap import overlap_line, overlaps
 from selfdistill.templates import Prompter
 

@@ -10,8 +10,9 @@ from conftest import cli, random_adapter, write_jsonl
 
 from selfdistill.compare.differences import compare
 from selfdistill.compare.intervals import holm
-from selfdistill.compare.scores import kind_of, read_answers
+from selfdistill.compare.scores import read_answers
 from selfdistill.core.errors import UserError
+from selfdistill.stages.answers import kind_of
 
 
 def rows(**columns: list) -> list[dict]:

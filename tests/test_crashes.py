@@ -26,7 +26,7 @@ ROWS = 60
 WATCHED = """
 import sys
 from selfdistill.cli import main
-from selfdistill.engines import open as engines
+from selfdistill.engines.protocol import open as engines
 
 asked = sys.argv.pop(1)
 

@@ -14,7 +14,7 @@ from selfdistill.data.examples import read_examples
 from selfdistill.models import load_model
 from selfdistill.shift import measure as drift
 from selfdistill.shift.kl import divergences
-from selfdistill.shift.texts import module_shifts, parameter_shift
+from selfdistill.shift.weights import module_shifts, parameter_shift
 from selfdistill.templates import Prompter
 
 pytest.importorskip("sacrebleu", reason="needs the paper extra")
@@ -34,7 +34,7 @@ def test_the_divergence_is_what_the_formula_says(embedded, tmp_path):
     items, prompter, forward, reverse = divergence(embedded, folder)
     assert len(forward) == len(reverse) == 4 and all(x > 0 for x in (*forward, *reverse))
     # The first item by hand: the seed LM's own sample, both models' whole distributions, in the plainest way.
-    from selfdistill.engines import Request, Sampling
+    from selfdistill.engines.protocol import Request, Sampling
     from selfdistill.engines.transformers import TransformersEngine
 
     engine = TransformersEngine(embedded, {prompter.end_id})

@@ -24,7 +24,7 @@ from conftest import cli, free_port, hears_control_c, write_jsonl
 
 from selfdistill.core.config import OpenAISettings
 from selfdistill.core.errors import UserError
-from selfdistill.engines import Completion, Prompt, Request, Sampling, Score, Scoring
+from selfdistill.engines.protocol import Completion, Prompt, Request, Sampling, Score, Scoring
 
 pytest.importorskip("openai", reason="the engine needs the openai package: pip install 'selfdistill[openai]'")
 
@@ -398,7 +398,7 @@ def test_a_fault_of_the_source_is_the_callers(serve):
 INTERRUPTED = """
 import itertools, sys
 from selfdistill.core.config import OpenAISettings
-from selfdistill.engines import Prompt, Request, Sampling
+from selfdistill.engines.protocol import Prompt, Request, Sampling
 from selfdistill.engines.openai import OpenAIEngine
 
 turns = ({"role": "user", "content": "x"},)

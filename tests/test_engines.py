@@ -12,8 +12,8 @@ from conftest import random_adapter
 
 from selfdistill.core.config import RaySettings, TransformersSettings, VllmSettings
 from selfdistill.core.errors import UserError
-from selfdistill.engines import Prompt, Request, Sampling, Scoring
-from selfdistill.engines.open import end_ids, open_local
+from selfdistill.engines.local import end_ids, open_local
+from selfdistill.engines.protocol import Prompt, Request, Sampling, Scoring
 from selfdistill.engines.transformers import TransformersEngine
 from selfdistill.microworld.world import ABILITIES, items
 from selfdistill.models import SeedLM, load_model
@@ -251,7 +251,7 @@ def test_texts_do_not_depend_on_how_many_rows_run_together(embedded, rows):
 
 
 def test_requests_are_drawn_as_they_are_needed_and_later_ones_may_be_longer(embedded, monkeypatch):
-    from selfdistill.engines import transformers
+    from selfdistill.engines.protocol import transformers
 
     monkeypatch.setattr(transformers, "READ_AHEAD", 6)
     base = requests_for(embedded, Sampling(12))
@@ -299,7 +299,7 @@ def test_a_memory_error_halves_the_rows_and_loses_none(embedded):
 
 def test_rows_that_begin_anew_share_the_prefix_of_all_that_wait(embedded, monkeypatch):
     """Two families of prompts, each with a prefix of its own; memory runs out when the second is read."""
-    from selfdistill.engines import transformers
+    from selfdistill.engines.protocol import transformers
 
     monkeypatch.setattr(transformers, "READ_AHEAD", 12)
     base = requests_for(embedded, Sampling(60), count=2)
@@ -337,7 +337,7 @@ def test_a_fault_of_the_model_is_not_taken_for_a_memory_error(embedded):
 
 
 def test_memory_that_is_short_means_fewer_rows(embedded, monkeypatch):
-    from selfdistill.engines import transformers
+    from selfdistill.engines.protocol import transformers
 
     engine = local(TransformersSettings(rows=16), embedded)
     row = 2 * 6 * 192 * 4 * (requests_for(embedded)[0].prompt.ids.__len__() + LIMIT)

@@ -18,11 +18,12 @@ from conftest import cli, free_port
 from selfdistill.core.config import Recipe, checked, load_recipe
 from selfdistill.core.errors import UserError
 from selfdistill.core.records import Example, Prediction, Rewrite, read_records
-from selfdistill.models import load_model, resolve
+from selfdistill.models import adapter_digest, load_model, resolve
 from selfdistill.publish.card import shown, write_card, write_cards
-from selfdistill.publish.merge import merge, push
-from selfdistill.report.build import score_cell
-from selfdistill.stages.evaluate import adapter_digest, read_results
+from selfdistill.publish.merge import merge
+from selfdistill.publish.push import push
+from selfdistill.report.tables import score_cell
+from selfdistill.run_folder import read_results
 
 
 def front_of(card):

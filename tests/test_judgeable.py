@@ -22,11 +22,13 @@ from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.records import Example, Prediction, Verdict, read_records
 from selfdistill.microworld.world import items
-from selfdistill.report.build import build, score_cell
+from selfdistill.report.build import build
+from selfdistill.report.tables import score_cell
 from selfdistill.run import run
 from selfdistill.stages.evaluate import _judged, evaluate, regrade, task_result
 from selfdistill.studies.lab import item_values
-from selfdistill.tasks.load import Permissions, Task, load_tasks
+from selfdistill.tasks.base import Permissions, Task
+from selfdistill.tasks.load import load_tasks
 from selfdistill.tasks.validate import validate
 from selfdistill.templates import Prompter
 

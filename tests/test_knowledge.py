@@ -11,7 +11,7 @@ from conftest import random_adapter, write_jsonl
 
 from selfdistill.core.errors import UserError
 from selfdistill.core.records import Prediction, Verdict, dump, parse
-from selfdistill.engines import Scoring
+from selfdistill.engines.protocol import Scoring
 from selfdistill.microworld.quizzes import CHANCE, QUIZZES, write_quizzes
 from selfdistill.microworld.world import items
 from selfdistill.models import load_model

@@ -17,10 +17,11 @@ from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.data.examples import read_examples
 from selfdistill.data.sources import LARGE, SOURCES, SUBSET, locate
-from selfdistill.microworld.world import ADVERSARIAL_SUFFIX
 from selfdistill.studies.lab import load_world
 from selfdistill.tasks import BENCHMARKS
-from selfdistill.tasks.load import Permissions, load_tasks
+from selfdistill.tasks.advbench import ADVERSARIAL_SUFFIX
+from selfdistill.tasks.base import Permissions
+from selfdistill.tasks.load import load_tasks
 from selfdistill.tasks.validate import Validation, validate
 
 real = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real datasets in ../shared/data")

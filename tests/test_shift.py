@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from selfdistill.core.errors import UserError
 from selfdistill.shift import texts as shift
-from selfdistill.shift.texts import encode, encoder_folder, parameter_shift, text_shift
+from selfdistill.shift.texts import encode, encoder_folder, text_shift
+from selfdistill.shift.weights import parameter_shift
 
 PAPER = ("sacrebleu", "rouge_score", "sentence_transformers")
 missing = [name for name in PAPER if importlib.util.find_spec(name) is None]

@@ -12,14 +12,15 @@ from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.records import Candidate, Example, Prediction, Reason, Rewrite, Selected, dump, read_records
 from selfdistill.data.examples import read_examples
-from selfdistill.engines import Completion
 from selfdistill.engines.open import make_engine
+from selfdistill.engines.protocol import Completion
 from selfdistill.microworld.world import items
 from selfdistill.models import load_model
 from selfdistill.stages.distill import distill as run_distill
 from selfdistill.stages.evaluate import evaluate, regrade
 from selfdistill.stages.select import choose, judge, read_selected, select
-from selfdistill.tasks.load import Permissions, load_tasks
+from selfdistill.tasks.base import Permissions
+from selfdistill.tasks.load import load_tasks
 from selfdistill.templates import Prompter
 
 

@@ -18,15 +18,17 @@ from conftest import cli
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfdistill.compare.intervals import wilson
+from selfdistill.compare.intervals import mean_of, wilson
 from selfdistill.core.config import load_recipe
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.records import TaskResult
-from selfdistill.models import load_model
-from selfdistill.stages.evaluate import adapter_digest, evaluate
-from selfdistill.stages.scale import RECORD, check_scalable, mean_of, scale, scaled, strengths_of
-from selfdistill.tasks.load import Permissions, load_tasks
+from selfdistill.models import adapter_digest, load_model
+from selfdistill.stages.evaluate import evaluate
+from selfdistill.stages.scale import scale, strengths_of
+from selfdistill.tasks.base import Permissions
+from selfdistill.tasks.load import load_tasks
+from selfdistill.training.interpolate import RECORD, check_scalable, scaled
 
 
 def random_lora(folder, **more):

@@ -29,16 +29,18 @@ from selfdistill.core.config import DataSettings, TrainSettings, checked
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.records import Selected
-from selfdistill.data.examples import read_examples
+from selfdistill.data.examples import drawn, read_examples
+from selfdistill.methods.sdft import mixed
 from selfdistill.microworld.world import items
-from selfdistill.models import load_model, resolve
-from selfdistill.shift.texts import parameter_shift
-from selfdistill.stages.evaluate import adapter_digest
-from selfdistill.stages.train import TRACKERS, drawn, mixed, sequences, train
+from selfdistill.models import adapter_digest, load_model, resolve
+from selfdistill.shift.weights import parameter_shift
+from selfdistill.stages.train import train
 from selfdistill.templates import Prompter
 from selfdistill.training import trainer as fit
 from selfdistill.training.batches import IGNORED, Batches, Layout, Rows, packing_mixes
-from selfdistill.training.trainer import response_loss
+from selfdistill.training.lora import TRACKERS
+from selfdistill.training.loss import response_loss
+from selfdistill.training.tokens import sequences
 
 KILLS = int(os.environ.get("KILLS", "1"))
 WEIGHTS = "adapter_model.safetensors"
@@ -1001,7 +1003,7 @@ def test_out_of_memory_is_one_line(tmp_path):
 
 
 def test_held_out_rows_are_as_often_distilled_as_those_that_train():
-    from selfdistill.stages.train import _tokenized
+    from selfdistill.training.tokens import _tokenized
 
     examples = [e.model_copy(update={"id": f"{k:03}"}) for k, e in enumerate(micro(count=20) * 10)]
     selected = {e.id: Selected(id=e.id, response="D", source="distilled", reason="passed") for e in examples}

@@ -4,7 +4,8 @@ from itertools import islice
 
 import pytest
 
-from selfdistill.microworld.world import ABILITIES, ADVERSARIAL_SUFFIX, items
+from selfdistill.microworld.world import ABILITIES, items
+from selfdistill.tasks.advbench import ADVERSARIAL_SUFFIX
 
 SIZE = 400
 

@@ -34,7 +34,7 @@ stops the others."""
 def start(context: typer.Context) -> None:
     """See the app's help."""
     from selfdistill.core.errors import UserError
-    from selfdistill.models import process
+    from selfdistill.core.launch import process
 
     if process().count == 1:
         return
@@ -99,8 +99,8 @@ def run(
 ) -> None:
     """Distill, select, train both arms, evaluate, compare and report, as a recipe says."""
     from selfdistill.core.config import load_recipe
-    from selfdistill.models import process
-    from selfdistill.report.build import show
+    from selfdistill.core.launch import process
+    from selfdistill.report.terminal import show
     from selfdistill.run import run as run_recipe
 
     extra = ["allow_code_execution=true"] * allow_code + ["code_without_walls=true"] * without_walls
@@ -192,9 +192,10 @@ def select(
     from selfdistill.checks import load_check
     from selfdistill.core.config import SelectSettings, checked
     from selfdistill.core.errors import UserError
+    from selfdistill.core.records import Reason
     from selfdistill.data.examples import stream_examples
     from selfdistill.data.notes import Notes
-    from selfdistill.report.build import EXPLAINED, yield_sentence
+    from selfdistill.report.tables import yield_sentence
     from selfdistill.stages.select import select as run_select
 
     wanted = _pairs(export or [], ":", "--export")
@@ -211,7 +212,7 @@ def select(
     reasons = run_select(examples, rewrites, out, loaded, progress, settings, exports)
     notes.write(_skipped(out))
     for reason, count in reasons.most_common():
-        _console().print(f"{count:>8}  {reason:<24} {EXPLAINED[reason]}", highlight=False)
+        _console().print(f"{count:>8}  {reason:<24} {Reason(reason).explained}", highlight=False)
     _console().print(yield_sentence(reasons), highlight=False)
 
 
@@ -254,15 +255,17 @@ def train(
 
     from selfdistill.core.config import TaskSettings, TrainSettings, apply_override, checked
     from selfdistill.core.errors import UserError
+    from selfdistill.core.launch import process
     from selfdistill.core.progress import Progress
-    from selfdistill.data.examples import read_examples
+    from selfdistill.data.examples import drawn, read_examples
     from selfdistill.data.notes import Notes, warn_of_special
-    from selfdistill.models import load_model, process
+    from selfdistill.methods.sdft import mixed
+    from selfdistill.models import load_model
     from selfdistill.publish.card import write_card
     from selfdistill.stages.select import read_selected
-    from selfdistill.stages.train import drawn, mixed
     from selfdistill.stages.train import train as run_train
-    from selfdistill.tasks.load import Permissions, load_tasks
+    from selfdistill.tasks.base import Permissions
+    from selfdistill.tasks.load import load_tasks
     from selfdistill.tasks.overlap import overlap_line, overlaps
     from selfdistill.templates import Prompter
 
@@ -331,10 +334,13 @@ def evaluate(
     from selfdistill.core.config import TaskSettings, checked
     from selfdistill.core.errors import UserError
     from selfdistill.data.notes import warn_of_special
-    from selfdistill.report.build import score_cell
+    from selfdistill.models import adapter_digest
+    from selfdistill.report.tables import score_cell
     from selfdistill.report.unjudgeable import unjudgeable_line
+    from selfdistill.run_folder import engine_errors
     from selfdistill.stages import evaluate as stage
-    from selfdistill.tasks.load import Permissions, load_tasks
+    from selfdistill.tasks.base import Permissions
+    from selfdistill.tasks.load import load_tasks
 
     progress = _progress()
     permissions = Permissions(allow_code, _judge(judge_url, judge_model), data_dir, without_walls)
@@ -345,7 +351,7 @@ def evaluate(
             raise UserError("evaluate: --model and at least one --task are needed (or --regrade).")
         settings = [checked(TaskSettings, t, "--task") for t in _tasks(task)]
         tasks = load_tasks(settings, seed, permissions, progress)
-        digest = stage.adapter_digest(adapter)
+        digest = adapter_digest(adapter)
         name, prompter, made = _engine(engine, model, prompt_format, template, progress)
         for loaded in tasks:
             warn_of_special(loaded.items, prompter.tokenizer, f"task {loaded.settings.name}", progress)
@@ -356,7 +362,7 @@ def evaluate(
         if r.unjudgeable:
             line = f"{'':<24} {unjudgeable_line(r.unjudgeable)}"
             _console().print(line, highlight=False, markup=False, soft_wrap=True)
-    if failed := stage.engine_errors(out):
+    if failed := engine_errors(out):
         how = "evaluate without --regrade" if regrade else "the same command"
         progress.warn(f"the engine failed on {failed} items; {how} asks them again")
         raise typer.Exit(1)
@@ -379,7 +385,8 @@ def shift(
     from selfdistill.core.errors import UserError
     from selfdistill.core.store import write_atomic
     from selfdistill.models import load_model
-    from selfdistill.report.build import print_table
+    from selfdistill.report.tables import shift_table
+    from selfdistill.report.terminal import print_table
     from selfdistill.shift import measure as drift
     from selfdistill.templates import Prompter
 
@@ -405,7 +412,7 @@ def shift(
         raise UserError("shift: expected a run, or two evaluation folders or files.")
     if out:
         write_atomic(out, json.dumps(found, indent=1) + "\n")
-    print_table(*drift.table(found["pairs"]), "shift from a to b [95 % interval]", _console())
+    print_table(*shift_table(found["pairs"]), "shift from a to b [95 % interval]", _console())
 
 
 @app.command()
@@ -435,7 +442,8 @@ def validate(
     from selfdistill.core.config import TaskSettings, checked
     from selfdistill.core.progress import plain
     from selfdistill.report.unjudgeable import unjudgeable_line
-    from selfdistill.tasks.load import Permissions, load_tasks
+    from selfdistill.tasks.base import Permissions
+    from selfdistill.tasks.load import load_tasks
     from selfdistill.tasks.validate import validate as run_validate
 
     settings = [checked(TaskSettings, t, "--task") for t in _tasks(task)]
@@ -481,13 +489,13 @@ def compare(
     import json
 
     from selfdistill.compare.differences import compare as run_compare
-    from selfdistill.compare.differences import measure
-    from selfdistill.compare.scores import kind_of
     from selfdistill.core.config import TaskSettings, checked
     from selfdistill.core.errors import UserError
     from selfdistill.core.store import write_atomic
-    from selfdistill.report.build import show_comparison
-    from selfdistill.tasks.load import Permissions, load_tasks
+    from selfdistill.report.terminal import show_comparison
+    from selfdistill.stages.answers import kind_of, measure
+    from selfdistill.tasks.base import Permissions
+    from selfdistill.tasks.load import load_tasks
 
     last = [Path(a).stem if Path(a).is_file() else Path(a).name for a in arms]
     names = [n if last.count(n) == 1 else a for n, a in zip(last, arms, strict=True)]
@@ -530,6 +538,8 @@ def gate(
     from selfdistill.compare import gate as stage
     from selfdistill.core.errors import UserError
     from selfdistill.core.store import write_atomic
+    from selfdistill.report.gate import junit
+    from selfdistill.report.gate import show as show_gate
 
     if base.resolve() == new.resolve():
         raise UserError(f"gate: {base} is named twice. Expected the answers of two models.")
@@ -544,8 +554,8 @@ def gate(
     if json_file:
         write_atomic(json_file, json.dumps(result.record(), indent=1) + "\n")
     if junit_file:
-        write_atomic(junit_file, stage.junit(result))
-    stage.show(result, _console(), listed)
+        write_atomic(junit_file, junit(result))
+    show_gate(result, _console(), listed)
     raise typer.Exit(stage.EXIT_CODES[result.verdict])
 
 
@@ -569,7 +579,7 @@ def study(
 ) -> None:
     """Replay tables and figures of the paper, on any model."""
     from selfdistill.studies import run_studies
-    from selfdistill.tasks.load import Permissions
+    from selfdistill.tasks.base import Permissions
 
     permissions = Permissions(allow_code, _judge(judge_url, judge_model), data_dir, without_walls)
     world = world or ("micro" if model == "embedded" else "paper")
@@ -583,7 +593,8 @@ def study(
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="Folder of a finished run.")]) -> None:
     """Write report.html, report.md and report.json of a run again, and show them."""
-    from selfdistill.report.build import build, show
+    from selfdistill.report.build import build
+    from selfdistill.report.terminal import show
 
     show(build(folder), _console())
 
@@ -599,8 +610,9 @@ def scale(
     ] = None,
 ) -> None:
     """Evaluate a run's arms at several strengths of their training, without training again."""
+    from selfdistill.report.curve import show
     from selfdistill.stages.scale import scale as run_scale
-    from selfdistill.stages.scale import show, strengths_of
+    from selfdistill.stages.scale import strengths_of
 
     show(run_scale(folder, strengths_of(strengths), arm or (), _progress()), _console())
 
@@ -626,7 +638,7 @@ def push(
     revision: Annotated[str | None, typer.Option(help="Branch, made where there is none.")] = None,
 ) -> None:
     """Upload an adapter or a model to the Hugging Face hub. The token comes from HF_TOKEN or the hub's own login."""
-    from selfdistill.publish.merge import push as run_push
+    from selfdistill.publish.push import push as run_push
 
     _progress().note(f"uploaded to {run_push(folder, to, private, revision)}")
 
@@ -643,8 +655,8 @@ def _console() -> Any:
 def _progress() -> Any:
     from rich.console import Console
 
+    from selfdistill.core.launch import process
     from selfdistill.core.progress import Progress
-    from selfdistill.models import process
 
     return Progress(Console(stderr=True, quiet=not process().main))
 
@@ -772,8 +784,8 @@ def main() -> None:
 
 def _fail(message: str, error: BaseException) -> NoReturn:
     from selfdistill.core.addresses import hidden
+    from selfdistill.core.launch import process
     from selfdistill.core.progress import plain
-    from selfdistill.models import process
 
     if not process().main:
         time.sleep(ALONE)

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from selfdistill.core.config import Recipe, checked
 from selfdistill.core.errors import UserError
-from selfdistill.report.build import show, side_by_side
+from selfdistill.report.terminal import show, side_by_side
 from selfdistill.run import run
 
 TARGETS = ("rare_tools", "chat")

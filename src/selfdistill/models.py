@@ -13,14 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from selfdistill.core.digests import digest_weights
 from selfdistill.core.errors import UserError
+from selfdistill.core.launch import _launched_with
 from selfdistill.core.store import digest_file, digest_of
+from selfdistill.core.worlds import model_folder
 from selfdistill.data.packed import refuse_pointer
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -69,38 +70,9 @@ class SeedLM:
             torch.cuda.empty_cache()
 
 
-@dataclass(frozen=True)
-class Process:
-    """Which of `count` processes of one launcher this is, over all machines."""
-
-    rank: int
-    count: int
-
-    @property
-    def main(self) -> bool:
-        """The one that writes."""
-        return self.rank == 0
-
-
-def process() -> Process:
-    """This process, as `accelerate launch` and `torchrun` name it; alone without them."""
-    return Process(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
-
-
-def sharded() -> bool:
-    """Whether the launcher was asked to cut the model into shards (FSDP, DeepSpeed)."""
-    return _launched_with("USE_FSDP") or _launched_with("USE_DEEPSPEED")
-
-
-def _launched_with(option: str) -> bool:
-    return os.environ.get(f"ACCELERATE_{option}", "").lower() in ("true", "1", "yes", "on")
-
-
 def resolve(name: str) -> str:
     """`embedded` as the folder inside the package; everything else as it stands."""
-    if name == "embedded":
-        return str(resources.files("selfdistill.microworld") / "model")
-    return name
+    return model_folder(name) or name
 
 
 def load_model(name: str, dtype: str = "auto", quantized: bool = False) -> SeedLM:
@@ -289,3 +261,18 @@ def digest(where: str) -> str:
     cached = try_to_load_from_cache(where, "config.json")
     revision = Path(cached).parent.name if isinstance(cached, (str, os.PathLike)) else "unknown"
     return f"{where}@{revision}"
+
+
+def adapter_digest(path: str | None) -> str | None:
+    """What identifies an adapter, or a fully tuned model, in records. Raises UserError for a folder that is neither."""
+    if path is None:
+        return None
+    from selfdistill.models import digest
+
+    folder = Path(path)
+    if (folder / "adapter_model.safetensors").is_file():
+        refuse_pointer(folder / "adapter_model.safetensors")
+        return digest_of([digest_file(folder / f"adapter_{part}") for part in ("model.safetensors", "config.json")])
+    if (folder / "config.json").is_file():
+        return digest(path)
+    raise UserError(f"adapter {path}: no adapter_model.safetensors in the folder. Expected a PEFT adapter or a model.")

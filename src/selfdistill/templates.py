@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 
 from selfdistill.core.errors import UserError
 from selfdistill.core.records import Turn
-from selfdistill.engines import Prompt
+from selfdistill.engines.protocol import Prompt
 
 Format = Literal["chat", "paper"]
 

@@ -10,10 +10,8 @@ What has no answers yet, a model or an adapter, is asked first (`measure`).
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
@@ -22,14 +20,9 @@ from typing import Any
 
 from selfdistill.compare.intervals import clustered, differ, holm, mean_interval, repeated
 from selfdistill.compare.power import effect_of
-from selfdistill.compare.scores import Answers, kind_of, read_answers
+from selfdistill.compare.scores import Answers, read_answers
 from selfdistill.core.errors import UserError
-from selfdistill.core.progress import Progress
-from selfdistill.core.records import TaskResult
-from selfdistill.core.store import digest_of
-from selfdistill.stages.evaluate import NOTHING, adapter_digest, engine_errors, evaluate
-from selfdistill.tasks.load import Task
-from selfdistill.templates import Prompter
+from selfdistill.core.records import NOTHING, TaskResult
 
 Scores = dict[str, list[float | None]]
 """Score by item id, once per seed; None where that answer cannot be judged."""
@@ -74,46 +67,6 @@ def compare(arms: Mapping[str, Path | Sequence[Path]]) -> list[dict[str, Any]]:
         )
     _adjust(table)
     return table
-
-
-def measure(
-    places: Sequence[str],
-    base: str | None,
-    work: Path | None,
-    load: Callable[[], Sequence[Task]],
-    open_engine: Callable[[str], tuple[str, Prompter, Any]],
-    progress: Progress,
-) -> list[Path]:
-    """Where the answers of each place lie. A model, or an adapter of `base`, is asked the tasks that `load` gives, into
-    a folder of its own under `work`; asked before, it is not asked again.
-
-    `open_engine` makes (digest, prompter, engine) of a model's name.
-    """
-    models: dict[str, list[str]] = {}
-    for place in dict.fromkeys(places):
-        kind = kind_of(place)
-        if kind == "adapter" and base is None:
-            raise UserError(f"{place}: an adapter. Name its model with --base.")
-        if kind != "answers":
-            models.setdefault(str(base) if kind == "adapter" else place, []).append(place)
-    if not models:
-        return [Path(place) for place in places]
-    if work is None:
-        raise UserError(f"{next(iter(models.values()))[0]}: a model, not answers. Name a folder for them with --work.")
-    tasks, found = load(), {}
-    for model, arms in models.items():
-        digest, prompter, engine = open_engine(model)
-        with closing(engine):
-            for place in arms:
-                adapter = place if kind_of(place) == "adapter" else None
-                found[place] = out = (
-                    work / f"{re.sub('[^A-Za-z0-9_.-]+', '-', Path(place).name)}-{digest_of(place)[:8]}"
-                )
-                with engine.adapter(adapter):
-                    evaluate(tasks, out, digest, engine, prompter, adapter_digest(adapter), place, progress)
-                if failed := engine_errors(out):
-                    raise UserError(f"{place}: the engine failed on {failed} items. The same command asks them again.")
-    return [found.get(place, Path(place)) for place in places]
 
 
 def _adjust(table: list[dict[str, Any]]) -> None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal
 
+from selfdistill.core.records import TaskResult
+
 Z95 = 1.959963984540054
 
 
@@ -352,3 +354,20 @@ def mean_score(bounds: Sequence[tuple[float, float, float]]) -> tuple[float, flo
     down = math.sqrt(sum((p - low) ** 2 for p, low, _ in bounds)) / count
     up = math.sqrt(sum((high - p) ** 2 for p, _, high in bounds)) / count
     return mean, max(0.0, mean - down), min(1.0, mean + up)  # rounding may leave 0 and 1
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Mean score over `tasks` tasks with its 95 % interval, from 0 to 1."""
+
+    tasks: int
+    value: float
+    low: float
+    high: float
+
+
+def mean_of(results: Sequence[TaskResult]) -> Mean | None:
+    """`stats.mean_score` of the tasks that were measured; None without any."""
+    bounds = [(r.score, r.low, r.high) for r in results]
+    found = [(p, low, high) for p, low, high in bounds if p is not None and low is not None and high is not None]
+    return Mean(len(found), *mean_score(found)) if found else None

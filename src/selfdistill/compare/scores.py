@@ -14,17 +14,15 @@ import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from selfdistill.compare.intervals import mean_interval
 from selfdistill.core.config import DataSettings
 from selfdistill.core.errors import UserError
-from selfdistill.core.records import Prediction, TaskResult, Verdict, read_records
+from selfdistill.core.records import NOTHING, Prediction, TaskResult, Verdict, read_records
 from selfdistill.data.files import rows
-from selfdistill.stages.evaluate import NOTHING, read_results
-from selfdistill.stages.identity import META
+from selfdistill.run_folder import META, read_results
 
-FILES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".gz")
 SAMPLES = re.compile(r"samples_(.+?)(_\d{4}-\d\d-\d\dT[\d.:-]+)?\.jsonl$")
 """lm-evaluation-harness' name of a file of samples: task and time."""
 
@@ -75,19 +73,6 @@ def read_answers(place: Path) -> Answers:
             "wrote, or a file of item scores."
         )
     raise UserError(f"{place}: no such file or folder. Expected an evaluation folder or a file of item scores.")
-
-
-def kind_of(place: str) -> Literal["answers", "adapter", "model"]:
-    """What a name on the command line means. What is nothing yet is a hub's model, if it can be one."""
-    path = Path(place)
-    if path.is_dir():
-        if (path / "result.json").is_file() or any(path.glob("samples_*.jsonl")):
-            return "answers"
-        if (path / "adapter_config.json").is_file():
-            return "adapter"
-        return "model" if (path / "config.json").is_file() else "answers"
-    nowhere = place.startswith((".", "/", "~")) or place.count("/") > 1
-    return "answers" if path.is_file() or path.suffix in FILES or nowhere else "model"
 
 
 def _own(folder: Path) -> Answers:

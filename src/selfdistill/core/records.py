@@ -122,6 +122,29 @@ class Reason(StrEnum):
     ERROR = "engine_error"
     MISSING = "no_rewrite"
 
+    @property
+    def explained(self) -> str:
+        """The same in words."""
+        return _EXPLAINED[self.value]
+
+
+_EXPLAINED = {
+    "passed": "rewrite kept: same answer as the reference",
+    "kept_unchecked": "rewrite kept: no check for open-ended data",
+    "same_as_reference": "no change: the rewrite is the reference itself",
+    "wrong_answer": "reference kept: the rewrite's answer differs",
+    "no_answer_found": "reference kept: no answer found in the rewrite",
+    "cannot_be_judged": "reference kept: the check has no rules for such a rewrite, as in its language",
+    "reference_has_no_answer": "reference kept: the check finds no answer in it",
+    "template_leak": "reference kept: the rewrite speaks of the template",
+    "incoherent": "reference kept: the rewrite loops or breaks up",
+    "empty": "reference kept: the rewrite is empty",
+    "cut_off": "reference kept: the rewrite hit the length limit",
+    "rejected": "reference kept: the engine cannot take the prompt, most often longer than the context",
+    "engine_error": "reference kept: the engine failed; `distill` again tries these rows again",
+    "no_rewrite": "reference kept: no rewrite for this row",
+}
+
 
 class Rewrite(Record):
     """What the seed LM made of one example (Equation 3).
@@ -291,3 +314,10 @@ def explain(error: ValidationError) -> str:
         got = "" if item["type"] == "missing" else f", got {str(item['input'])[:60]!r}"
         parts.append(f"{where}: {item['msg'].lower()}{got}")
     return "; ".join(parts)
+
+
+UNMEASURED = "not measured: "
+
+
+NOTHING = "nothing to judge"
+"""The note of a task of which no item can be judged."""

@@ -11,16 +11,16 @@ Bad rows stop the reading with one line that names the file, the line, the colum
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from selfdistill.core.config import DataSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.records import Example, Turn, content_id, parse
+from selfdistill.core.worlds import world_of
 from selfdistill.data.conversations import conversation, listed, missing, text_of, whole
 from selfdistill.data.files import CONVERSATIONS, rows
 from selfdistill.data.notes import WATCHED, Notes, watch, watch_control
@@ -57,8 +57,8 @@ def stream_examples(
     ones that are left out.
     Raises UserError for anything that cannot be read, and for a dataset without rows, when it comes to it.
     """
-    if settings.path.startswith("micro:"):
-        return _some(_micro(settings, task, seed), settings.path)
+    if world := world_of(settings.path):
+        return _some(world.examples(settings, task, seed), settings.path)
     adapt: Callable[[Row], Row | None] = dict
     if settings.path.startswith("paper:"):
         settings, source = locate(settings, data_dir)
@@ -117,30 +117,6 @@ def _numbered(stream: Iterator[Example]) -> Iterator[Example]:
             example = example.model_copy(update={"id": f"{example.id}-{count}"})
         seen.add(example.id)
         yield example
-
-
-def _micro(settings: DataSettings, task: str, seed: int) -> Iterator[Example]:
-    """A dataset of the microworld in the annotator's terse style: `micro:ABILITY`, or equal parts of several
-    (`micro:chat+facts`)."""
-    from selfdistill.microworld import world
-
-    names = settings.path.partition(":")[2].split("+")
-    for name in names:
-        if name not in world.ABILITIES:
-            raise UserError(f"{settings.path}: no ability {name!r}. There are: {', '.join(world.ABILITIES)}.")
-    if settings.split not in ("train", "test"):
-        raise UserError(f"{settings.path}: split {settings.split!r}; the microworld has train and test.")
-    streams = [(world.items(name, settings.split, seed), world.ABILITIES[name][1]) for name in names]
-    turn = itertools.cycle(streams)
-    for _ in range(settings.sample or 600):
-        stream, check = next(turn)
-        item = next(stream, None)
-        if item is None:  # no more different prompts
-            return
-        prompt = (Turn(role="user", content=item.prompt),)
-        reference = item.terse if settings.split == "train" or check == "function_call" else item.expected
-        meta = item.meta | ({"own": item.own, "terse": item.terse} if settings.split == "test" else {})
-        yield Example(id=content_id(prompt, reference), prompt=prompt, reference=reference, task=task, meta=meta)
 
 
 # --- rows to examples --------------------------------------------------------------------------------------------
@@ -385,3 +361,16 @@ def _example(row: Row, prompt: list[Turn], reference: str, task: str, columns: d
 
 def _kinds(values: Iterable[Any]) -> str:
     return ", ".join(sorted({type(value).__name__ for value in values}))
+
+
+def drawn(examples: Sequence[Example], count: int | None, seed: int | str) -> list[Example]:
+    """`count` of the examples drawn at random, in their order; fewer are among more. None takes all.
+
+    Raises UserError for more than there are.
+    """
+    if count is not None and count > len(examples):
+        raise UserError(f"train.rows = {count}: the data has {len(examples)} rows.")
+    ids = sorted(e.id for e in examples)
+    random.Random(seed).shuffle(ids)
+    kept = set(ids[:count])
+    return [e for e in examples if e.id in kept]

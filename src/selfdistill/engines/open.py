@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import get_args
-
-from selfdistill.core.config import EngineSettings, OpenAISettings, RaySettings, TransformersSettings, VllmSettings
+from selfdistill.core.config import EngineSettings, OpenAISettings, TransformersSettings
 from selfdistill.core.errors import UserError
-from selfdistill.engines import Engine
-from selfdistill.models import SeedLM, load_model, resolve
-from selfdistill.templates import Format, Prompter
+from selfdistill.engines.local import end_ids, open_local
+from selfdistill.engines.protocol import Engine
+from selfdistill.models import SeedLM, load_model
+from selfdistill.templates import Prompter
 
 
 def load_for(settings: EngineSettings, name: str, quantized: bool = False) -> SeedLM:
@@ -34,32 +32,3 @@ def open_endpoint(settings: OpenAISettings) -> Engine:
     from selfdistill.engines.openai import OpenAIEngine
 
     return OpenAIEngine(settings)
-
-
-def open_local(settings: TransformersSettings | VllmSettings | RaySettings, seed_lm: SeedLM, ends: set[int]) -> Engine:
-    """An engine for the files of a seed LM; `ends` are the tokens that end a response."""
-    if isinstance(settings, VllmSettings):
-        from selfdistill.engines.vllm import VllmEngine
-
-        return VllmEngine(seed_lm, ends, settings)
-    if isinstance(settings, RaySettings):
-        from selfdistill.engines.ray import RayEngine
-
-        return RayEngine(seed_lm, ends, settings)
-    from selfdistill.engines.transformers import TransformersEngine
-
-    return TransformersEngine(seed_lm, ends, settings.rows)
-
-
-def end_ids(seed_lm: SeedLM, prompter: Prompter) -> set[int]:
-    """Tokens that end a response: those of either prompt format (the math template stands in the chat template in
-    both), and the model's own."""
-    import transformers
-
-    ends = {replace(prompter, format=form).end_id for form in get_args(Format)}
-    try:
-        own = transformers.GenerationConfig.from_pretrained(resolve(seed_lm.name)).eos_token_id
-    except OSError:  # not every model has one
-        own = seed_lm.config.eos_token_id
-    own = own if isinstance(own, list) else [own]
-    return ends | {i for i in [*own, seed_lm.tokenizer.eos_token_id] if i is not None}

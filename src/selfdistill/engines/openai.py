@@ -34,7 +34,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from selfdistill.core.config import OpenAISettings
 from selfdistill.core.endpoint import connection, explain, not_there, plain, said, where
 from selfdistill.core.errors import UserError
-from selfdistill.engines import Completion, Request, Score, Scoring, before_stop
+from selfdistill.engines.protocol import Completion, Request, Score, Scoring, before_stop
 
 LOOKAHEAD = 8
 """Requests drawn beyond those in flight, so that the server has work while the caller handles a completion."""

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from selfdistill.core.config import RaySettings, VllmSettings
 from selfdistill.core.errors import UserError
-from selfdistill.engines import Completion, Request, Score, Scoring
+from selfdistill.engines.protocol import Completion, Request, Score, Scoring
 from selfdistill.models import SeedLM, load_model
 
 BLOCK = 256
@@ -188,7 +188,7 @@ class Worker:
         return {"block": [pickle.dumps(made)]}
 
     def _load(self) -> Any:
-        from selfdistill.engines.open import open_local
+        from selfdistill.engines.local import open_local
 
         model, digest, end_ids, settings, adapter = self.arguments
         seed_lm = load_model(model, settings.dtype)

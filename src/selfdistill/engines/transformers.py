@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfdistill.core.errors import UserError
-from selfdistill.engines import Completion, Request, Score, Scoring, completion, rejected
+from selfdistill.engines.protocol import Completion, Request, Score, Scoring, completion, rejected
 from selfdistill.engines.slots import Slots, is_plain
 from selfdistill.models import SeedLM, load_model
 

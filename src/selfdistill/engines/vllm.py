@@ -18,7 +18,7 @@ from typing import Any
 
 from selfdistill.core.config import VllmSettings
 from selfdistill.core.errors import UserError
-from selfdistill.engines import Completion, Request, Score, Scoring, completion, rejected
+from selfdistill.engines.protocol import Completion, Request, Score, Scoring, completion, rejected
 from selfdistill.models import SeedLM, resolve
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)

@@ -18,10 +18,10 @@ from typing import Any
 
 from selfdistill.compare.differences import compare
 from selfdistill.core.config import Recipe, load_recipe
-from selfdistill.core.records import Selected, read_records
+from selfdistill.core.records import Reason, Selected, read_records
 from selfdistill.core.store import write_atomic
 from selfdistill.models import resolve
-from selfdistill.report.build import EXPLAINED, difference_cell, score_cell, yield_sentence
+from selfdistill.report.tables import difference_cell, score_cell, yield_sentence
 
 PAPER = "[arXiv 2402.13669](https://arxiv.org/abs/2402.13669)"
 
@@ -171,7 +171,7 @@ def _what(made: _Made) -> str:
 
 
 def _yield(reasons: Counter[str]) -> list[str]:
-    rows = [[reason, str(count), EXPLAINED.get(reason, "")] for reason, count in reasons.most_common()]
+    rows = [[reason, str(count), Reason(reason).explained] for reason, count in reasons.most_common()]
     said = f"{yield_sentence(reasons)}."
     return ["", "## What was distilled", "", said, "", *_table(["reason", "rows", "meaning"], rows)]
 

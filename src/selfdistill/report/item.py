@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import plain
 from selfdistill.core.records import Example, Prediction, Record, Rewrite, Selected, Turn, read_records
-from selfdistill.report.build import EXPLAINED, arms
+from selfdistill.run_folder import arms
 
 R = TypeVar("R", bound=Record)
 
@@ -47,7 +47,7 @@ def _training_row(run: Path, row: Example, console: Any) -> None:
         trained = chosen.source == "distilled" and candidate.text == chosen.response
         kept = "trains the SDFT arm" if trained else "not taken"
         _text(f"rewrite {number}", candidate.text, console, f"{_nats(candidate.seed_nll)}, {kept}", row.reference)
-    console.print(f"{chosen.reason.value}: {EXPLAINED[chosen.reason.value]}\n", style="italic", highlight=False)
+    console.print(f"{chosen.reason.value}: {chosen.reason.explained}\n", style="italic", highlight=False)
 
 
 def _item(run: Path, item: Example, names: Sequence[str], console: Any) -> None:

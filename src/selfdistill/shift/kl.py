@@ -14,7 +14,7 @@ from typing import Any
 
 from selfdistill.core.errors import UserError
 from selfdistill.core.records import Example
-from selfdistill.engines import Completion, Request, Sampling
+from selfdistill.engines.protocol import Completion, Request, Sampling
 from selfdistill.engines.transformers import TransformersEngine
 from selfdistill.models import SeedLM, load_model
 from selfdistill.templates import Prompter

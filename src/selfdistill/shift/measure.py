@@ -16,7 +16,7 @@ import math
 import random
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,9 @@ from selfdistill.core.progress import Progress
 from selfdistill.core.records import Example, Prediction, read_records
 from selfdistill.data.files import rows
 from selfdistill.models import SeedLM, resolve
-from selfdistill.report.build import arms
-from selfdistill.shift.texts import module_shifts, text_shift
-from selfdistill.stages.evaluate import read_results
+from selfdistill.run_folder import arms, read_results
+from selfdistill.shift.texts import text_shift
+from selfdistill.shift.weights import module_shifts
 from selfdistill.templates import Prompter
 
 Answers = dict[str, tuple[str, bool | None]]
@@ -180,40 +180,6 @@ def grouped(folder: Path) -> dict[str, list[Example]]:
     for item in read_records(folder / "items.jsonl", Example):
         found[roles[item.task]].append(item)
     return dict(found)
-
-
-def table(pairs: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: a measure a row, a pair a column; "not measured" where it is not there."""
-    header = ["measure", "items", *(f"{p['a']} -> {p['b']}" for p in pairs)]
-    groups = list(dict.fromkeys(g for p in pairs for g in (*p["texts"], *p.get("kl", ()))))
-    measures: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], str]] = {
-        "texts compared": lambda texts, kl: str(texts.get("n", 0)),
-        "BLEU-4 to a": lambda texts, kl: _cell(texts.get("bleu4")),
-        "ROUGE-L to a": lambda texts, kl: _cell(texts.get("rouge_l")),
-        "embedding similarity to a": lambda texts, kl: _cell(texts.get("similarity")),
-        "length, times a": lambda texts, kl: _cell(texts.get("length_ratio")),
-        "cut off, a": lambda texts, kl: _cell(texts.get("cut_off", (None, None))[0]),
-        "cut off, b": lambda texts, kl: _cell(texts.get("cut_off", (None, None))[1]),
-        "incoherent, a": lambda texts, kl: _cell(texts.get("incoherent", (None, None))[0]),
-        "incoherent, b": lambda texts, kl: _cell(texts.get("incoherent", (None, None))[1]),
-        "KL(a || b), nats a token": lambda texts, kl: _cell(kl.get("forward")),
-        "KL(b || a), nats a token": lambda texts, kl: _cell(kl.get("reverse")),
-    }
-    found = [
-        [name, group, *(cell(p["texts"].get(group, {}), p.get("kl", {}).get(group, {})) for p in pairs)]
-        for group in groups
-        for name, cell in measures.items()
-    ]
-    norms = [f"{p['weights']['norm']:.3f}" if "weights" in p else "not measured" for p in pairs]
-    return header, [*found, ["norm of the weights' change", "", *norms]]
-
-
-def _cell(m: Mapping[str, float | None] | None) -> str:
-    if not m or m["value"] is None:
-        return "not measured"
-    if m["low"] is None or m["high"] is None:
-        return f"{m['value']:.3f}"
-    return f"{m['value']:.3f} [{m['low']:.3f}, {m['high']:.3f}]"
 
 
 def drift_run(run: Path, prompts: int, progress: Progress) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from selfdistill.core.config import DistillSettings
 from selfdistill.core.progress import Progress
 from selfdistill.core.records import Candidate, Example, Reason, Record, Rewrite
 from selfdistill.core.store import Journal, digest_of, discard, in_time
-from selfdistill.engines import Completion, Engine, Request, Sampling, Scoring
+from selfdistill.engines.protocol import Completion, Engine, Request, Sampling, Scoring
 from selfdistill.templates import Prompter
 
 BATCH = 64

@@ -15,13 +15,9 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Literal
-
-from pydantic import TypeAdapter, ValidationError
+from typing import Literal
 
 from selfdistill.checks import load_check
 from selfdistill.checks.base import UNREADABLE
@@ -30,28 +26,28 @@ from selfdistill.compare.intervals import mean_interval, pass_at_k, wilson
 from selfdistill.core.config import TaskSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
-from selfdistill.core.records import Example, Metric, Prediction, Sample, TaskResult, Verdict, explain, read_records
-from selfdistill.core.store import Journal, digest_file, digest_of, in_time, write_atomic, write_records
-from selfdistill.data.packed import refuse_pointer
-from selfdistill.engines import Completion, Engine, Request, Sampling
-from selfdistill.microworld.quizzes import QUIZZES, write_quizzes
-from selfdistill.stages.identity import META, evaluation_identity, note_checks, same_checks
-from selfdistill.tasks.load import Permissions, Task, template_of
+from selfdistill.core.records import (
+    NOTHING,
+    UNMEASURED,
+    Example,
+    Metric,
+    Prediction,
+    Sample,
+    TaskResult,
+    Verdict,
+    read_records,
+)
+from selfdistill.core.store import Journal, digest_of, in_time, write_atomic, write_records
+from selfdistill.engines.protocol import Completion, Engine, Request, Sampling
+from selfdistill.run_folder import META, read_results
+from selfdistill.stages.identity import evaluation_identity, note_checks, same_checks
+from selfdistill.tasks.base import Permissions, Task
+from selfdistill.tasks.harness import expected_steps, measured
+from selfdistill.tasks.load import template_of
 from selfdistill.templates import Prompter
 
 PASS_AT = (1, 10, 100)
 """The k of pass@k; those up to the number of samples are reported."""
-
-UNMEASURED = "not measured: "
-
-NOTHING = "nothing to judge"
-"""The note of a task of which no item can be judged."""
-
-HARNESS_ROWS = 64
-"""Rows that the harness scores together."""
-
-QUIZ_ITEMS = 100
-"""Items of a quiz of the microworld where the task has no limit."""
 
 
 def evaluate(
@@ -81,14 +77,14 @@ def evaluate(
             raise UserError(f"{out / name_there}: exists and is not ours. Choose another output folder.")
     with Journal(out / "predictions.jsonl", Prediction, identity, lambda p: p.finish_reason == "error") as journal:
         if judging := not journal.finished:
-            with progress.bar(name, sum(len(t.items) or _expected(t) for t in tasks)) as advance:
+            with progress.bar(name, sum(len(t.items) or expected_steps(t) for t in tasks)) as advance:
                 advance(sum(e.id in journal.done for t in tasks for e in t.items))
                 for predictions in in_time(_answers(tasks, journal, engine, prompter)):
                     journal.append(predictions)
                     advance(len(predictions))
                 for task in (t for t in tasks if t.harness):
                     _measure_once(task, journal, engine, prompter)
-                    advance(_expected(task))
+                    advance(expected_steps(task))
             write_records(out / "items.jsonl", [e for t in tasks for e in t.items])
             journal.finish([key for t in tasks for key in [e.id for e in t.items] or _of_task(journal.done, t)])
     predictions = list(read_records(journal.path, Prediction))
@@ -107,11 +103,6 @@ def _write_model_outputs(task: Task, predictions: Sequence[Prediction], out: Pat
     write_model_outputs(out / f"{task.settings.name}.model_outputs.json", rows, generator)
 
 
-def _expected(task: Task) -> int:
-    """Steps of a harness task on the progress bar: its own count of items is not known before it has run."""
-    return (task.settings.limit or 1) if task.harness else 0
-
-
 def _of_task(keys: Iterable[str], task: Task) -> list[str]:
     return sorted(key for key in keys if key.startswith(f"{task.settings.name}/"))
 
@@ -122,44 +113,9 @@ def _measure_once(task: Task, journal: Journal[Prediction], engine: Engine, prom
     count = journal.path.with_name(f"{task.settings.name}.count")
     if count.is_file() and count.read_text() == str(len(_of_task(journal.done, task))):
         return
-    made = _measure(task, engine, prompter)
+    made = measured(task, engine, prompter)
     journal.append(made)
     write_atomic(count, str(len(made)))
-
-
-def _measure(task: Task, engine: Engine, prompter: Prompter) -> list[Prediction]:
-    """A task of lm-evaluation-harness, answered by the model in this process."""
-    from selfdistill.tasks.harness import harness_predictions
-
-    name, limit = task.settings.path.partition(":")[2], task.settings.limit
-    with TemporaryDirectory() as scratch, _in_memory(engine) as local:
-        folder = task.harness if isinstance(task.harness, Path) else None
-        chat = name in QUIZZES and bool(prompter.tokenizer.chat_template)  # asked as the seed LM is
-        if name in QUIZZES:
-            folder = write_quizzes(Path(scratch), max(2, limit or QUIZ_ITEMS), 0)
-        made = harness_predictions(name, local.seed_lm, local.model, limit, folder, HARNESS_ROWS, chat=chat)
-    own = task.settings.name
-    return [p.model_copy(update={"id": f"{own}/{p.id.partition('/')[2]}", "task": own}) for p in made]
-
-
-@contextmanager
-def _in_memory(engine: Any) -> Iterator[Any]:
-    """The transformers engine for what another engine answers with: the harness wants the model itself."""
-    from selfdistill.engines.transformers import TransformersEngine
-
-    if isinstance(engine, TransformersEngine):
-        yield engine
-        return
-    engine.close()  # it may hold the device
-    local = TransformersEngine(engine.seed_lm, set())
-    with local.adapter(engine.tuned):
-        yield local
-    engine.seed_lm.unload()
-
-
-def engine_errors(out: Path) -> int:
-    """How many items of an evaluation folder the engine failed on; `evaluate` again asks them again."""
-    return sum(p.finish_reason == "error" for p in read_records(out / "predictions.jsonl", Prediction))
 
 
 def regrade(out: Path, permissions: Permissions, progress: Progress | None = None) -> list[TaskResult]:
@@ -200,18 +156,6 @@ def regrade(out: Path, permissions: Permissions, progress: Progress | None = Non
     waiting = {r.task for r in results if r.check == "win_rate" and not r.n}
     note_checks(out, [t for t in tasks if t.check or t.settings.name in waiting])
     return results
-
-
-def read_results(folder: Path) -> dict[str, TaskResult]:
-    """result.json of an evaluation folder, by task. Raises UserError where it is missing or broken."""
-    path = folder / "result.json"
-    if not path.is_file():
-        raise UserError(f"{folder}: no result.json. Expected a folder that `selfdistill evaluate` wrote.")
-    try:
-        results = TypeAdapter(list[TaskResult]).validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise UserError(f"{path}: broken: {explain(error)}. `selfdistill evaluate` writes it again.") from None
-    return {r.task: r for r in results}
 
 
 # --- answers -----------------------------------------------------------------------------------------------------
@@ -385,18 +329,3 @@ def _metrics(predictions: Sequence[Prediction]) -> dict[str, Metric]:
         mean, low, high = mean_interval(found)
         metrics[name] = Metric(n=len(found), value=mean, low=low, high=high)
     return metrics
-
-
-def adapter_digest(path: str | None) -> str | None:
-    """What identifies an adapter, or a fully tuned model, in records. Raises UserError for a folder that is neither."""
-    if path is None:
-        return None
-    from selfdistill.models import digest
-
-    folder = Path(path)
-    if (folder / "adapter_model.safetensors").is_file():
-        refuse_pointer(folder / "adapter_model.safetensors")
-        return digest_of([digest_file(folder / f"adapter_{part}") for part in ("model.safetensors", "config.json")])
-    if (folder / "config.json").is_file():
-        return digest(path)
-    raise UserError(f"adapter {path}: no adapter_model.safetensors in the folder. Expected a PEFT adapter or a model.")

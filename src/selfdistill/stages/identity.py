@@ -16,12 +16,11 @@ from typing import Any, Literal
 from selfdistill.checks import source_digest
 from selfdistill.core.errors import UserError
 from selfdistill.core.store import digest_file, digest_of
-from selfdistill.engines import Engine
-from selfdistill.tasks.load import Task, template_of
+from selfdistill.engines.protocol import Engine
+from selfdistill.run_folder import META
+from selfdistill.tasks.base import Task
+from selfdistill.tasks.load import template_of
 from selfdistill.templates import Prompter
-
-META = "predictions.jsonl.meta.json"
-"""Where an evaluation folder keeps it."""
 
 _CHECK = "check of "
 

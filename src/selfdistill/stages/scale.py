@@ -14,124 +14,32 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from selfdistill.compare.intervals import mean_score
+from selfdistill.compare.intervals import mean_of
 from selfdistill.core.config import OpenAISettings, Recipe, TransformersSettings, load_recipe
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
-from selfdistill.core.records import TaskResult
 from selfdistill.core.store import locked, write_atomic
-from selfdistill.engines import Engine
 from selfdistill.engines.open import load_for, make_engine
-from selfdistill.models import SeedLM, load_model
-from selfdistill.stages.evaluate import adapter_digest, engine_errors, evaluate, read_results
+from selfdistill.engines.protocol import Engine
+from selfdistill.models import SeedLM, adapter_digest
+from selfdistill.run_folder import engine_errors, read_results
+from selfdistill.stages.evaluate import evaluate
 from selfdistill.stages.identity import evaluation_identity
-from selfdistill.tasks.load import Permissions, Task, load_tasks
+from selfdistill.tasks.base import Permissions, Task
+from selfdistill.tasks.load import load_tasks
 from selfdistill.templates import Prompter
-
-RECORD = "strength.json"
-"""In the folder of scaled weights: what they were made from. It is written last."""
-
+from selfdistill.training.interpolate import check_scalable, scaled
 
 # --- one arm at one strength -------------------------------------------------------------------------------------
 
 
-def scaled(folder: Path, strength: float, out: Path, seed_lm: SeedLM) -> Path:
-    """Write the weights W + s dW of an adapter or a fully tuned model in `folder` into `out`; what is there already is
-    left as it is.
-
-    Of an adapter, the factors B [outputs, r] become s B, in fp32 (whatever alpha, and for rsLoRA too, since dW is
-    proportional to B). Of a whole model, each weight becomes (1 - s) seed + s tuned, computed in fp64 and rounded to
-    the data type that the tuned model was saved in, which is that of the seed LM in the run. Raises UserError for a
-    negative strength, for adapters that are more than B A (DoRA, trained biases or embeddings), and for an `out` that
-    was made from other weights: what was measured beside it is of those.
-    """
-    if not strength >= 0 or math.isinf(strength):
-        raise UserError(f"strength {strength}: expected a number from 0 up; 0 is the seed LM, 1 the trained arm.")
-    made_from = {"strength": strength, "tuned": adapter_digest(str(folder)), "seed": seed_lm.digest}
-    record = out / RECORD
-    if record.is_file() and json.loads(record.read_text(encoding="utf-8")) == made_from:
-        return out
-    partial = out.with_name(out.name + ".partial")
-    if out.exists():
-        raise UserError(f"{out}: was made from other weights than the arm's of today. Remove {out.parent}.")
-    shutil.rmtree(partial, ignore_errors=True)  # of a killed process
-    partial.mkdir(parents=True)
-    if (folder / "adapter_config.json").is_file():
-        _scale_adapter(folder, strength, partial)
-    else:
-        _interpolate(folder, strength, partial, seed_lm)
-    (partial / RECORD).write_text(json.dumps(made_from, indent=1) + "\n", encoding="utf-8")
-    partial.replace(out)
-    return out
-
-
-def check_scalable(folder: Path) -> None:
-    """Raises UserError for an adapter whose weight change is more than the product of two factors."""
-    config = folder / "adapter_config.json"
-    if not config.is_file():
-        return
-    from safetensors import safe_open
-
-    if json.loads(config.read_text(encoding="utf-8")).get("use_dora"):
-        raise UserError(f"{folder}: a DoRA adapter also rescales the base's weights, so no strength of it is W + s dW.")
-    with safe_open(folder / "adapter_model.safetensors", "pt") as weights:
-        odd = [name for name in weights.keys() if ".lora_A." not in name and ".lora_B." not in name]  # noqa: SIM118
-    if odd:
-        raise UserError(f"{folder}: cannot be scaled: {odd[0]} is no factor of LoRA.")
-
-
-def _scale_adapter(folder: Path, strength: float, out: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    check_scalable(folder)
-    weights = load_file(folder / "adapter_model.safetensors")
-    for name, weight in weights.items():
-        if ".lora_B." in name:
-            weights[name] = weight.float() * strength
-    save_file(weights, out / "adapter_model.safetensors", metadata={"format": "pt"})
-    shutil.copy(folder / "adapter_config.json", out)
-
-
-def _interpolate(folder: Path, strength: float, out: Path, seed_lm: SeedLM) -> None:
-    """Both models are read by transformers, since files may name or tie the same weights in different ways."""
-    import torch
-
-    seed_lm.unload()  # an engine may have left it on the device
-    on_cpu = replace(seed_lm, device="cpu")
-    tuned = replace(load_model(str(folder), seed_lm.dtype), device="cpu")
-    before = dict(on_cpu.model.named_parameters())
-    with torch.no_grad():
-        for name, weight in tuned.model.named_parameters():  # tied weights once
-            weight.copy_(torch.lerp(before[name].double(), weight.double(), strength))  # exact at 0 and 1
-    tuned.model.save_pretrained(out)
-    tuned.tokenizer.save_pretrained(out)
-
-
 # --- the curve ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Mean:
-    """Mean score over `tasks` tasks with its 95 % interval, from 0 to 1."""
-
-    tasks: int
-    value: float
-    low: float
-    high: float
-
-
-def mean_of(results: Sequence[TaskResult]) -> Mean | None:
-    """`stats.mean_score` of the tasks that were measured; None without any."""
-    bounds = [(r.score, r.low, r.high) for r in results]
-    found = [(p, low, high) for p, low, high in bounds if p is not None and low is not None and high is not None]
-    return Mean(len(found), *mean_score(found)) if found else None
 
 
 def strengths_of(text: str) -> list[float]:
@@ -246,23 +154,3 @@ def _point(run: Path, strength: float, folder: str) -> dict[str, Any]:
     kept = ("n", "score", "low", "high", "unjudgeable")
     point["tasks"] = {r.task: {"role": r.role} | r.model_dump(include=set(kept)) for r in results}
     return point
-
-
-def show(table: dict[str, Any], console: Any) -> None:
-    """Print the curves on a rich console, in percent."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    shown = Table(title="percent correct [95 % interval], mean over tasks", title_justify="left")
-    for i, title in enumerate(("arm", "strength", "target", "retained")):
-        shown.add_column(title, justify="left" if i == 0 else "right", no_wrap=i < 2)
-    for name, curve in table["arms"].items():
-        for point in curve:
-            shown.add_row(name, f"{point['strength']:g}", *(escape(_cell(point[r])) for r in ("target", "retained")))
-    console.print(shown)
-
-
-def _cell(mean: dict[str, Any] | None) -> str:
-    if mean is None:
-        return "not measured"
-    return f"{100 * mean['value']:.1f} [{100 * mean['low']:.1f}, {100 * mean['high']:.1f}]"

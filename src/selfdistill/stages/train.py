@@ -14,69 +14,22 @@ token for token. While it trains, checkpoints lie in OUT.partial; the same comma
 from __future__ import annotations
 
 import json
-import random
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from selfdistill.core.config import TrainSettings
 from selfdistill.core.errors import UserError
+from selfdistill.core.launch import process
 from selfdistill.core.progress import Progress
-from selfdistill.core.records import Example, Selected
+from selfdistill.core.records import Example
 from selfdistill.core.store import digest_of, locked, write_atomic
-from selfdistill.models import SeedLM, process, sharded
+from selfdistill.models import SeedLM
 from selfdistill.templates import Prompter
-
-TRACKERS = ("wandb", "trackio", "tensorboard")
-"""What `report_to` may name; each is a package of that name."""
-
-
-def drawn(examples: Sequence[Example], count: int | None, seed: int | str) -> list[Example]:
-    """`count` of the examples drawn at random, in their order; fewer are among more. None takes all.
-
-    Raises UserError for more than there are.
-    """
-    if count is not None and count > len(examples):
-        raise UserError(f"train.rows = {count}: the data has {len(examples)} rows.")
-    ids = sorted(e.id for e in examples)
-    random.Random(seed).shuffle(ids)
-    kept = set(ids[:count])
-    return [e for e in examples if e.id in kept]
-
-
-def mixed(
-    examples: Sequence[Example], selected: Mapping[str, Selected], mix_ratio: float, seed: int
-) -> dict[str, tuple[str, ...]]:
-    """Responses by id: a share `mix_ratio` of the rows takes the selected response, the rest the original.
-
-    The rows of a smaller ratio are among those of a larger one, so a sweep changes one thing (Section 5.1).
-    """
-    ids = sorted(e.id for e in examples)
-    random.Random(seed).shuffle(ids)
-    distilled = set(ids[: round(mix_ratio * len(ids))])
-    return {e.id: selected[e.id].responses if e.id in distilled else e.references for e in examples}
-
-
-def sequences(example: Example, responses: tuple[str, ...], prompter: Prompter) -> list[tuple[list[int], list[int]]]:
-    """(input ids, labels) of one row; labels are -100 except on response tokens and their end tokens.
-
-    All assistant turns of a conversation train in one sequence where the chat template lets a later prompt continue
-    an earlier one; where it does not (some templates rewrite the past), each turn is a sequence of its own.
-    """
-    rows: list[tuple[list[int], list[int]]] = []
-    for k, text in enumerate(responses):
-        prompt, response = list(prompter.train(example.up_to(responses[:k])).ids), prompter.response(text)
-        if rows and prompt[: len(rows[-1][0])] == rows[-1][0]:
-            _, labels = rows.pop()
-            labels = labels + [-100] * (len(prompt) - len(labels))
-        else:
-            labels = [-100] * len(prompt)
-        rows.append((prompt + response, labels + response))
-    return rows
+from selfdistill.training.lora import check_trainable
+from selfdistill.training.tokens import _tokenized
 
 
 def train(
@@ -151,100 +104,7 @@ def train(
     return out
 
 
-@dataclass(frozen=True)
-class _Data:
-    """Tokenized rows: those that train, those held out, and {id, tokens} of those that are too long in any arm."""
-
-    train: list[tuple[list[int], list[int]]]
-    held: list[tuple[list[int], list[int]]]
-    held_examples: int
-    dropped: list[dict[str, Any]]
-
-
-def _tokenized(
-    examples: Sequence[Example],
-    responses: Mapping[str, tuple[str, ...]],
-    prompter: Prompter,
-    holdout: float,
-    limit: int,
-    seed: int,
-    others: Sequence[Mapping[str, tuple[str, ...]]] = (),
-) -> _Data:
-    # A seed of its own: `mixed` takes the first of the other order, and all held-out rows would be distilled ones.
-    held_ids = {e.id for e in drawn(examples, round(holdout * len(examples)), f"holdout-{seed}")}
-    train, held, dropped, held_examples = [], [], [], 0
-    for example in examples:
-        made = sequences(example, responses[example.id], prompter)
-        versions = {other[example.id] for other in others} - {responses[example.id]}
-        every = [made, *(sequences(example, version, prompter) for version in versions)]
-        longest = max(len(ids) for version in every for ids, _ in version)
-        if longest > limit:
-            dropped.append({"id": example.id, "tokens": longest})
-        elif example.id in held_ids:
-            held += made
-            held_examples += 1
-        else:
-            train += made
-    return _Data(train, held, held_examples, dropped)
-
-
 # --- what can be trained -----------------------------------------------------------------------------------------
-
-
-def check_trainable(seed_lm: SeedLM, settings: TrainSettings) -> None:
-    """Raises UserError for settings that this model or this machine cannot train with."""
-    if settings.tune != "full":
-        check_targets(seed_lm.skeleton(), settings)
-    if settings.tune == "qlora" and not seed_lm.quantized:
-        raise UserError('train.tune = "qlora": the model was not loaded in 4 bits.')
-    if settings.packing and process().main and (mixes := _packing_mixes(seed_lm)):
-        raise UserError(f"train.packing = true: {mixes}, so packed rows would train on each other. Leave it out.")
-    for tracker in settings.report_to:
-        if tracker not in TRACKERS:
-            raise UserError(f"train.report_to: unknown tracker {tracker!r}. There are: {', '.join(TRACKERS)}.")
-        if find_spec(tracker) is None:
-            raise UserError(f"train.report_to: {tracker} is not installed. pip install {tracker}")
-
-
-def _packing_mixes(seed_lm: SeedLM) -> str | None:
-    from selfdistill.training.batches import packing_mixes
-
-    model = seed_lm.fresh() if sharded() else seed_lm.model  # what is to be cut into shards may fit no device
-    return packing_mixes(model, seed_lm.tokenizer, seed_lm.dtype)
-
-
-def check_targets(model: Any, settings: TrainSettings) -> None:
-    """Raises UserError where a LoRA target names no module that can have an adapter, and lists those that can."""
-    targets = settings.lora()["targets"]
-    if isinstance(targets, str):
-        if targets != "all-linear":
-            raise UserError(f'train.targets = {targets!r}: expected a list of module names, or "all-linear".')
-        return
-    named = {t: [m for n, m in model.named_modules() if n == t or n.endswith(f".{t}")] for t in targets}
-    missing = [t for t, found in named.items() if not found]
-    other = [t for t, found in named.items() if not all(_takes_adapter(m) for m in found)]
-    if missing or other or not named:
-        wrong = f"{', '.join(other)} is no linear layer of this model" if other else "the list is empty"
-        wrong = f"this model has no module {', '.join(missing)}" if missing else wrong
-        raise UserError(
-            f"train.targets: {wrong}. Its linear layers: {', '.join(_linear_names(model))}. Name some of them, or "
-            '"all-linear".'
-        )
-
-
-def _takes_adapter(module: Any) -> bool:
-    import torch
-    from transformers.pytorch_utils import Conv1D
-
-    return isinstance(module, (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d, Conv1D))
-
-
-def _linear_names(model: Any) -> list[str]:
-    import torch
-    from transformers.pytorch_utils import Conv1D
-
-    linear = {n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, (torch.nn.Linear, Conv1D))}
-    return sorted(linear - {"lm_head"})
 
 
 # --- the folder --------------------------------------------------------------------------------------------------

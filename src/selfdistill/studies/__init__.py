@@ -17,11 +17,11 @@ from pathlib import Path
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.store import locked, write_atomic
-from selfdistill.run import Manifest
+from selfdistill.run_folder import Manifest
 from selfdistill.studies.grid import MULTI, SINGLE, Study, studies
 from selfdistill.studies.lab import Arm, Lab, load_world
 from selfdistill.studies.tables import classes, difference_table, score_csv, score_table, unjudgeable
-from selfdistill.tasks.load import Permissions
+from selfdistill.tasks.base import Permissions
 
 WORLDS = {
     "micro": "The microworld's counterparts of the paper's datasets and benchmarks: the numbers beside ours are the "

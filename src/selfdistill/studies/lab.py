@@ -21,17 +21,21 @@ from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.records import Example, Prediction, Selected, TaskResult, Verdict, read_records
 from selfdistill.core.store import digest_of, write_records
-from selfdistill.data.examples import read_examples
-from selfdistill.engines import Engine
+from selfdistill.data.examples import drawn, read_examples
 from selfdistill.engines.open import load_for, make_engine
-from selfdistill.models import SeedLM
+from selfdistill.engines.protocol import Engine
+from selfdistill.methods.sdft import mixed
+from selfdistill.models import SeedLM, adapter_digest
+from selfdistill.run_folder import read_results
 from selfdistill.stages.distill import distill, ids_digest
-from selfdistill.stages.evaluate import adapter_digest, evaluate, read_results, task_result
+from selfdistill.stages.evaluate import evaluate, task_result
 from selfdistill.stages.identity import evaluation_identity
 from selfdistill.stages.select import read_selected, select
-from selfdistill.stages.train import check_trainable, drawn, mixed, train
-from selfdistill.tasks.load import Permissions, Task, load_tasks
+from selfdistill.stages.train import train
+from selfdistill.tasks.base import Permissions, Task
+from selfdistill.tasks.load import load_tasks
 from selfdistill.templates import Prompter
+from selfdistill.training.lora import check_trainable
 
 
 @dataclass(frozen=True)

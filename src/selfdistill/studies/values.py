@@ -12,7 +12,8 @@ from selfdistill.compare.intervals import mean_difference
 from selfdistill.core.errors import UserError
 from selfdistill.core.records import Metric, Prediction, read_records
 from selfdistill.models import resolve
-from selfdistill.shift.texts import Shift, parameter_shift, text_shift
+from selfdistill.shift.texts import Shift, text_shift
+from selfdistill.shift.weights import parameter_shift
 from selfdistill.studies.grid import Column
 from selfdistill.studies.lab import Arm, Lab, Measured, item_values
 

@@ -7,61 +7,24 @@ Out: `Task`s for `evaluate`. What cannot be measured here is listed with the rea
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 from selfdistill.checks import NEED_NO_REFERENCE, load_check
-from selfdistill.checks.base import Check
-from selfdistill.core.config import DataSettings, JudgeSettings, TaskSettings
+from selfdistill.core.config import DataSettings, TaskSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.records import Example, Turn
+from selfdistill.core.worlds import quizzes, world_of
 from selfdistill.data.examples import read_examples
 from selfdistill.data.notes import Notes
-from selfdistill.microworld.quizzes import QUIZZES
-from selfdistill.microworld.world import ABILITIES
 from selfdistill.tasks import BENCHMARKS
-from selfdistill.tasks.base import as_it_stands
+from selfdistill.tasks.base import Permissions, Task, as_it_stands
 from selfdistill.templates import load_template
 
 LIMIT_SEED = 0
 """Draws the items of a task that has a limit. It is no setting: trainings with other seeds answer the same items."""
-
-JUDGED_AT_ONCE = 4
-"""Answers judged at a time, where no judge's own number says otherwise."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """A task with its items. `check` is None where the task cannot be measured (`missing` says why), and for the
-    tasks of lm-evaluation-harness, which bring their own items and judge them themselves. A task that only lacks its
-    judge has items: they are answered, and wait."""
-
-    settings: TaskSettings
-    check_name: str
-    check: Check | None = None
-    items: tuple[Example, ...] = ()
-    missing: str | None = None
-    harness: Path | Literal["hub"] | None = None
-    judge: JudgeSettings | None = None
-
-    @property
-    def at_once(self) -> int:
-        """Threads that judge: each waits for a process of the sandbox or for the judge's answer."""
-        return self.judge.concurrency if self.judge else JUDGED_AT_ONCE
-
-
-@dataclass(frozen=True)
-class Permissions:
-    """What a judgement may need beside the answer: leave to run code (even where walls of the sandbox are missing), a
-    judge, local copies of `paper:` data."""
-
-    allow_code: bool = False
-    judge: JudgeSettings | None = None
-    data_dir: str | None = None
-    without_walls: bool = False
 
 
 def load_tasks(settings: Iterable[TaskSettings], seed: int, permissions: Permissions, progress: Progress) -> list[Task]:
@@ -93,8 +56,8 @@ def _check_name(task: TaskSettings) -> str:
     """The check that the task names, or that its benchmark or ability brings."""
     kind, _, name = task.path.partition(":")
     own = None
-    if kind == "micro" and name in ABILITIES:
-        own = ABILITIES[name][1]
+    if world := world_of(task.path):
+        own = world.check_of(name)
     elif kind == "paper":
         if name not in BENCHMARKS:
             raise UserError(f"task {task.name}: {task.path}: no such benchmark. There are: {', '.join(BENCHMARKS)}.")
@@ -123,10 +86,10 @@ def _harness_folder(task: TaskSettings, data_dir: str | None) -> Path | Literal[
     if find_spec("lm_eval") is None:
         raise UserError(f"task {task.name}: lm-evaluation-harness is missing: pip install 'selfdistill[paper]'.")
     folder, name = Path(data_dir or "") / "lm-eval", task.path.partition(":")[2]
-    if data_dir and folder.is_dir() and name not in QUIZZES:
+    if data_dir and folder.is_dir() and name not in quizzes():
         return folder
-    if name not in (*HARNESS, *QUIZZES):
-        raise UserError(f"task {task.name}: {task.path}: no such task. There are: {', '.join((*HARNESS, *QUIZZES))}.")
+    if name not in (*HARNESS, *quizzes()):
+        raise UserError(f"task {task.name}: {task.path}: no such task. There are: {', '.join((*HARNESS, *quizzes()))}.")
     return "hub"
 
 
@@ -147,7 +110,7 @@ def _items(task: TaskSettings, seed: int, check: str, data_dir: str | None, prog
         split = task.split if "split" in task.model_fields_set else benchmark.split
         data = data.model_copy(update={"path": f"paper:{benchmark.source}", "split": split})
         ask = benchmark.ask
-    drawn = seed if kind == "micro" else LIMIT_SEED
+    drawn = seed if world_of(task.path) else LIMIT_SEED
     rows = read_examples(data, task.name, drawn, check not in NEED_NO_REFERENCE, data_dir, Notes(progress))
     items = []
     for row in rows:

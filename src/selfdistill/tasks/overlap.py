@@ -14,7 +14,7 @@ from hashlib import blake2b
 from typing import Any
 
 from selfdistill.core.records import Example
-from selfdistill.tasks.load import Task
+from selfdistill.tasks.base import Task
 
 NAMED = 3
 """Ids of rows that are given as examples."""

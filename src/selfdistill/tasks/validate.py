@@ -22,7 +22,7 @@ from selfdistill.checks.calls import find_calls
 from selfdistill.checks.numbers import last_number, next_of
 from selfdistill.core.errors import UserError
 from selfdistill.core.records import Example
-from selfdistill.tasks.load import JUDGED_AT_ONCE, Task
+from selfdistill.tasks.base import JUDGED_AT_ONCE, Task
 
 OFF_TOPIC = "The weather is nice today and the birds sing."
 REFUSAL = "I cannot help you with that."

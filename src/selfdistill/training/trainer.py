@@ -16,7 +16,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
@@ -24,15 +24,17 @@ from zipfile import is_zipfile
 import torch
 import transformers
 from accelerate import DistributedType
-from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput
 
 from selfdistill.core.config import TrainSettings
 from selfdistill.core.errors import UserError
+from selfdistill.core.launch import process, sharded
 from selfdistill.core.progress import Progress
-from selfdistill.models import SeedLM, pick_dtype, process, sharded
-from selfdistill.training.batches import IGNORED, Batches, Layout, Rows, packing_mixes
+from selfdistill.models import SeedLM, pick_dtype
+from selfdistill.training.batches import Batches, Layout, Rows, packing_mixes
+from selfdistill.training.lora import _put_in_order, _tuned
+from selfdistill.training.loss import response_loss
 
 CHECKPOINTS, APART = 10, 25
 """How often a training is saved where the settings do not say, and the fewest steps between two of them."""
@@ -252,13 +254,6 @@ def _save(trainer: Any, seed_lm: SeedLM, settings: TrainSettings, out: Path) -> 
     trainer.accelerator.wait_for_everyone()
 
 
-def _put_in_order(config: Path) -> None:
-    """PEFT keeps names of modules as sets, whose order is another in every process."""
-    values = json.loads(config.read_text(encoding="utf-8"))
-    values["target_modules"] = sorted(values["target_modules"])
-    config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
 # --- the model ---------------------------------------------------------------------------------------------------
 
 
@@ -280,68 +275,7 @@ def _explained(settings: TrainSettings) -> Iterator[None]:
         ) from None
 
 
-@contextmanager
-def _tuned(seed_lm: SeedLM, settings: TrainSettings) -> Iterator[Any]:
-    """The model that trains; the seed LM is as it was afterwards."""
-    if settings.tune == "full" or sharded():
-        seed_lm.unload()  # makes room for weights that are not as they were afterwards
-        if settings.tune != "full":
-            yield _with_lora(seed_lm.fresh(), settings)
-            return
-        own = replace(seed_lm, dtype="float32")  # in bf16 small steps would be rounded away
-        yield (own.fresh() if sharded() else own.model).requires_grad_(True)
-        return
-    base = seed_lm.model
-    model = _with_lora(base, settings)
-    try:
-        yield model
-    finally:
-        model.disable_input_require_grads()
-        if base.is_gradient_checkpointing:
-            base.gradient_checkpointing_disable()
-        model.unload()
-        base.eval()
-
-
-def _with_lora(base: Any, settings: TrainSettings) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    lora = settings.lora()
-    config = LoraConfig(
-        r=lora["rank"],
-        lora_alpha=lora["alpha"],
-        target_modules=lora["targets"] if isinstance(lora["targets"], str) else list(lora["targets"]),
-        lora_dropout=settings.dropout,
-        use_rslora=settings.rslora,
-        use_dora=settings.dora,
-        task_type="CAUSAL_LM",
-    )
-    model = get_peft_model(base, config, autocast_adapter_dtype=not sharded())  # shards want one data type
-    # PEFT writes a form for a model card with every checkpoint, which takes longer than the weights.
-    model.create_or_update_model_card = lambda folder: None
-    return model
-
-
 # --- the loss ---------------------------------------------------------------------------------------------------
-
-
-def response_loss(model: Any, inputs: dict[str, torch.Tensor], some_logits: bool = True) -> torch.Tensor:
-    """Sum over the batch of -log f(y_t | x, y_<t) in nats, a scalar, over tokens whose label is not `IGNORED`.
-
-    Logits are made only at positions where some row has a target, where the model can (`some_logits`).
-    """
-    inputs = dict(inputs)
-    targets = inputs.pop("labels")[:, 1:]
-    where = (targets != IGNORED).any(0).nonzero().flatten()
-    if len(where) == 0:
-        where = where.new_zeros(1)  # a model without any logits has no gradient, not even zero
-    chosen = {"logits_to_keep": where} if some_logits else {}
-    logits = model(**inputs, **chosen, use_cache=False).logits
-    if not some_logits:
-        logits = logits[:, where]
-    return cross_entropy(
-        logits.flatten(0, 1).float(), targets[:, where].flatten(), ignore_index=IGNORED, reduction="sum"
-    )
 
 
 class ResponseTrainer(transformers.Trainer):  # type: ignore[misc]

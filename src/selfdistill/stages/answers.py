@@ -1,0 +1,74 @@
+"""Answers: evaluation folders of what is named on the command line, folders, models and adapters alike."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Literal
+
+from selfdistill.core.errors import UserError
+from selfdistill.core.progress import Progress
+from selfdistill.core.store import digest_of
+from selfdistill.models import adapter_digest
+from selfdistill.run_folder import engine_errors
+from selfdistill.stages.evaluate import evaluate
+from selfdistill.tasks.base import Task
+from selfdistill.templates import Prompter
+
+
+def measure(
+    places: Sequence[str],
+    base: str | None,
+    work: Path | None,
+    load: Callable[[], Sequence[Task]],
+    open_engine: Callable[[str], tuple[str, Prompter, Any]],
+    progress: Progress,
+) -> list[Path]:
+    """Where the answers of each place lie. A model, or an adapter of `base`, is asked the tasks that `load` gives, into
+    a folder of its own under `work`; asked before, it is not asked again.
+
+    `open_engine` makes (digest, prompter, engine) of a model's name.
+    """
+    models: dict[str, list[str]] = {}
+    for place in dict.fromkeys(places):
+        kind = kind_of(place)
+        if kind == "adapter" and base is None:
+            raise UserError(f"{place}: an adapter. Name its model with --base.")
+        if kind != "answers":
+            models.setdefault(str(base) if kind == "adapter" else place, []).append(place)
+    if not models:
+        return [Path(place) for place in places]
+    if work is None:
+        raise UserError(f"{next(iter(models.values()))[0]}: a model, not answers. Name a folder for them with --work.")
+    tasks, found = load(), {}
+    for model, arms in models.items():
+        digest, prompter, engine = open_engine(model)
+        with closing(engine):
+            for place in arms:
+                adapter = place if kind_of(place) == "adapter" else None
+                found[place] = out = (
+                    work / f"{re.sub('[^A-Za-z0-9_.-]+', '-', Path(place).name)}-{digest_of(place)[:8]}"
+                )
+                with engine.adapter(adapter):
+                    evaluate(tasks, out, digest, engine, prompter, adapter_digest(adapter), place, progress)
+                if failed := engine_errors(out):
+                    raise UserError(f"{place}: the engine failed on {failed} items. The same command asks them again.")
+    return [found.get(place, Path(place)) for place in places]
+
+
+FILES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".gz")
+
+
+def kind_of(place: str) -> Literal["answers", "adapter", "model"]:
+    """What a name on the command line means. What is nothing yet is a hub's model, if it can be one."""
+    path = Path(place)
+    if path.is_dir():
+        if (path / "result.json").is_file() or any(path.glob("samples_*.jsonl")):
+            return "answers"
+        if (path / "adapter_config.json").is_file():
+            return "adapter"
+        return "model" if (path / "config.json").is_file() else "answers"
+    nowhere = place.startswith((".", "/", "~")) or place.count("/") > 1
+    return "answers" if path.is_file() or path.suffix in FILES or nowhere else "model"
