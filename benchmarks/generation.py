@@ -28,9 +28,9 @@ from typing import Any
 from selfdistill.core.config import DataSettings, TransformersSettings, VllmSettings
 from selfdistill.data.examples import read_examples
 from selfdistill.engines.local import end_ids, open_local
-from selfdistill.engines.protocol import Completion, Prompt, Request, Sampling, completion
+from selfdistill.engines.protocol import Completion, Request, Sampling, completion
 from selfdistill.models import SeedLM, load_model
-from selfdistill.templates import Prompter
+from selfdistill.templates import Prompt, Prompter
 
 MIXED = "tools+rare_tools+code+word_problems+facts+chat"
 FAMILIES = {"word problems": "word_problems", "calls": "tools+rare_tools", "code": "code"}

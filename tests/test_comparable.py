@@ -26,6 +26,7 @@ from selfdistill.data.examples import read_examples
 from selfdistill.engines.open import make_engine
 from selfdistill.models import adapter_digest, load_model
 from selfdistill.report.summary import sentence
+from selfdistill.report.tables import shift_table
 from selfdistill.shift import measure as drift
 from selfdistill.stages.evaluate import evaluate, regrade
 from selfdistill.tasks.base import Permissions
@@ -278,7 +279,7 @@ def test_multiple_choice_is_no_text_to_be_compared(tmp_path):
     first, second = shifted(tmp_path / "1", rows), shifted(tmp_path / "2", rows)
     found = drift.compare_texts(first, second)
     assert found["retained"]["n"] == 2
-    assert ["texts compared", "retained", "2"] in drift.table([{"a": "1", "b": "2", "texts": found}])[1]
+    assert ["texts compared", "retained", "2"] in shift_table([{"a": "1", "b": "2", "texts": found}])[1]
     choice = shifted(tmp_path / "3", rows, "lm-eval")
     assert drift.compare_texts(choice, choice) == {}
     done = cli("shift", choice, choice)

@@ -26,7 +26,7 @@ ROWS = 60
 WATCHED = """
 import sys
 from selfdistill.cli import main
-from selfdistill.engines.protocol import open as engines
+from selfdistill.engines import open as engines, ray
 
 asked = sys.argv.pop(1)
 
@@ -44,6 +44,7 @@ def watched(make):
     return opened
 
 engines.open_local, engines.open_endpoint = watched(engines.open_local), watched(engines.open_endpoint)
+ray.RayEngine = watched(ray.RayEngine)
 main()
 """
 """`selfdistill`, with the ids of all that its engine is asked in a file."""

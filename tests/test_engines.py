@@ -12,12 +12,13 @@ from conftest import random_adapter
 
 from selfdistill.core.config import RaySettings, TransformersSettings, VllmSettings
 from selfdistill.core.errors import UserError
-from selfdistill.engines.local import end_ids, open_local
-from selfdistill.engines.protocol import Prompt, Request, Sampling, Scoring
+from selfdistill.engines.local import end_ids
+from selfdistill.engines.open import make_engine
+from selfdistill.engines.protocol import Request, Sampling, Scoring
 from selfdistill.engines.transformers import TransformersEngine
 from selfdistill.microworld.world import ABILITIES, items
 from selfdistill.models import SeedLM, load_model
-from selfdistill.templates import USING, Prompter
+from selfdistill.templates import USING, Prompt, Prompter
 
 LIMIT = 40
 
@@ -42,7 +43,7 @@ def one_by_one(lm, request):
 
 
 def local(settings, lm):
-    return open_local(settings, lm, end_ids(lm, Prompter(lm.tokenizer, "chat", USING)))
+    return make_engine(settings, lm, Prompter(lm.tokenizer, "chat", USING))
 
 
 # --- the contract ------------------------------------------------------------------------------------------------
@@ -251,7 +252,7 @@ def test_texts_do_not_depend_on_how_many_rows_run_together(embedded, rows):
 
 
 def test_requests_are_drawn_as_they_are_needed_and_later_ones_may_be_longer(embedded, monkeypatch):
-    from selfdistill.engines.protocol import transformers
+    from selfdistill.engines import transformers
 
     monkeypatch.setattr(transformers, "READ_AHEAD", 6)
     base = requests_for(embedded, Sampling(12))
@@ -299,7 +300,7 @@ def test_a_memory_error_halves_the_rows_and_loses_none(embedded):
 
 def test_rows_that_begin_anew_share_the_prefix_of_all_that_wait(embedded, monkeypatch):
     """Two families of prompts, each with a prefix of its own; memory runs out when the second is read."""
-    from selfdistill.engines.protocol import transformers
+    from selfdistill.engines import transformers
 
     monkeypatch.setattr(transformers, "READ_AHEAD", 12)
     base = requests_for(embedded, Sampling(60), count=2)
@@ -337,7 +338,7 @@ def test_a_fault_of_the_model_is_not_taken_for_a_memory_error(embedded):
 
 
 def test_memory_that_is_short_means_fewer_rows(embedded, monkeypatch):
-    from selfdistill.engines.protocol import transformers
+    from selfdistill.engines import transformers
 
     engine = local(TransformersSettings(rows=16), embedded)
     row = 2 * 6 * 192 * 4 * (requests_for(embedded)[0].prompt.ids.__len__() + LIMIT)

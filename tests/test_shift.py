@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from selfdistill.core.errors import UserError
 from selfdistill.shift import texts as shift
 from selfdistill.shift.texts import encode, encoder_folder, text_shift
-from selfdistill.shift.weights import parameter_shift
+from selfdistill.shift.weights import _square_of_product, parameter_shift
 
 PAPER = ("sacrebleu", "rouge_score", "sentence_transformers")
 missing = [name for name in PAPER if importlib.util.find_spec(name) is None]
@@ -299,7 +299,7 @@ def test_the_norm_of_a_product_comes_from_its_factors(r, rows, columns, seed):
     generator = torch.Generator().manual_seed(seed)
     b = torch.randn(rows, r, generator=generator, dtype=torch.float64)
     a = torch.randn(r, columns, generator=generator, dtype=torch.float64)
-    assert shift._square_of_product(b, a) == pytest.approx(float((b @ a).square().sum()), rel=1e-9)
+    assert _square_of_product(b, a) == pytest.approx(float((b @ a).square().sum()), rel=1e-9)
 
 
 def test_a_whole_models_shift_is_the_norm_of_the_difference(base, tmp_path):

@@ -1003,13 +1003,13 @@ def test_out_of_memory_is_one_line(tmp_path):
 
 
 def test_held_out_rows_are_as_often_distilled_as_those_that_train():
-    from selfdistill.training.tokens import _tokenized
+    from selfdistill.training.tokens import tokenized
 
     examples = [e.model_copy(update={"id": f"{k:03}"}) for k, e in enumerate(micro(count=20) * 10)]
     selected = {e.id: Selected(id=e.id, response="D", source="distilled", reason="passed") for e in examples}
     responses = mixed(examples, selected, 0.5, 0)
     prompter = Prompter.create(load_model("embedded").tokenizer, "chat", "using")
-    data = _tokenized(examples, responses, prompter, 0.2, 2048, 0)
+    data = tokenized(examples, responses, prompter, 0.2, 2048, 0)
     own = tuple(prompter.response("D"))
     shares = [
         sum(tuple(t for t in y if t != -100) == own for _, y in part) / len(part) for part in (data.train, data.held)

@@ -19,7 +19,7 @@ from typing import Any
 
 from selfdistill.core.digests import digest_weights
 from selfdistill.core.errors import UserError
-from selfdistill.core.launch import _launched_with
+from selfdistill.core.launch import launched_with
 from selfdistill.core.store import digest_file, digest_of
 from selfdistill.core.worlds import model_folder
 from selfdistill.data.packed import refuse_pointer
@@ -106,7 +106,7 @@ def pick_device() -> str:
     """cuda, mps or cpu: the first that is there. Each process of a launcher takes its own CUDA device."""
     import torch
 
-    if _launched_with("USE_CPU"):
+    if launched_with("USE_CPU"):
         return "cpu"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))

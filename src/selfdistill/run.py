@@ -41,7 +41,7 @@ from selfdistill.models import SeedLM, adapter_digest
 from selfdistill.publish.card import write_cards
 from selfdistill.report.build import build
 from selfdistill.report.tables import yield_sentence
-from selfdistill.run_folder import Arm, Manifest, _claim, _same_data, engine_errors
+from selfdistill.run_folder import Arm, Manifest, claim, engine_errors, same_data
 from selfdistill.stages.distill import distill, ids_digest
 from selfdistill.stages.evaluate import evaluate
 from selfdistill.stages.select import read_selected, select
@@ -60,7 +60,7 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
     """Run a recipe into `out` and return the report (an empty one in a launcher's further processes). Raises UserError
     for bad input and for an `out` that holds another run."""
     progress = progress or Progress()
-    _claim(out, recipe)
+    claim(out, recipe)
     # Everything that can be wrong with the input shows here, before anything is written or made.
     check = load_check(recipe.select.check, recipe.allow_code_execution, None, recipe.code_without_walls, progress)
     notes = Notes(progress)
@@ -79,7 +79,7 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
         _help_to_train(recipe, out, loaded, progress)
         return {}
     with locked(out):
-        _same_data(out / "examples.jsonl", examples)
+        same_data(out / "examples.jsonl", examples)
         write_atomic(out / "recipe.toml", to_toml(recipe))
         notes.write(out / "skipped.jsonl")
         manifest = Manifest(out / "run.json")

@@ -37,7 +37,7 @@ class Arm:
     seed: int
 
 
-def _claim(out: Path, recipe: Recipe) -> None:
+def claim(out: Path, recipe: Recipe) -> None:
     """Refuse a folder that holds something else, or a run of another recipe."""
     if not out.exists():
         return
@@ -59,7 +59,7 @@ def _claim(out: Path, recipe: Recipe) -> None:
         )
 
 
-def _same_data(path: Path, examples: Sequence[Example]) -> None:
+def same_data(path: Path, examples: Sequence[Example]) -> None:
     """Refuse to go on with a run whose data has changed since."""
     if path.is_file() and [e.id for e in read_records(path, Example)] != [e.id for e in examples]:
         raise UserError(f"{path.parent}: the data has changed since this run began. Choose another output folder.")
@@ -186,7 +186,8 @@ def pairs(report: dict[str, Any]) -> list[tuple[str, str]]:
     return [(vanilla[arm["rows"]], arm["name"]) for arm in report["arms"] if arm["method"] == "sdft"]
 
 
-def _training(arm: Path) -> dict[str, Any]:
+def training_record(arm: Path) -> dict[str, Any]:
+    """What training.json of an arm says of its rows and losses."""
     record = json.loads((arm / "adapter" / "training.json").read_text(encoding="utf-8"))
     return {k: record[k] for k in ("rows", "dropped", "loss", "held_out", "chosen")}
 

@@ -19,7 +19,6 @@ from typing import Any, Literal, get_args
 
 from selfdistill.core.errors import UserError
 from selfdistill.core.records import Turn
-from selfdistill.engines.protocol import Prompt
 
 Format = Literal["chat", "paper"]
 
@@ -244,3 +243,16 @@ class Prompter:
             elif turn["role"] == "assistant":
                 blocks[-1] += turn["content"]
         return "\n\n".join([*blocks, last + heading])
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt in the forms that engines take.
+
+    `ids` are its tokens; none where no tokenizer is here. `turns` is the conversation before the model's own chat
+    template, `text` what follows it (it opens the assistant's turn); without turns, `text` is the whole prompt.
+    """
+
+    ids: tuple[int, ...]
+    text: str = ""
+    turns: tuple[Turn, ...] = ()

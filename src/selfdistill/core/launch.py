@@ -26,8 +26,9 @@ def process() -> Process:
 
 def sharded() -> bool:
     """Whether the launcher was asked to cut the model into shards (FSDP, DeepSpeed)."""
-    return _launched_with("USE_FSDP") or _launched_with("USE_DEEPSPEED")
+    return launched_with("USE_FSDP") or launched_with("USE_DEEPSPEED")
 
 
-def _launched_with(option: str) -> bool:
+def launched_with(option: str) -> bool:
+    """Whether `accelerate launch` was asked for this, such as USE_FSDP."""
     return os.environ.get(f"ACCELERATE_{option}", "").lower() in ("true", "1", "yes", "on")

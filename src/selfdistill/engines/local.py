@@ -8,22 +8,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import get_args
 
-from selfdistill.core.config import RaySettings, TransformersSettings, VllmSettings
+from selfdistill.core.config import TransformersSettings, VllmSettings
 from selfdistill.engines.protocol import Engine
 from selfdistill.models import SeedLM, resolve
 from selfdistill.templates import Format, Prompter
 
 
-def open_local(settings: TransformersSettings | VllmSettings | RaySettings, seed_lm: SeedLM, ends: set[int]) -> Engine:
+def open_local(settings: TransformersSettings | VllmSettings, seed_lm: SeedLM, ends: set[int]) -> Engine:
     """An engine for the files of a seed LM; `ends` are the tokens that end a response."""
     if isinstance(settings, VllmSettings):
         from selfdistill.engines.vllm import VllmEngine
 
         return VllmEngine(seed_lm, ends, settings)
-    if isinstance(settings, RaySettings):
-        from selfdistill.engines.ray import RayEngine
-
-        return RayEngine(seed_lm, ends, settings)
     from selfdistill.engines.transformers import TransformersEngine
 
     return TransformersEngine(seed_lm, ends, settings.rows)

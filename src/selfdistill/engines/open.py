@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfdistill.core.config import EngineSettings, OpenAISettings, TransformersSettings
+from selfdistill.core.config import EngineSettings, OpenAISettings, RaySettings, TransformersSettings
 from selfdistill.core.errors import UserError
 from selfdistill.engines.local import end_ids, open_local
 from selfdistill.engines.protocol import Engine
@@ -24,7 +24,12 @@ def make_engine(settings: EngineSettings, seed_lm: SeedLM, prompter: Prompter) -
     """The engine that generates with this seed LM. Raises UserError where its library is missing."""
     if isinstance(settings, OpenAISettings):
         return open_endpoint(settings)
-    return open_local(settings, seed_lm, end_ids(seed_lm, prompter))
+    ends = end_ids(seed_lm, prompter)
+    if isinstance(settings, RaySettings):
+        from selfdistill.engines.ray import RayEngine
+
+        return RayEngine(seed_lm, ends, settings)
+    return open_local(settings, seed_lm, ends)
 
 
 def open_endpoint(settings: OpenAISettings) -> Engine:

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from selfdistill.core.records import Turn
+from selfdistill.templates import Prompt
 
 
 @dataclass(frozen=True)
@@ -34,19 +34,6 @@ class Sampling:
     def number(self, id: str) -> int:
         """The seed of one request's random numbers: 0 to 2**31 - 1, as endpoints take it."""
         return int(hashlib.sha256(f"{self.seed}:{id}".encode()).hexdigest()[:8], 16) >> 1
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One prompt in the forms that engines take.
-
-    `ids` are its tokens; none where no tokenizer is here. `turns` is the conversation before the model's own chat
-    template, `text` what follows it (it opens the assistant's turn); without turns, `text` is the whole prompt.
-    """
-
-    ids: tuple[int, ...]
-    text: str = ""
-    turns: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from selfdistill.core.records import Rewrite, Selected, read_records
 from selfdistill.core.store import write_atomic
 from selfdistill.report.markdown import markdown
 from selfdistill.report.summary import sentence
-from selfdistill.run_folder import _training, arms, manifest
+from selfdistill.run_folder import arms, manifest, training_record
 
 
 def build(run: Path) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def build(run: Path) -> dict[str, Any]:
         "gap": gap(selected, rewrites),
         "arms": trained,
         "overlap": manifest(run).get("overlap", {}),
-        "training": {folder: _training(run / folder) for arm in trained for folder in arm["folders"]},
+        "training": {folder: training_record(run / folder) for arm in trained for folder in arm["folders"]},
         "tasks": compare(measured),
     }
     report["summary"] = sentence(report)

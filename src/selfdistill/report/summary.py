@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from selfdistill.report.tables import _difference
+from selfdistill.report.tables import difference_of
 from selfdistill.run_folder import pairs
 
 
@@ -24,7 +24,7 @@ NOTHING_COMPARED = "Nothing to compare: no task has items that could be judged i
 
 
 def _said(tasks: list[dict[str, Any]], vanilla: str, sdft: str) -> str:
-    moved = [(t, _difference(t, "seed", vanilla), _difference(t, "seed", sdft)) for t in tasks]
+    moved = [(t, difference_of(t, "seed", vanilla), difference_of(t, "seed", sdft)) for t in tasks]
     both = [(t, {"vanilla": v, "sdft": s}) for t, v, s in moved if v and s]
     parts = [
         f"On the target {t['task']}, vanilla fine-tuning moved the model by {_points(d['vanilla'])} and SDFT by "

@@ -11,7 +11,8 @@ from selfdistill.run_folder import pairs
 from selfdistill.tasks.overlap import overlap_line
 
 
-def _difference(task: dict[str, Any], a: str, b: str) -> dict[str, Any] | None:
+def difference_of(task: dict[str, Any], a: str, b: str) -> dict[str, Any] | None:
+    """The paired difference of two arms on a task; None where they were not compared."""
     return next((d for d in task["differences"] if (d["a"], d["b"]) == (a, b)), None)
 
 
@@ -44,7 +45,7 @@ def score_rows(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         n = task["arms"]["seed"]["n"]
         first = [task["task"] + (" (target)" if task["role"] == "target" else ""), str(n) if n else "-"]
         scores = {name: score_cell(task["arms"].get(name)) for name in names}
-        against = {s: difference_cell(_difference(task, v, s)) for s, v in compared.items() if s in names}
+        against = {s: difference_cell(difference_of(task, v, s)) for s, v in compared.items() if s in names}
         if wide:
             rows.append([*first, *scores.values(), *against.values()])
         else:

@@ -11,7 +11,7 @@ from selfdistill.core.records import Example, Prediction, Verdict, read_records
 from selfdistill.report.plots import curve, forest
 from selfdistill.report.tables import (
     COLUMNS,
-    _difference,
+    difference_of,
     difference_rows,
     gap_sentence,
     overlap_lines,
@@ -58,7 +58,7 @@ def show(report: dict[str, Any], console: Any) -> None:
 def plots(report: dict[str, Any]) -> list[str]:
     """What changed against the seed LM and how the training went, in characters."""
     names = [arm["name"] for arm in report["arms"]]
-    changes = [(f"{t['task']}, {name}", _difference(t, "seed", name)) for t in report["tasks"] for name in names]
+    changes = [(f"{t['task']}, {name}", difference_of(t, "seed", name)) for t in report["tasks"] for name in names]
     lines = ["change against the seed LM, points [95 % interval]", *forest(changes), ""]
     lines += ["training loss, nats a token, first to last step"]
     longest = max((len(name) for name in report["training"]), default=0)

@@ -29,7 +29,7 @@ from selfdistill.core.store import digest_of, locked, write_atomic
 from selfdistill.models import SeedLM
 from selfdistill.templates import Prompter
 from selfdistill.training.lora import check_trainable
-from selfdistill.training.tokens import _tokenized
+from selfdistill.training.tokens import tokenized
 
 
 def train(
@@ -75,7 +75,7 @@ def train(
         return out
     check_trainable(seed_lm, settings)
     limit = min(seed_lm.context, settings.max_length or seed_lm.context)
-    data = _tokenized(examples, responses, prompter, settings.holdout, limit, seed, others)
+    data = tokenized(examples, responses, prompter, settings.holdout, limit, seed, others)
     if data.dropped:
         where = "in some arm and left out of all" if others else "and left out"
         are = "is" if len(data.dropped) == 1 else "are"

@@ -75,7 +75,7 @@ def _linear_names(model: Any) -> list[str]:
     return sorted(linear - {"lm_head"})
 
 
-def _put_in_order(config: Path) -> None:
+def put_in_order(config: Path) -> None:
     """PEFT keeps names of modules as sets, whose order is another in every process."""
     values = json.loads(config.read_text(encoding="utf-8"))
     values["target_modules"] = sorted(values["target_modules"])
@@ -83,7 +83,7 @@ def _put_in_order(config: Path) -> None:
 
 
 @contextmanager
-def _tuned(seed_lm: SeedLM, settings: TrainSettings) -> Iterator[Any]:
+def tuned_model(seed_lm: SeedLM, settings: TrainSettings) -> Iterator[Any]:
     """The model that trains; the seed LM is as it was afterwards."""
     if settings.tune == "full" or sharded():
         seed_lm.unload()  # makes room for weights that are not as they were afterwards

@@ -30,7 +30,7 @@ def sequences(example: Example, responses: tuple[str, ...], prompter: Prompter) 
 
 
 @dataclass(frozen=True)
-class _Data:
+class Tokenized:
     """Tokenized rows: those that train, those held out, and {id, tokens} of those that are too long in any arm."""
 
     train: list[tuple[list[int], list[int]]]
@@ -39,7 +39,7 @@ class _Data:
     dropped: list[dict[str, Any]]
 
 
-def _tokenized(
+def tokenized(
     examples: Sequence[Example],
     responses: Mapping[str, tuple[str, ...]],
     prompter: Prompter,
@@ -47,7 +47,8 @@ def _tokenized(
     limit: int,
     seed: int,
     others: Sequence[Mapping[str, tuple[str, ...]]] = (),
-) -> _Data:
+) -> Tokenized:
+    """Examples as token ids: what trains, what is held out, what is longer than `limit` tokens in any arm."""
     # A seed of its own: `mixed` takes the first of the other order, and all held-out rows would be distilled ones.
     held_ids = {e.id for e in drawn(examples, round(holdout * len(examples)), f"holdout-{seed}")}
     train, held, dropped, held_examples = [], [], [], 0
@@ -63,4 +64,4 @@ def _tokenized(
             held_examples += 1
         else:
             train += made
-    return _Data(train, held, held_examples, dropped)
+    return Tokenized(train, held, held_examples, dropped)

@@ -33,7 +33,7 @@ from selfdistill.core.launch import process, sharded
 from selfdistill.core.progress import Progress
 from selfdistill.models import SeedLM, pick_dtype
 from selfdistill.training.batches import Batches, Layout, Rows, packing_mixes
-from selfdistill.training.lora import _put_in_order, _tuned
+from selfdistill.training.lora import put_in_order, tuned_model
 from selfdistill.training.loss import response_loss
 
 CHECKPOINTS, APART = 10, 25
@@ -65,7 +65,7 @@ def fit(
     transformers.set_seed(seed)
     rows, one = Rows(train), process()
     batches = Batches(rows.lengths, settings.batch_size, settings.accumulation, one.count, one.rank, seed)
-    with _tuned(seed_lm, settings) as model:
+    with tuned_model(seed_lm, settings) as model:
         plan = _plan(seed_lm, settings, batches, model)
         for note in plan.notes:
             progress.note(f"{name}: {note}")
@@ -248,7 +248,7 @@ def _save(trainer: Any, seed_lm: SeedLM, settings: TrainSettings, out: Path) -> 
     if process().main:
         model.save_pretrained(out, state_dict=state)
         if settings.tune != "full":
-            _put_in_order(out / "adapter_config.json")
+            put_in_order(out / "adapter_config.json")
         if settings.tune == "full":
             seed_lm.tokenizer.save_pretrained(out)
     trainer.accelerator.wait_for_everyone()
