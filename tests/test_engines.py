@@ -342,7 +342,7 @@ def test_memory_that_is_short_means_fewer_rows(embedded, monkeypatch):
 
     engine = local(TransformersSettings(rows=16), embedded)
     row = 2 * 6 * 192 * 4 * (requests_for(embedded)[0].prompt.ids.__len__() + LIMIT)
-    monkeypatch.setattr(transformers, "_free_bytes", lambda device: 5 * row)
+    monkeypatch.setattr(transformers, "free_bytes", lambda device: 5 * row)
     seen, real = [], engine.model.forward
     monkeypatch.setattr(
         engine.model, "forward", lambda input_ids, **k: seen.append(len(input_ids)) or real(input_ids=input_ids, **k)

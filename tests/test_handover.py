@@ -15,8 +15,9 @@ import pytest
 import torch
 from conftest import cli, free_port
 
-from selfdistill.core.config import Recipe, checked, load_recipe
+from selfdistill.core.config import Recipe, checked
 from selfdistill.core.errors import UserError
+from selfdistill.core.recipe import load_recipe
 from selfdistill.core.records import Example, Prediction, Rewrite, read_records
 from selfdistill.models import adapter_digest, load_model, resolve
 from selfdistill.publish.card import shown, write_card, write_cards

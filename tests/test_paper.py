@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from conftest import SHARED, cli, write_jsonl
 
-from selfdistill.core.config import DataSettings, TaskSettings, TrainSettings, load_recipe
+from selfdistill.core.config import DataSettings, TaskSettings, TrainSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
+from selfdistill.core.recipe import load_recipe
 from selfdistill.data.examples import read_examples
 from selfdistill.data.sources import LARGE, SOURCES, SUBSET, locate
 from selfdistill.studies.lab import load_world

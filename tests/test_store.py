@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfdistill.core.config import Recipe, load_recipe, to_toml
+from selfdistill.core.config import Recipe
 from selfdistill.core.errors import UserError
+from selfdistill.core.recipe import load_recipe, to_toml
 from selfdistill.core.records import Reason, Rewrite, Selected, dump, read_records
 from selfdistill.core.store import Journal, locked
 

@@ -19,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfdistill.compare.intervals import mean_of, wilson
-from selfdistill.core.config import load_recipe
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
+from selfdistill.core.recipe import load_recipe
 from selfdistill.core.records import TaskResult
 from selfdistill.models import adapter_digest, load_model
 from selfdistill.stages.evaluate import evaluate

@@ -98,8 +98,8 @@ def run(
     without_walls: WithoutWalls = False,
 ) -> None:
     """Distill, select, train both arms, evaluate, compare and report, as a recipe says."""
-    from selfdistill.core.config import load_recipe
     from selfdistill.core.launch import process
+    from selfdistill.core.recipe import load_recipe
     from selfdistill.report.terminal import show
     from selfdistill.run import run as run_recipe
 
@@ -253,10 +253,11 @@ def train(
     """Fine-tune on the selected (or the original) responses."""
     from rich.console import Console
 
-    from selfdistill.core.config import TaskSettings, TrainSettings, apply_override, checked
+    from selfdistill.core.config import TaskSettings, TrainSettings, checked
     from selfdistill.core.errors import UserError
     from selfdistill.core.launch import process
     from selfdistill.core.progress import Progress
+    from selfdistill.core.recipe import apply_override
     from selfdistill.data.examples import drawn, read_examples
     from selfdistill.data.notes import Notes, warn_of_special
     from selfdistill.methods.sdft import mixed

@@ -26,10 +26,11 @@ from typing import Any
 from selfdistill.checks import load_check
 from selfdistill.checks.base import Check
 from selfdistill.checks.sandbox import walls
-from selfdistill.core.config import OpenAISettings, Recipe, TransformersSettings, to_toml
+from selfdistill.core.config import OpenAISettings, Recipe, TransformersSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.launch import process
 from selfdistill.core.progress import Progress
+from selfdistill.core.recipe import to_toml
 from selfdistill.core.records import Example, Selected
 from selfdistill.core.store import locked, write_atomic, write_records
 from selfdistill.data.examples import drawn, read_examples

@@ -17,8 +17,9 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from selfdistill.core.addresses import hidden
-from selfdistill.core.config import Recipe, to_toml
+from selfdistill.core.config import Recipe
 from selfdistill.core.errors import UserError
+from selfdistill.core.recipe import to_toml
 from selfdistill.core.records import Example, Prediction, TaskResult, explain, read_records
 from selfdistill.core.store import LOCK, write_atomic
 

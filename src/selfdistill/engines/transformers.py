@@ -10,13 +10,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfdistill.core.errors import UserError
+from selfdistill.engines.memory import free_bytes, out_of_memory
 from selfdistill.engines.protocol import Completion, Request, Score, Scoring, completion, rejected
+from selfdistill.engines.queue import Queue, Row, generator_of
 from selfdistill.engines.slots import Slots, is_plain
 from selfdistill.models import SeedLM, load_model
 
@@ -36,44 +37,6 @@ MEMORY = 0.5
 """Share of the free memory that the cache may take; activations need some, too."""
 LOGITS = 1 << 29
 """Logits that scoring computes at a time, at most: 2 GB in fp32."""
-WORTH_SHARING = 8
-"""Tokens that a common prefix must have at least."""
-
-
-@dataclass
-class _Row:
-    """A request on its way."""
-
-    request: Request
-    room: int
-    generator: Any = None
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    end: str | None = None
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        return self.request.prompt.ids
-
-
-class _Queue:
-    """Rows that wait, the longest prompt first. `prefix` is what all prompts begin with, `longest` the most tokens that
-    one row may come to; `states` keeps the prefix' keys and values by layer once they are computed."""
-
-    def __init__(self, shares: bool) -> None:
-        self.shares = shares
-        self.rows: list[_Row] = []
-        self.prefix: tuple[int, ...] = ()
-        self.longest = 0
-        self.states: list[tuple[torch.Tensor, torch.Tensor]] | None = None
-
-    def put(self, rows: Iterable[_Row]) -> None:
-        """Add rows, new ones or such as must begin anew."""
-        self.rows = sorted([*self.rows, *rows], key=lambda row: (-len(row.ids), row.request.id))
-        self.longest = max((len(row.ids) + row.room for row in self.rows), default=0)
-        prefix = _common_prefix(self.rows) if self.shares else ()
-        if prefix != self.prefix:
-            self.prefix, self.states = prefix, None
 
 
 class TransformersEngine:
@@ -102,9 +65,9 @@ class TransformersEngine:
         from transformers import DynamicCache
 
         stream = iter(requests)
-        queue = _Queue(is_plain(DynamicCache(config=self.model.config)))
+        queue = Queue(is_plain(DynamicCache(config=self.model.config)))
         drained = False
-        live: dict[int, _Row] = {}  # by slot
+        live: dict[int, Row] = {}  # by slot
         slots: Slots | None = None
         while True:
             if not drained and len(queue.rows) < self.rows:
@@ -112,10 +75,10 @@ class TransformersEngine:
                 drained = len(more) < READ_AHEAD
                 made = [self._row(request) for request in more]
                 yield from (row for row in made if isinstance(row, Completion))
-                queue.put(row for row in made if isinstance(row, _Row))
+                queue.put(row for row in made if isinstance(row, Row))
             if not queue.rows and not live:
                 return
-            done: list[_Row] = []
+            done: list[Row] = []
             try:
                 with torch.inference_mode():  # around nothing that yields: the mode would leak to the caller
                     if queue.rows and (slots is None or slots.take(len(live), queue.longest)):
@@ -130,7 +93,7 @@ class TransformersEngine:
                 for row in live.values():
                     row.tokens.clear()
                     row.logprobs.clear()
-                    row.generator = _generator(row.request)
+                    row.generator = generator_of(row.request)
                 queue.put(live.values())
                 live = {}
             for row in done:
@@ -138,12 +101,12 @@ class TransformersEngine:
             if not live:
                 slots = None
 
-    def _row(self, request: Request) -> _Row | Completion:
+    def _row(self, request: Request) -> Row | Completion:
         """The row of a request, or why it cannot be answered."""
         room = min(request.sampling.max_new_tokens, self.context - len(request.prompt.ids))
-        return rejected(request, self.context) or _Row(request, room, _generator(request))
+        return rejected(request, self.context) or Row(request, room, generator_of(request))
 
-    def _admit(self, queue: _Queue, live: dict[int, _Row], slots: Slots | None) -> Slots:
+    def _admit(self, queue: Queue, live: dict[int, Row], slots: Slots | None) -> Slots:
         """Prefill the longest waiting rows and give them slots and their first token."""
         rows = slots.rows if slots else min(self._fitting(queue.longest), len(queue.rows))
         free = [slot for slot in range(rows) if slot not in live]
@@ -159,7 +122,7 @@ class TransformersEngine:
         self._choose(logits, group)
         return slots
 
-    def _prefill(self, group: list[_Row], queue: _Queue) -> tuple[Any, torch.Tensor, torch.Tensor]:
+    def _prefill(self, group: list[Row], queue: Queue) -> tuple[Any, torch.Tensor, torch.Tensor]:
         """(cache, mask, logits of the next token) of rows whose prompts begin with the queue's prefix, with padding
         between the prefix and the rest."""
         import torch
@@ -193,7 +156,7 @@ class TransformersEngine:
         ).logits[:, -1]
         return cache, mask, logits
 
-    def _step(self, slots: Slots, live: dict[int, _Row]) -> None:
+    def _step(self, slots: Slots, live: dict[int, Row]) -> None:
         """One more token for every live row."""
         import torch
 
@@ -212,7 +175,7 @@ class TransformersEngine:
         order = list(live)
         self._choose(logits if order == list(range(slots.rows)) else logits[order], [live[slot] for slot in order])
 
-    def _close_ranks(self, slots: Slots, live: dict[int, _Row], waiting: bool) -> dict[int, _Row]:
+    def _close_ranks(self, slots: Slots, live: dict[int, Row], waiting: bool) -> dict[int, Row]:
         """Copy the rows that go on together, where no new ones will come and it pays."""
         if slots.can_leave and not (waiting and slots.plain) and len(live) <= LEAVE * slots.rows:
             slots.keep(list(live))
@@ -220,7 +183,7 @@ class TransformersEngine:
         slots.narrow(list(live))
         return live
 
-    def _choose(self, logits: torch.Tensor, rows: Sequence[_Row]) -> None:
+    def _choose(self, logits: torch.Tensor, rows: Sequence[Row]) -> None:
         """Add one token to each row; logits: (rows, vocabulary)."""
         import torch
 
@@ -238,7 +201,7 @@ class TransformersEngine:
             row.tokens.append(token)
             row.end = self._ended(row)
 
-    def _ended(self, row: _Row) -> str | None:
+    def _ended(self, row: Row) -> str | None:
         if row.tokens[-1] in self.end_ids:
             return "stop"
         stops = row.request.sampling.stop
@@ -252,7 +215,7 @@ class TransformersEngine:
 
     def _fitting(self, longest: int) -> int:
         """How many rows of up to `longest` tokens run together: as many as the cache has memory for."""
-        return max(1, min(self.rows, int(MEMORY * _free_bytes(self.device) / (self._bytes_per_token() * longest))))
+        return max(1, min(self.rows, int(MEMORY * free_bytes(self.device) / (self._bytes_per_token() * longest))))
 
     def _bytes_per_token(self) -> int:
         """Keys and values of one token in all layers."""
@@ -265,7 +228,7 @@ class TransformersEngine:
         """Fewer rows from now on. Raises what was no memory error, and UserError where a single row was too much."""
         import torch
 
-        if not _out_of_memory(error):
+        if not out_of_memory(error):
             raise error
         if self.rows == 1:
             raise UserError(
@@ -297,7 +260,7 @@ class TransformersEngine:
                 done += rows
             except RuntimeError as error:
                 most = rows // 2
-                if not most or not _out_of_memory(error):
+                if not most or not out_of_memory(error):
                     raise
 
     def _score(self, batch: Sequence[Scoring]) -> list[tuple[str, float]]:
@@ -365,27 +328,7 @@ class TransformersEngine:
             tuned.unload()
 
 
-def _common_prefix(rows: Sequence[_Row]) -> tuple[int, ...]:
-    """What all prompts begin with, leaving each at least one token; empty where it would not pay."""
-    if len(rows) < 2:
-        return ()
-    prompts = [row.ids for row in rows]
-    first, last = min(prompts), max(prompts)  # what these two share, all between them share
-    shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-    shared = min(shared, min(map(len, prompts)) - 1)
-    return first[:shared] if shared >= WORTH_SHARING else ()
-
-
-def _generator(request: Request) -> Any:
-    """A row's own random numbers, from the seed and its id; None is greedy."""
-    import torch
-
-    if request.sampling.temperature == 0:
-        return None
-    return torch.Generator().manual_seed(request.sampling.number(request.id))
-
-
-def _draw(logits: torch.Tensor, rows: Sequence[_Row]) -> list[int]:
+def _draw(logits: torch.Tensor, rows: Sequence[Row]) -> list[int]:
     """One token a row from the smallest set of tokens that reaches top_p."""
     import torch
 
@@ -401,25 +344,3 @@ def _draw(logits: torch.Tensor, rows: Sequence[_Row]) -> list[int]:
     draws = column([float(torch.rand((), generator=row.generator)) for row in rows])
     picked = (total < draws * total[:, -1:]).sum(-1, keepdim=True).clamp(max=logits.shape[-1] - 1)
     return [int(token) for token in order.gather(-1, picked).squeeze(-1).tolist()]
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """CUDA has an error of its own for it; MPS and the CPU's allocator have words only."""
-    import torch
-
-    said = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "can't allocate memory" in said
-
-
-def _free_bytes(device: str) -> float:
-    """Memory that is free on the device."""
-    import torch
-
-    if device == "cuda":
-        free, _ = torch.cuda.mem_get_info()
-        return float(free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated())
-    if device == "mps":
-        return float(torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
-    import psutil
-
-    return float(psutil.virtual_memory().available)

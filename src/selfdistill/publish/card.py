@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from selfdistill.compare.differences import compare
-from selfdistill.core.config import Recipe, load_recipe
+from selfdistill.core.config import Recipe
+from selfdistill.core.recipe import load_recipe
 from selfdistill.core.records import Reason, Selected, read_records
 from selfdistill.core.store import write_atomic
 from selfdistill.models import resolve

@@ -184,7 +184,7 @@ def grouped(folder: Path) -> dict[str, list[Example]]:
 
 def drift_run(run: Path, prompts: int, progress: Progress) -> dict[str, Any]:
     """Every arm of a finished run against its seed LM; writes RUN/shift.json and returns what is in it."""
-    from selfdistill.core.config import load_recipe
+    from selfdistill.core.recipe import load_recipe
     from selfdistill.core.store import write_atomic
     from selfdistill.engines.open import load_for
 

@@ -42,8 +42,8 @@ from selfdistill.engines.protocol import Completion, Engine, Request, Sampling
 from selfdistill.run_folder import META, read_results
 from selfdistill.stages.identity import evaluation_identity, note_checks, same_checks
 from selfdistill.tasks.base import Permissions, Task
-from selfdistill.tasks.harness import expected_steps, measured
 from selfdistill.tasks.load import template_of
+from selfdistill.tasks.multiple_choice import expected_steps, measured
 from selfdistill.templates import Prompter
 
 PASS_AT = (1, 10, 100)

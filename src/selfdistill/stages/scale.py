@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from selfdistill.compare.intervals import mean_of
-from selfdistill.core.config import OpenAISettings, Recipe, TransformersSettings, load_recipe
+from selfdistill.core.config import OpenAISettings, Recipe, TransformersSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
+from selfdistill.core.recipe import load_recipe
 from selfdistill.core.store import locked, write_atomic
 from selfdistill.engines.open import load_for, make_engine
 from selfdistill.engines.protocol import Engine

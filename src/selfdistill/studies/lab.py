@@ -16,9 +16,10 @@ from pathlib import Path
 
 from selfdistill.checks import load_check
 from selfdistill.checks.base import Check
-from selfdistill.core.config import Recipe, load_recipe
+from selfdistill.core.config import Recipe
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
+from selfdistill.core.recipe import load_recipe
 from selfdistill.core.records import Example, Prediction, Selected, TaskResult, Verdict, read_records
 from selfdistill.core.store import digest_of, write_records
 from selfdistill.data.examples import drawn, read_examples

@@ -20,18 +20,13 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, chdir, contextmanager, nullcontext
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
 from selfdistill.core.errors import UserError
 from selfdistill.core.records import Prediction, Verdict
 from selfdistill.core.store import digest_of
-from selfdistill.core.worlds import quiz_world
-from selfdistill.engines.protocol import Engine
 from selfdistill.models import SeedLM
-from selfdistill.tasks.base import Task
-from selfdistill.templates import Prompter
 
 
 class HarnessTask(NamedTuple):
@@ -369,45 +364,3 @@ def _as_found(model: Any) -> Iterator[None]:
         random.setstate(numbers)
         for module, training in modes:
             module.training = training
-
-
-HARNESS_ROWS = 64
-"""Rows that the harness scores together."""
-
-
-QUIZ_ITEMS = 100
-"""Items of a world's quiz where the task has no limit."""
-
-
-def expected_steps(task: Task) -> int:
-    """Steps of a harness task on the progress bar: its own count of items is not known before it has run."""
-    return (task.settings.limit or 1) if task.harness else 0
-
-
-def measured(task: Task, engine: Engine, prompter: Prompter) -> list[Prediction]:
-    """A task of lm-evaluation-harness, answered by the model in this process."""
-    name, limit = task.settings.path.partition(":")[2], task.settings.limit
-    with TemporaryDirectory() as scratch, _in_memory(engine) as local:
-        folder = task.harness if isinstance(task.harness, Path) else None
-        world = quiz_world(name)
-        chat = world is not None and bool(prompter.tokenizer.chat_template)  # asked as the seed LM is
-        if world:
-            folder = world.write_quizzes(Path(scratch), max(2, limit or QUIZ_ITEMS), 0)
-        made = harness_predictions(name, local.seed_lm, local.model, limit, folder, HARNESS_ROWS, chat=chat)
-    own = task.settings.name
-    return [p.model_copy(update={"id": f"{own}/{p.id.partition('/')[2]}", "task": own}) for p in made]
-
-
-@contextmanager
-def _in_memory(engine: Any) -> Iterator[Any]:
-    """The transformers engine for what another engine answers with: the harness wants the model itself."""
-    from selfdistill.engines.transformers import TransformersEngine
-
-    if isinstance(engine, TransformersEngine):
-        yield engine
-        return
-    engine.close()  # it may hold the device
-    local = TransformersEngine(engine.seed_lm, set())
-    with local.adapter(engine.tuned):
-        yield local
-    engine.seed_lm.unload()
