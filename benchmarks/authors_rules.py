@@ -2,7 +2,7 @@
 
     python benchmarks/authors_rules.py --data-dir data
 
-Every gold answer, every perturbed one (validate.py) and a few rewordings of the gold answer that mean the same go
+Every gold answer, every perturbed one (tasks.validate) and a few rewordings of the gold answer that mean the same go
 through both. Prints counts and cases; docs/authors-rules.md explains them.
 """
 

@@ -1,6 +1,6 @@
 """Compare: what changed between two sets of predictions on the same items.
 
-In:  answers, a folder or file per arm (foreign.py says which), or several: one per seed that trained it.
+In:  answers, a folder or file per arm (compare.scores says which), or several: one per seed that trained it.
 Out: per task each arm's score with its interval, and the paired difference of every two arms.
 
     selfdistill compare runs/seed runs/vanilla runs/sdft
@@ -33,7 +33,7 @@ def compare(arms: Mapping[str, Path | Sequence[Path]]) -> list[dict[str, Any]]:
 
     A result is a TaskResult; an arm of several folders has the mean over them, whose interval is the error of the items
     alone, and beside it `seeds` (the score in each folder) and `spread` (their standard deviation). A difference is a
-    `stats.Difference` over the items that every answer of both arms could be judged on, with `left_out` (the others),
+    `intervals.Difference` over the items that every answer of both arms could be judged on, with `left_out` (the others),
     `p_holm` (p adjusted over all tasks of the same two arms) and `detectable` (the smallest change that as many items
     with as many unlike pairs show with 80 % power).
     Raises UserError where two folders did not answer the same items, or were asked them in other prompts: such scores

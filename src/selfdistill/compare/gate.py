@@ -1,6 +1,6 @@
 """Gate: may the new model take the base model's place? Non-inferiority, probe by probe.
 
-In:  answers of both to the same items (evaluation folders, or files of item scores: foreign.py), a margin.
+In:  answers of both to the same items (evaluation folders, or files of item scores: compare.scores), a margin.
 Out: per task pass, fail or underpowered; an exit code, a table, JSON, JUnit XML. docs/gate.md says how to read them.
 
     selfdistill gate runs/mine/seed runs/mine/sdft --margin 2

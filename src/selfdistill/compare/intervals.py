@@ -1,6 +1,6 @@
 """Intervals for scores and for differences of scores on the same items. Pure functions.
 
-What a number of items can show (power, items needed) is in `power.py`.
+What a number of items can show (power, items needed) is in `compare.power`.
 """
 
 from __future__ import annotations
@@ -367,7 +367,7 @@ class Mean:
 
 
 def mean_of(results: Sequence[TaskResult]) -> Mean | None:
-    """`stats.mean_score` of the tasks that were measured; None without any."""
+    """`intervals.mean_score` of the tasks that were measured; None without any."""
     bounds = [(r.score, r.low, r.high) for r in results]
     found = [(p, low, high) for p, low, high in bounds if p is not None and low is not None and high is not None]
     return Mean(len(found), *mean_score(found)) if found else None

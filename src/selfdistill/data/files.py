@@ -275,7 +275,7 @@ def _hub_rows(settings: DataSettings) -> Iterator[tuple[str, Row]]:
     where: dict[str, Any] = {"path": name, "name": settings.config, "revision": settings.revision}
     if name.startswith(FILES):
         where = {"path": "csv" if name.endswith(".csv") else "json", "data_files": name}
-    # A sample is drawn in two passes (data.py): the second reads what the first brought to the disk.
+    # A sample is drawn in two passes (data.examples): the second reads what the first brought to the disk.
     streaming = not offline and settings.sample is None
     try:
         dataset = datasets.load_dataset(**where, split=settings.split, streaming=streaming)

@@ -1,7 +1,7 @@
 """The microworld's counterparts of the five knowledge benchmarks, as task files of lm-evaluation-harness.
 
 In:  a folder, how many items, a seed.
-Out: the folder with a YAML and a JSONL file a task, to be read by `knowledge.harness_predictions(..., chat=True)`.
+Out: the folder with a YAML and a JSONL file a task, to be read by `tasks.harness.harness_predictions(..., chat=True)`.
 
 All ask for what the seed LM knows, in wordings of the test split, and offer whole sentences in its own style. What
 each takes from its model: MMLU is a group of subjects, TruthfulQA misleads and has several right choices, ARC asks
@@ -24,7 +24,7 @@ from selfdistill.microworld import lexicon as lex
 from selfdistill.microworld.world import _FACTS, Item, items
 
 QUIZZES = ("micro_mmlu", "micro_truthfulqa", "micro_arc", "micro_hellaswag", "micro_winogrande")
-"""The names, in the order of `knowledge.HARNESS`."""
+"""The names, in the order of `tasks.harness.HARNESS`."""
 
 CHANCE = {
     "micro_mmlu": 0.25,

@@ -1,6 +1,6 @@
 """Hand-over: what others need to use a trained model: its weights merged into the base, a place on the hub.
 
-In:  the folder of an adapter or of a model with all its weights (its card is written by card.py).
+In:  the folder of an adapter or of a model with all its weights (its card is written by publish.card).
 Out: a plain transformers folder; an upload.
 
     selfdistill merge --model M --adapter runs/mine/sdft/adapter --out merged

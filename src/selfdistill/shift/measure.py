@@ -76,7 +76,7 @@ def answers(path: Path) -> dict[str, Answers]:
 
 
 def compare_texts(a: Path, b: Path) -> dict[str, dict[str, Any]]:
-    """By group: the likeness of b's answers to a's (`shift.Shift`), their lengths, and how many are broken. A group of
+    """By group: the likeness of b's answers to a's (`texts.Shift`), their lengths, and how many are broken. A group of
     nothing but multiple choice is left out. Raises UserError where both were asked in different prompts."""
     if a.is_dir() and b.is_dir():
         asked = read_answers(a), read_answers(b)

@@ -35,7 +35,7 @@ Pair = tuple[str, str]  # the seed LM's text, the tuned model's text
 
 @dataclass(frozen=True)
 class Mean:
-    """Mean over the items, with its 95 % interval (`stats.student`), cut at the ends of the measure's range."""
+    """Mean over the items, with its 95 % interval (`intervals.student`), cut at the ends of the measure's range."""
 
     value: float
     low: float

@@ -19,7 +19,7 @@ def as_it_stands(question: str) -> str:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One benchmark: where its items come from (`sources.py`), how they are asked and how answers are judged.
+    """One benchmark: where its items come from (`data.sources`), how they are asked and how answers are judged.
 
     `ask` changes the question; `template` names the template whose evaluation prompt the items stand in, in both
     prompt formats, where the paper asks them in a form of their own (Figure 13).

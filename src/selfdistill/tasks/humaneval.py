@@ -1,6 +1,6 @@
 """HumanEval (Table 1): pass@1, greedy, in the sandbox; `samples` of a task add the unbiased pass@k (Chen et al. 2021).
 
-The items' form, the prompt and the tests are made in `sources._humaneval`.
+The items' form, the prompt and the tests are made in `data.sources`.
 """
 
 from __future__ import annotations

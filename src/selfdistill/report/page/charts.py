@@ -24,7 +24,7 @@ BINS = 28
 
 
 def _mean(results: Iterable[dict[str, Any] | None]) -> dict[str, float] | None:
-    """`stats.mean_score` of the tasks that were measured; None without any."""
+    """`intervals.mean_score` of the tasks that were measured; None without any."""
     found = [(r["score"], r["low"], r["high"]) for r in results if r and r["score"] is not None]
     return dict(zip(("value", "low", "high"), mean_score(found), strict=True)) if found else None
 
