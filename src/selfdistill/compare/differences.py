@@ -32,10 +32,10 @@ def compare(arms: Mapping[str, Path | Sequence[Path]]) -> list[dict[str, Any]]:
     """One entry per task: {task, role, check, arms: {arm: result}, differences: [{a, b, ...}]}.
 
     A result is a TaskResult; an arm of several folders has the mean over them, whose interval is the error of the items
-    alone, and beside it `seeds` (the score in each folder) and `spread` (their standard deviation). A difference is a
-    `intervals.Difference` over the items that every answer of both arms could be judged on, with `left_out` (the others),
-    `p_holm` (p adjusted over all tasks of the same two arms) and `detectable` (the smallest change that as many items
-    with as many unlike pairs show with 80 % power).
+    alone, and beside it `seeds` (the score in each folder) and `spread` (their standard deviation). A difference is an
+    `intervals.Difference` over the items that every answer of both arms could be judged on, with `left_out` (the
+    others), `p_holm` (p adjusted over all tasks of the same two arms) and `detectable` (the smallest change that as
+    many items with as many unlike pairs show with 80 % power).
     Raises UserError where two folders did not answer the same items, or were asked them in other prompts: such scores
     cannot be paired.
     """

@@ -75,9 +75,10 @@ def items_to_detect(change: float, discordance: float, alpha: float = 0.05, powe
 def items_to_pass(
     margin: float, discordance: float, change: float = 0.0, alpha: float = 0.05, power: float = POWER
 ) -> int | None:
-    """Items with which the corrected score bound (`intervals.lowest`, half an item) of a true `change` lies above -margin
-    with 80 % chance: n where n (margin + change) - 1/2 = (z_alpha s0 + z_power s1) sqrt(n), with s1 the deviation of an
-    item's difference, and s0 that under a loss of the margin (Nam 1997, Biometrics 53:1422). None where it never does.
+    """Items with which the corrected score bound (`intervals.lowest`, half an item) of a true `change` lies above
+    -margin with 80 % chance: n where n (margin + change) - 1/2 = (z_alpha s0 + z_power s1) sqrt(n), with s1 the
+    deviation of an item's difference, and s0 that under a loss of the margin (Nam 1997, Biometrics 53:1422). None where
+    it never does.
     """
     room = margin + change
     if room <= 0:

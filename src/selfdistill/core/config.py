@@ -34,8 +34,8 @@ DataFormat = Literal["auto", "alpaca", "prompt-completion", "messages", "sharegp
 
 
 class DataSettings(Settings):
-    """A dataset. `path` is a file or a folder (data.files), a hub name, `paper:NAME` (data.sources) or `micro:ABILITY` (more
-    than one with a plus); `config` names a part of a hub dataset, `revision` its commit.
+    """A dataset. `path` is a file or a folder (data.files), a hub name, `paper:NAME` (data.sources) or `micro:ABILITY`
+    (more than one with a plus); `config` names a part of a hub dataset, `revision` its commit.
 
     `columns` maps prompt, response (or messages, and system, history, tests, contains) to the file's own column names.
     `sample` draws that many rows at random; None takes all. `skip_bad` leaves bad rows out, and counts and lists them.

@@ -1,7 +1,7 @@
 """Datasets: from a file, a hub name or the microworld to `Example` records.
 
-In:  a file or a folder of them (data.files), a hub name, `paper:NAME`, or `micro:ABILITY`; in Alpaca, prompt/completion,
-     chat messages, ShareGPT, named columns, or our own examples.jsonl.
+In:  a file or a folder of them (data.files), a hub name, `paper:NAME`, or `micro:ABILITY`; in Alpaca,
+     prompt/completion, chat messages, ShareGPT, named columns, or our own examples.jsonl.
 Out: `Example`s with an id made from their content; a row that repeats gets a suffix. They come as a stream: memory
      holds their ids, not their texts.
 
