@@ -241,11 +241,11 @@ UNITS = [
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_any_text_of_100_000_characters_is_judged_in_a_second(unit):
+def test_any_text_of_100_000_characters_is_judged_in_no_time(unit):
     text = (unit * (100_000 // len(unit) + 1))[:100_000]
     began = time.process_time()
     outcome(text, F)
-    assert time.process_time() - began < 1
+    assert time.process_time() - began < 5  # a fifth of that on a slow machine; what is quadratic takes minutes
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_any_text_of_100_000_characters_is_judged_in_a_second(unit):
 def test_deep_nesting_ends_in_a_judgement(text):
     began = time.process_time()
     assert outcome(text, F) in ("no_answer", "different")
-    assert time.process_time() - began < 1
+    assert time.process_time() - began < 5  # a fifth of that on a slow machine; what is quadratic takes minutes
 
 
 # --- chat templates of the installed trl ---------------------------------------------------------------------------

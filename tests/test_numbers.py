@@ -192,9 +192,9 @@ def test_symmetric_and_transitive(texts):
 def test_a_megabyte_takes_no_second(piece):
     many = piece * (10**6 // len(piece))
     for text in (many, many + " 7", "The answer is " + many, "\\boxed{" + many, "7 " + many + "7"):
-        start = time.perf_counter()
+        start = time.process_time()
         last_number(text)
-        assert time.perf_counter() - start < 3  # a tenth of that on an idle machine
+        assert time.process_time() - start < 3  # a tenth of that on an idle machine
 
 
 @given(st.text("0123456789.,/:-+x()[]%^ {}$*\\_~<>#=\n'\"½²πi", max_size=60))
