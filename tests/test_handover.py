@@ -140,7 +140,7 @@ def test_one_training_has_a_card_without_results(tmp_path):
     assert "`micro:facts`" in card
     assert "PeftModel" not in card
     digest = adapter_digest(str(tmp_path / "full"))
-    write_card(tmp_path / "full", "org/name", "micro:facts", 1.0)
+    write_card(tmp_path / "full", "org/name", "micro:facts", "sdft", 1.0)
     assert adapter_digest(str(tmp_path / "full")) == digest
     assert "Self-Distillation" in (tmp_path / "full" / "README.md").read_text()
 
@@ -149,7 +149,7 @@ def test_a_card_for_dora_says_to_merge_before_vllm(small_run, tmp_path):
     folder = shutil.copytree(small_run / "sdft" / "adapter", tmp_path / "adapter")
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
-    write_card(folder, "org/name", "micro:facts", 1.0)
+    write_card(folder, "org/name", "micro:facts", "sdft", 1.0)
     card = (folder / "README.md").read_text()
     assert "--enable-lora" not in card
     assert "selfdistill merge" in card

@@ -302,7 +302,7 @@ def train(
     run_train(seed_lm, examples, responses, out, settings, prompter, seed, "train", progress)
     if process().main:
         notes.write(_skipped(out))
-        write_card(out, model, data, settings.mix_ratio if selected else 0.0)
+        write_card(out, model, data, *(("sdft", settings.mix_ratio) if selected else ("vanilla", 0.0)))
     progress.note(f"adapter in {out}")
 
 

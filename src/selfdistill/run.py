@@ -1,4 +1,4 @@
-"""Run: the whole chain for the arms seed, vanilla and sdft, into one folder that explains itself.
+"""Run: the whole chain for the seed LM and every arm, into one folder that explains itself.
 
 In:  a recipe.
 Out: recipe.toml (resolved, runs again), run.json (versions, device, digests, arms, seconds, status, and the sandbox's
@@ -37,7 +37,7 @@ from selfdistill.data.examples import drawn, read_examples
 from selfdistill.data.notes import Notes, warn_of_special
 from selfdistill.engines.open import load_for, make_engine
 from selfdistill.engines.protocol import Engine, Request, Sampling
-from selfdistill.methods.sdft import mixed
+from selfdistill.methods import METHODS, USUAL
 from selfdistill.models import SeedLM, adapter_digest
 from selfdistill.publish.card import write_cards
 from selfdistill.report.build import build
@@ -75,6 +75,9 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
     for name, rows in (("data", examples), *((f"task {t.settings.name}", t.items) for t in tasks)):
         warn_of_special(rows, seed_lm.tokenizer, name, progress)
     arms = arms_of(recipe, len(examples))
+    for form, name in recipe.select.export.items():
+        if name.split(".")[0] in [arm.name for arm in arms]:
+            raise UserError(f"select.export: {form} = {name!r} is the folder of an arm. Name it otherwise.")
     loaded = _Loaded(check, examples, tasks, arms, seed_lm, *_engines(recipe, seed_lm, progress))
     if not process().main:
         _help_to_train(recipe, out, loaded, progress)
@@ -91,7 +94,8 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
 
 
 def arms_of(recipe: Recipe, examples: int) -> list[Arm]:
-    """The arms of a recipe: vanilla and sdft for each number of rows and each seed, sdft also for each mix ratio.
+    """The arms of a recipe: the usual methods for each number of rows and each seed, those that take rewrites also for
+    each mix ratio.
 
     A name says what differs: `sdft-mix0.5-rows200-seed1`. Raises UserError for more rows than there are.
     """
@@ -105,12 +109,13 @@ def arms_of(recipe: Recipe, examples: int) -> list[Arm]:
         raise UserError(f"train.rows = {most}: the data has {examples} rows.")
     arms = []
     for count, seed in product(rows, seeds):
-        for method, mix in (("vanilla", 0.0), *(("sdft", mix) for mix in mixes)):
-            parts = [method]
-            parts += [f"mix{mix:g}"] if len(mixes) > 1 and method == "sdft" else []
-            parts += [f"rows{count}"] if len(rows) > 1 else []
-            parts += [f"seed{seed}"] if len(seeds) > 1 else []
-            arms.append(Arm("-".join(parts), method, mix, count, seed))
+        end = ([f"rows{count}"] if len(rows) > 1 else []) + ([f"seed{seed}"] if len(seeds) > 1 else [])
+        for name in USUAL:
+            method = METHODS[name]
+            base = method.base and "-".join([method.base, *end])
+            for mix in mixes if method.rewrites else (0.0,):
+                share = [f"mix{mix:g}"] if method.rewrites and len(mixes) > 1 else []
+                arms.append(Arm("-".join([name, *share, *end]), name, base, mix, count, seed))
     return arms
 
 
@@ -180,7 +185,7 @@ def _stages(recipe: Recipe, out: Path, loaded: _Loaded, manifest: Manifest, prog
     kept = sum(row.rewritten for row in selected.values())
     progress.note(f"{yield_sentence(reasons)} ({', '.join(f'{r} {n}' for r, n in reasons.items())})")
     if not kept:
-        progress.warn("no rewrite was kept: the SDFT arm trains on the same rows as the vanilla arm")
+        progress.warn("no rewrite was kept: all arms train on the references")
 
     samples = _first_samples(examples, selected)
     for arm in loaded.arms:
@@ -220,8 +225,8 @@ def _train(
     progress: Progress,
 ) -> None:
     rows = drawn(examples, arm.rows, recipe.seed)
-    responses = mixed(rows, selected, arm.mix_ratio, recipe.seed)
-    others = [mixed(rows, selected, share, recipe.seed) for share in (0.0, 1.0)]
+    responses = METHODS[arm.method].rows(rows, selected, arm.mix_ratio, recipe.seed)
+    others = [METHODS[name].rows(rows, selected, 1.0, recipe.seed) for name in USUAL]
     folder, label = out / arm.name / "adapter", f"train {arm.name}"
     train(seed_lm, rows, responses, folder, recipe.train, prompter, arm.seed, label, progress, others)
 

@@ -29,10 +29,12 @@ PACKAGES = ("selfdistill", "torch", "transformers", "peft", "accelerate", "vllm"
 
 @dataclass(frozen=True)
 class Arm:
-    """One training of a run: vanilla fine-tuning (`mix_ratio` 0) or SDFT, on `rows` of the rows (None: all)."""
+    """One training of a run, by a method of `methods.METHODS` on `rows` of the rows (None: all). `base` is the arm that
+    it is compared with, trained on the same rows with the same seed; None is compared with the seed LM alone."""
 
     name: str
     method: str
+    base: str | None
     mix_ratio: float
     rows: int | None
     seed: int
@@ -171,20 +173,21 @@ def manifest(run: Path) -> dict[str, Any]:
 
 def arms(run: Path) -> list[dict[str, Any]]:
     """The trained arms of a run, those that differ in the seed of their training only as one:
-    {name, method, mix_ratio, rows, folders}."""
+    {name, method, base, mix_ratio, rows, folders}."""
     trained = manifest(run)["arms"]
     found: dict[str, dict[str, Any]] = {}
     for arm in trained:
-        name = arm["name"].removesuffix(f"-seed{arm['seed']}")
-        kept = {k: arm[k] for k in ("method", "mix_ratio", "rows")}
-        found.setdefault(name, {"name": name, **kept, "folders": []})["folders"].append(arm["name"])
+        end = f"-seed{arm['seed']}"
+        name, base = arm["name"].removesuffix(end), arm["base"] and arm["base"].removesuffix(end)
+        kept = {k: arm[k] for k in ("mix_ratio", "rows")}
+        one = {"name": name, "method": arm["method"], "base": base, **kept, "folders": []}
+        found.setdefault(name, one)["folders"].append(arm["name"])
     return list(found.values())
 
 
 def pairs(report: dict[str, Any]) -> list[tuple[str, str]]:
-    """(vanilla, sdft) arms that were trained on the same rows."""
-    vanilla = {arm["rows"]: arm["name"] for arm in report["arms"] if arm["method"] == "vanilla"}
-    return [(vanilla[arm["rows"]], arm["name"]) for arm in report["arms"] if arm["method"] == "sdft"]
+    """(base, arm) of every arm that is compared with another one."""
+    return [(arm["base"], arm["name"]) for arm in report["arms"] if arm["base"]]
 
 
 def training_record(arm: Path) -> dict[str, Any]:

@@ -281,7 +281,7 @@ ENGINES: dict[str, type[EngineSettings]] = {
 
 
 _RUN_FILES = (
-    "", "examples", "rewrites", "selected", "recipe", "run", "report", "samples", "seed", "vanilla", "sdft", "scale",
+    "", "examples", "rewrites", "selected", "recipe", "run", "report", "samples", "seed", "scale",
     "shift", "skipped",
 )  # fmt: skip
 

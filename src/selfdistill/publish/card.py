@@ -21,10 +21,11 @@ from selfdistill.core.config import Recipe
 from selfdistill.core.recipe import load_recipe
 from selfdistill.core.records import Reason, Selected, read_records
 from selfdistill.core.store import write_atomic
+from selfdistill.methods import METHODS
 from selfdistill.models import resolve
 from selfdistill.report.tables import difference_cell, score_cell, yield_sentence
 
-PAPER = "[arXiv 2402.13669](https://arxiv.org/abs/2402.13669)"
+ARXIV = re.compile(r"arXiv (\d{4}\.\d{4,5})")
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as `--max-lora-rank`."""
@@ -68,9 +69,7 @@ def write_cards(run: Path) -> None:
     manifest = json.loads((run / "run.json").read_text(encoding="utf-8"))
     reasons = Counter(row.reason.value for row in read_records(run / "selected.jsonl", Selected))
     for arm in manifest["arms"]:
-        same = [a for a in manifest["arms"] if (a["rows"], a["seed"]) == (arm["rows"], arm["seed"])]
-        plain = next((a["name"] for a in same if a["method"] == "vanilla" and a is not arm), None)
-        distilled = _yield(reasons) if arm["method"] == "sdft" else []
+        distilled = _yield(reasons) if METHODS[arm["method"]].rewrites else []
         made = _Made(
             recipe.model,
             f"`{shown(recipe.data.path)}`, digest `{manifest['data']}`, {reasons.total()} rows",
@@ -79,18 +78,18 @@ def write_cards(run: Path) -> None:
             run / arm["name"] / "adapter",
             _record(run / arm["name"] / "adapter"),
             {k: v for k, v in manifest["versions"].items() if v},
-            [*distilled, *_results(run, arm["name"], plain), *_again(recipe)],
+            [*distilled, *_results(run, arm["name"], arm["base"]), *_again(recipe)],
         )
         write_atomic(made.folder / "README.md", _card(made))
 
 
-def write_card(folder: Path, model: str, data: str, mix_ratio: float) -> None:
-    """README.md of a single training, without results. `mix_ratio` 0 is vanilla fine-tuning."""
+def write_card(folder: Path, model: str, data: str, method: str, mix_ratio: float) -> None:
+    """README.md of a single training, without results."""
     names = ("selfdistill", "torch", "transformers", "peft")
     made = _Made(
         model,
         f"`{shown(data)}`",
-        "sdft" if mix_ratio else "vanilla",
+        method,
         mix_ratio,
         folder,
         _record(folder),
@@ -113,8 +112,16 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 def _card(made: _Made) -> str:
-    name = "SDFT" if made.method == "sdft" else "vanilla fine-tuning"
-    lines = [*_front(made), "", f"# {made.base} after {name}", "", _what(made), "", "## What it was made from", ""]
+    lines = [
+        *_front(made),
+        "",
+        f"# {made.base} after {METHODS[made.method].label}",
+        "",
+        _what(made),
+        "",
+        "## What it was made from",
+        "",
+    ]
     dropped = len(made.record["dropped"])
     left_out = f", {dropped} left out as too long" if dropped else ""
     lines += _table(["", ""], [
@@ -134,7 +141,7 @@ def _card(made: _Made) -> str:
 def _front(made: _Made) -> list[str]:
     """The hub's metadata."""
     tune = made.settings["tune"]
-    tags = ["selfdistill", "sdft" if made.method == "sdft" else "sft", *(["lora"] if tune != "full" else [])]
+    tags = ["selfdistill", METHODS[made.method].tag, *(["lora"] if tune != "full" else [])]
     base = _base_line(made.model)
     kind = "finetune" if made.whole else "adapter"
     library = "transformers" if made.whole else "peft"
@@ -158,17 +165,14 @@ def _base_line(model: str) -> list[str]:
 
 def _what(made: _Made) -> str:
     what = "All weights of a model" if made.whole else "A LoRA adapter"
-    if made.method == "vanilla":
-        return (
-            f"{what}, fine-tuned on the reference responses as they stand: the vanilla fine-tuning that "
-            f"Self-Distillation Fine-Tuning ({PAPER}) is compared with."
-        )
-    share = "" if made.mix_ratio == 1 else f" {made.mix_ratio:.0%} of the rows took part in this (the mix ratio)."
-    return (
-        f"{what}, trained by Self-Distillation Fine-Tuning (SDFT, Yang et al., ACL 2024, {PAPER}): the base model "
-        "itself rewrote the reference responses of the training data. A rewrite was trained on where it passed the "
-        f"check against its reference, else the reference.{share}"
-    )
+    method = METHODS[made.method]
+    whole = not method.rewrites or made.mix_ratio == 1
+    share = "" if whole else f" {made.mix_ratio:.0%} of the rows took part in this (the mix ratio)."
+    return f"{what}, {ARXIV.sub(_link, method.card)}{share}"
+
+
+def _link(found: re.Match[str]) -> str:
+    return f"[{found[0]}](https://arxiv.org/abs/{found[1]})"
 
 
 def _yield(reasons: Counter[str]) -> list[str]:
@@ -178,7 +182,8 @@ def _yield(reasons: Counter[str]) -> list[str]:
 
 
 def _results(run: Path, name: str, plain: str | None) -> list[str]:
-    """Scores of the seed LM and of this arm, with what changed; `plain` is the vanilla arm on the same rows."""
+    """Scores of the seed LM and of this arm, with what changed; `plain` is the arm that it is compared with, if
+    there is one."""
     folders = {arm: run / arm for arm in ("seed", plain, name) if arm}
     others = [arm for arm in ("seed", plain) if arm]
     rows = []

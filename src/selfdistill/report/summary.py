@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from selfdistill.methods import METHODS
 from selfdistill.report.tables import difference_of
 from selfdistill.run_folder import pairs
 
@@ -11,11 +12,12 @@ from selfdistill.run_folder import pairs
 def sentence(report: dict[str, Any]) -> str:
     """What the run shows, in plain words made from its numbers. A difference is called one only where its p, adjusted
     over all tasks of the two arms, is at most ALPHA."""
+    methods = {arm["name"]: METHODS[arm["method"]] for arm in report["arms"]}
     several = len(pairs(report)) > 1
     parts = [
-        (f"{sdft} against {vanilla}: " if several else "") + said
-        for vanilla, sdft in pairs(report)
-        if (said := _said(report["tasks"], vanilla, sdft))
+        (f"{arm} against {base}: " if several else "") + said
+        for base, arm in pairs(report)
+        if (said := _said(report["tasks"], {base: methods[base].label, arm: methods[arm].label}))
     ]
     return " ".join(parts) or NOTHING_COMPARED
 
@@ -23,26 +25,26 @@ def sentence(report: dict[str, Any]) -> str:
 NOTHING_COMPARED = "Nothing to compare: no task has items that could be judged in both arms."
 
 
-def _said(tasks: list[dict[str, Any]], vanilla: str, sdft: str) -> str:
-    moved = [(t, difference_of(t, "seed", vanilla), difference_of(t, "seed", sdft)) for t in tasks]
-    both = [(t, {"vanilla": v, "sdft": s}) for t, v, s in moved if v and s]
+def _said(tasks: list[dict[str, Any]], labels: dict[str, str]) -> str:
+    """What became of the tasks under two arms, a base and what is compared with it; `labels` name them."""
+    base, arm = labels
+    moved = [(t, {name: difference_of(t, "seed", name) for name in labels}) for t in tasks]
+    both = [(t, {name: d for name, d in found.items() if d}) for t, found in moved if all(found.values())]
     parts = [
-        f"On the target {t['task']}, vanilla fine-tuning moved the model by {_points(d['vanilla'])} and SDFT by "
-        f"{_points(d['sdft'], '')}."
+        f"On the target {t['task']}, {labels[base]} moved the model by {_points(d[base])} and {labels[arm]} by "
+        f"{_points(d[arm], '')}."
         for t, d in both
         if t["role"] == "target"
     ]
     others = [(t["task"], d) for t, d in both if t["role"] != "target"]
     if others:
-        fell = {
-            arm: [name for name, d in others if d[arm]["value"] < 0 and _moved(d[arm])] for arm in ("vanilla", "sdft")
-        }
-        mean = {arm: 100 * sum(d[arm]["value"] for _, d in others) / len(others) for arm in ("vanilla", "sdft")}
+        fell = {name: [task for task, d in others if d[name]["value"] < 0 and _moved(d[name])] for name in labels}
+        mean = {name: 100 * sum(d[name]["value"] for _, d in others) / len(others) for name in labels}
         abilities, they = ("abilities", "their mean") if len(others) > 1 else ("ability", "it")
         parts.append(
-            f"Of {len(others)} other {abilities}, {len(fell['vanilla'])} fell under vanilla fine-tuning"
-            f"{_names(fell['vanilla'])} and {len(fell['sdft'])} under SDFT{_names(fell['sdft'])}; "
-            f"{they} changed by {mean['vanilla']:+.1f} and {mean['sdft']:+.1f} points."
+            f"Of {len(others)} other {abilities}, {len(fell[base])} fell under {labels[base]}"
+            f"{_names(fell[base])} and {len(fell[arm])} under {labels[arm]}{_names(fell[arm])}; "
+            f"{they} changed by {mean[base]:+.1f} and {mean[arm]:+.1f} points."
         )
     return " ".join(parts)
 

@@ -53,7 +53,7 @@ def score_rows(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             rows[1 - len(scores) :] = [["", "", *row[2:]] for row in rows[1 - len(scores) :]]
     if wide:
         return ["task", "n", *names, *(f"{s} - {v}" for s, v in compared.items() if s in names)], rows
-    return ["task", "n", "arm", "score", "sdft - vanilla"], rows
+    return ["task", "n", "arm", "score", "change from its base"], rows
 
 
 def spread_rows(table: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:

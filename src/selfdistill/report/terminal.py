@@ -8,6 +8,7 @@ from typing import Any
 
 from selfdistill.core.progress import plain
 from selfdistill.core.records import Example, Prediction, Verdict, read_records
+from selfdistill.methods import METHODS
 from selfdistill.report.plots import curve, forest
 from selfdistill.report.tables import (
     COLUMNS,
@@ -89,7 +90,7 @@ def _show_unjudgeable(table: list[dict[str, Any]], console: Any) -> None:
 
 def side_by_side(run: Path, console: Any, count: int = 3) -> None:
     """Print training rows (prompt, reference, rewrite, what each arm answers), then items of other abilities that
-    vanilla fine-tuning broke and SDFT kept."""
+    one arm broke and another kept."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -104,9 +105,12 @@ def side_by_side(run: Path, console: Any, count: int = 3) -> None:
 
 
 def broken_and_kept(run: Path, count: int) -> list[dict[str, Any]]:
-    """Items, each from another task, that the seed LM and SDFT get right and vanilla fine-tuning gets wrong."""
-    trained = arms(run)
-    names = ["seed", *(next(a["folders"][0] for a in trained if a["method"] == m) for m in ("vanilla", "sdft"))]
+    """Items, each from another task, that the seed LM gets right, the base of the first pair of arms wrong, and the
+    other arm right."""
+    trained = {arm["name"]: arm for arm in arms(run)}
+    base, arm = next((trained[a["base"]], a) for a in trained.values() if a["base"])
+    names = ["seed", base["folders"][0], arm["folders"][0]]
+    title = f"broken by {METHODS[base['method']].short}, kept by {METHODS[arm['method']].short}"
     items = {e.id: e for e in read_records(run / "seed" / "items.jsonl", Example)}
     answers = {a: {p.id: p for p in read_records(run / a / "predictions.jsonl", Prediction)} for a in names}
     found: dict[str, dict[str, Any]] = {}
@@ -115,5 +119,5 @@ def broken_and_kept(run: Path, count: int) -> list[dict[str, Any]]:
         if right == [True, False, True] and item.task not in found and len(found) < count:
             texts = {"prompt": item.prompt[-1]["content"], "expected": item.reference}
             texts |= {f"{a} answers": answers[a][key].text for a in names}
-            found[item.task] = {"title": f"{item.task}: broken by vanilla, kept by SDFT", "texts": texts}
+            found[item.task] = {"title": f"{item.task}: {title}", "texts": texts}
     return list(found.values())

@@ -28,9 +28,10 @@ from markupsafe import Markup
 
 from selfdistill.core.records import Reason, Rewrite, Selected, read_records
 from selfdistill.core.store import write_atomic
+from selfdistill.methods import METHODS
 from selfdistill.report.page import charts
 from selfdistill.report.page.items import collect, script
-from selfdistill.report.page.svg import clean
+from selfdistill.report.page.svg import SHAPES, clean
 from selfdistill.report.summary import NOTHING_COMPARED
 from selfdistill.report.tables import (
     difference_cell,
@@ -46,26 +47,19 @@ from selfdistill.report.tables import (
 from selfdistill.report.unjudgeable import UNJUDGEABLE, unjudgeable_rows
 from selfdistill.run_folder import pairs
 
-COMPARED = (
-    ("seed", "vanilla", "vanilla", "square"),
-    ("seed", "sdft", "sdft", "diamond"),
-    ("vanilla", "sdft", "both", "triangle"),
-)
-"""From what to what, the style in page.css, and the shape."""
-
 
 def write_page(run: Path, report: dict[str, Any]) -> Path:
     """Write RUN/report.html from the run's files and what report.json holds."""
-    style, code = _file("page.css"), _file("page.js")
+    styles, code = style(), _file("page.js")
     manifest, recipe = _json(run / "run.json") or {}, _text(run / "recipe.toml")
     data = collect(run, manifest.get("arms", [])) | {"reasons": {r.value: r.explained for r in Reason}}
     curves = charts.strength_points(_json(run / "scale.json"))
     points = charts.arm_points(report)
     template = Environment(autoescape=True, finalize=clean, trim_blocks=True, lstrip_blocks=True)
     html = template.from_string(_file("page.html")).render(
-        policy=f"default-src 'none'; script-src '{_hash(code)}'; style-src '{_hash(style)}'; img-src data:; "
+        policy=f"default-src 'none'; script-src '{_hash(code)}'; style-src '{_hash(styles)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
-        style=Markup(style),
+        style=Markup(styles),
         code=Markup(code),
         data=Markup(script(data)),
         report=report,
@@ -78,6 +72,9 @@ def write_page(run: Path, report: dict[str, Any]) -> Path:
         spread=spread_rows(report["tasks"]),
         overlap=overlap_lines(report),
         nothing=NOTHING_COMPARED,
+        shapes=SHAPES,
+        both=", ".join(f"{METHODS[m.base].short} to {m.short}" for m in METHODS.values() if m.base),
+        methods=[(name, METHODS[name]) for name in dict.fromkeys(arm["method"] for arm in report["arms"])],
         unjudgeable=(unjudgeable_rows(report["tasks"]), UNJUDGEABLE),
         **_forest(report),
         **_distilled(run, report),
@@ -90,6 +87,13 @@ def write_page(run: Path, report: dict[str, Any]) -> Path:
     path = run / "report.html"
     write_atomic(path, html)
     return path
+
+
+def style() -> str:
+    """The page's style sheet, with a class for every method that gives its colour."""
+    light = "".join(f".{name} {{ --hue: {method.colours[0]}; }}\n" for name, method in METHODS.items())
+    dark = "".join(f"  .{name} {{ --hue: {method.colours[1]}; }}\n" for name, method in METHODS.items())
+    return f"{_file('page.css')}{light}@media screen and (prefers-color-scheme: dark) {{\n{dark}}}\n"
 
 
 # --- what lies there ---------------------------------------------------------------------------------------------
@@ -127,7 +131,7 @@ def _recipe(text: str | None) -> dict[str, Any]:
 
 def _sentences(report: dict[str, Any]) -> list[str]:
     """The verdict, of a run with several pairs of arms a line each."""
-    starts = [report["summary"].find(f"{sdft} against {vanilla}: ") for vanilla, sdft in pairs(report)]
+    starts = [report["summary"].find(f"{arm} against {base}: ") for base, arm in pairs(report)]
     found = sorted({0, *(s for s in starts if s > 0)})
     return [report["summary"][a:b].strip() for a, b in zip(found, [*found[1:], None], strict=True)]
 
@@ -183,16 +187,16 @@ def _mean_cell(mean: dict[str, Any] | None, seeds: Sequence[float] = ()) -> str:
 
 def _forest(report: dict[str, Any]) -> dict[str, Any]:
     """Paired differences by task, each row with its bar."""
-    groups = []
+    groups, method = [], {arm["name"]: arm["method"] for arm in report["arms"]}
     for task in report["tasks"]:
         found = {(d["a"], d["b"]): d for d in task["differences"]}
         rows: list[dict[str, Any]] = []
-        for v, s in pairs(report):
-            name = {"seed": "seed", "vanilla": v, "sdft": s}
-            for a, b, style, shape in COMPARED:
-                d = found.get((name[a], name[b]))
+        for base, arm in pairs(report):
+            marks = [("seed", name, method[name], METHODS[method[name]].shape) for name in (base, arm)]
+            for a, b, kind, shape in (*marks, (base, arm, "both", "triangle")):
+                d = found.get((a, b))
                 if d and d not in [row["d"] for row in rows]:
-                    rows.append({"d": d, "style": style, "shape": shape})
+                    rows.append({"d": d, "style": kind, "shape": shape})
         groups.append({"task": task["task"], "target": task["role"] == "target", "rows": rows})
     forest = charts.Forest([row["d"] for g in groups for row in g["rows"]])
     for row in (row for g in groups for row in g["rows"]):
@@ -217,7 +221,7 @@ def _distilled(run: Path, report: dict[str, Any]) -> dict[str, Any]:
         kept = reason in ("passed", "kept_unchecked")
         share = n / max(1, report["rows"])
         row = {"reason": reason, "n": n, "share": f"{100 * share:.1f} %", "said": Reason(reason).explained}
-        reasons.append(row | {"bar": charts.share_bar(share, "sdft" if kept else "muted")})
+        reasons.append(row | {"bar": charts.share_bar(share, "distilled" if kept else "muted")})
     gap = charts.distributions([b for b, _ in both], [a for _, a in both])
     return {
         "reasons": reasons,

@@ -9,10 +9,11 @@ from typing import Any
 from markupsafe import Markup
 
 from selfdistill.compare.intervals import mean_score
+from selfdistill.methods import METHODS
 from selfdistill.report.page.svg import Frame, Labels, mark, path, tag, ticks
 
-SHAPE = {"seed": "circle", "vanilla": "square", "sdft": "diamond"}
-"""Of a method's marks; its colour is the class of the same name in page.css."""
+SHAPE = {"seed": "circle"} | {name: method.shape for name, method in METHODS.items()}
+"""Of a method's marks; its colour is the class of its name in the page's style."""
 
 POINTS = 250
 """Most points of a curve that are drawn."""
@@ -209,7 +210,7 @@ def distributions(before: Sequence[float], after: Sequence[float]) -> tuple[Mark
     counts = [_binned(values, low, high) for values in (before, after)]
     most = max(max(c) for c in counts)
     pictures = []
-    groups = (("references", "vanilla", before), ("selected responses", "sdft", after))
+    groups = (("references", "original", before), ("selected responses", "distilled", after))
     for frame, count, (name, style, values) in zip(frames, counts, groups, strict=True):
         scaled = Frame(low, high, 0, most * 1.05, frame.width, frame.height, bottom=frame.bottom, top=frame.top)
         pictures.append(_histogram(scaled, count, name, style, sum(values) / len(values)))

@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from selfdistill.core.records import Example, Prediction, Rewrite, Selected, read_records
+from selfdistill.methods import METHODS
 
 ROOM = 50_000_000
 """Characters that all examples of a page may have together. A browser still opens that; the rest stays in the files."""
 
 
 def collect(run: Path, arms: list[dict[str, Any]]) -> dict[str, Any]:
-    """The examples of a run for the page's script: {arms, pairs, reasons, items, left_out}.
+    """The examples of a run for the page's script: {arms, methods, pairs, reasons, items, left_out}.
 
-    `arms` are the run's trainings, {name, method, rows, seed}. An item is {kind, id, task, prompt: [[role, text]],
+    `arms` are the run's trainings, {name, method, base, rows, seed}; `methods` tells an arm's method, `pairs` an arm's
+    base, the arm, and how the two methods are called. An item is {kind, id, task, prompt: [[role, text]],
     references, answers: {arm: ...}}; a training row has {reason, rewrites, kept, note, nll} besides. `left_out` counts
     items that found no room.
     """
@@ -30,7 +32,8 @@ def collect(run: Path, arms: list[dict[str, Any]]) -> dict[str, Any]:
     rows, left_out = _rows(run, names, room)
     return {
         "arms": names,
-        "pairs": [[v["name"], s["name"]] for s in arms if s["method"] == "sdft" for v in arms if _beside(v, s)],
+        "methods": {"seed": "seed"} | {arm["name"]: arm["method"] for arm in arms},
+        "pairs": [[a["base"], a["name"], *_called(a["method"])] for a in arms if a["base"]],
         "items": [*shown, *rows],
         "left_out": len(items) - len(shown) + left_out,
     }
@@ -43,8 +46,9 @@ def script(data: dict[str, Any]) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _beside(v: dict[str, Any], s: dict[str, Any]) -> bool:
-    return v["method"] == "vanilla" and (v["rows"], v["seed"]) == (s["rows"], s["seed"])
+def _called(method: str) -> list[str]:
+    """The method's base and the method, as readers know them."""
+    return [METHODS[name].short for name in (METHODS[method].base, method) if name]
 
 
 def _size(item: dict[str, Any]) -> int:

@@ -8,7 +8,7 @@
   const SIGNS = { correct: "✓", wrong: "✗", truncated: "✂", error: "!", unjudged: "?", cannot_be_judged: "∅" };
   const SAYS = { truncated: "cut off", unjudged: "not judged", cannot_be_judged: "cannot be judged" };
   const get = (id) => document.getElementById(id);
-  const methods = (arm) => (arm === "seed" ? "seed" : arm.startsWith("sdft") ? "sdft" : "vanilla");
+  const methods = (arm) => data.methods[arm] || "";
   let shown = data.items;
   let page = 0;
 
@@ -133,9 +133,9 @@
       if (rewrite === undefined) return make("div", "sides", part(`Reference${of}`, plain(reference)), part(`Rewrite${of}`, make("p", "none", "none")));
       const marked = compared(reference, rewrite);
       const [left, right] = marked || [[["same", reference]], [["same", rewrite]]];
-      const box = part(`Rewrite${of}${item.kept ? ", kept" : ", not kept"}`, textBlock(right, "sdft"));
+      const box = part(`Rewrite${of}${item.kept ? ", kept" : ", not kept"}`, textBlock(right, "distilled"));
       if (!marked) box.append(said("too long to mark the differences by words"));
-      return make("div", "sides", part(`Reference${of}`, textBlock(left, "vanilla")), box);
+      return make("div", "sides", part(`Reference${of}`, textBlock(left, "original")), box);
     });
     const facts = [];
     if (item.reason) facts.push(`${item.reason}: ${data.reasons[item.reason] || ""}`);
@@ -188,16 +188,20 @@
 
   const right = (item, arm) => item.answers[arm] && item.answers[arm].verdict === "correct";
   const wrong = (item, arm) => item.answers[arm] && item.answers[arm].verdict && !["correct", "unjudged", "cannot_be_judged"].includes(item.answers[arm].verdict);
-  const inSomePair = (test) => (item) => item.kind === "item" && data.pairs.some(([v, s]) => test(item, v, s));
-  const CHANGES = {
-    "broken by vanilla, kept by SDFT": inSomePair((i, v, s) => right(i, "seed") && wrong(i, v) && right(i, s)),
-    "broken by SDFT, kept by vanilla": inSomePair((i, v, s) => right(i, "seed") && right(i, v) && wrong(i, s)),
-    "broken by both": inSomePair((i, v, s) => right(i, "seed") && wrong(i, v) && wrong(i, s)),
-    "learnt by both": inSomePair((i, v, s) => wrong(i, "seed") && right(i, v) && right(i, s)),
-    "learnt by vanilla alone": inSomePair((i, v, s) => wrong(i, "seed") && right(i, v) && wrong(i, s)),
-    "learnt by SDFT alone": inSomePair((i, v, s) => wrong(i, "seed") && wrong(i, v) && right(i, s)),
-    "cannot be judged": (i) => i.kind === "item" && Object.values(i.answers).some((a) => a.verdict === "cannot_be_judged"),
-  };
+  const CHANGES = {};
+  for (const [a, b] of new Map(data.pairs.map((p) => [`${p[2]} ${p[3]}`, [p[2], p[3]]])).values()) {
+    const pairs = data.pairs.filter((p) => p[2] === a && p[3] === b);
+    const inSome = (test) => (item) => item.kind === "item" && pairs.some(([base, arm]) => test(item, base, arm));
+    Object.assign(CHANGES, {
+      [`broken by ${a}, kept by ${b}`]: inSome((i, v, s) => right(i, "seed") && wrong(i, v) && right(i, s)),
+      [`broken by ${b}, kept by ${a}`]: inSome((i, v, s) => right(i, "seed") && right(i, v) && wrong(i, s)),
+      [`broken by ${a} and ${b}`]: inSome((i, v, s) => right(i, "seed") && wrong(i, v) && wrong(i, s)),
+      [`learnt by ${a} and ${b}`]: inSome((i, v, s) => wrong(i, "seed") && right(i, v) && right(i, s)),
+      [`learnt by ${a} alone`]: inSome((i, v, s) => wrong(i, "seed") && right(i, v) && wrong(i, s)),
+      [`learnt by ${b} alone`]: inSome((i, v, s) => wrong(i, "seed") && wrong(i, v) && right(i, s)),
+    });
+  }
+  CHANGES["cannot be judged"] = (i) => i.kind === "item" && Object.values(i.answers).some((a) => a.verdict === "cannot_be_judged");
   const haystacks = new Map();
 
   function haystack(item) {
