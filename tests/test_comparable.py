@@ -245,7 +245,7 @@ def test_only_a_loss_that_the_adjusted_test_finds_is_called_one(p_holm, fell):
         {"task": name, "role": role, "differences": [d("seed", "vanilla", -0.1, p_holm=p_holm), d("seed", "sdft", 0.2)]}
         for name, role in (("aim", "target"), ("facts", "retained"))
     ]
-    arms = [{"name": n, "method": n, "rows": None} for n in ("vanilla", "sdft")]
+    arms = [{"name": n, "method": n, "base": b, "rows": None} for n, b in (("vanilla", None), ("sdft", "vanilla"))]
     said = sentence({"tasks": tasks, "arms": arms})
     assert f"Of 1 other ability, {fell} fell under vanilla fine-tuning" in said
     assert (

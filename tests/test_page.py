@@ -16,12 +16,17 @@ import pytest
 from conftest import write_jsonl
 
 from selfdistill.compare.intervals import wilson
+from selfdistill.methods import METHODS
 from selfdistill.report.build import build
 from selfdistill.report.page import charts, items, write_page
-from selfdistill.report.page.svg import Frame, Labels, clean, tag, ticks
+from selfdistill.report.page import style as page_style
+from selfdistill.report.page.svg import SHAPES, Frame, Labels, clean, tag, ticks
 
 ARMS = ("seed", "vanilla", "sdft")
-TRAINED = [{"name": n, "method": n, "mix_ratio": float(n == "sdft"), "rows": None, "seed": 0} for n in ARMS[1:]]
+TRAINED = [
+    {"name": n, "method": n, "base": b, "mix_ratio": float(n == "sdft"), "rows": None, "seed": 0}
+    for n, b in (("vanilla", None), ("sdft", "vanilla"))
+]
 EVIL = (
     "</script><script>window.pwned=1</script><img src=x onerror=window.pwned=2>\"'><svg onload=window.pwned=3>"
     "<!-- <script> {{ 7*7 }} {% raw %} ${7*7} javascript:alert(1) &lt;b&gt; ]]> \u202egnirts\u2066 \u200f \u2028 \x00\x07\x1b[31m \x7f\x85"
@@ -333,7 +338,7 @@ def test_what_was_not_measured_is_said(tmp_path):
 
 def test_seeds_and_sweeps_have_their_points(tmp_path):
     arms = [
-        {"name": f"{m}{x}-seed{s}", "method": m, "mix_ratio": r, "rows": None, "seed": s}
+        {"name": f"{m}{x}-seed{s}", "method": m, "base": f"vanilla-seed{s}" if x else None, "mix_ratio": r, "rows": None, "seed": s}
         for s in (1, 2) for m, x, r in (("vanilla", "", 0.0), ("sdft", "-mix0.5", 0.5), ("sdft", "-mix1", 1.0))
     ]  # fmt: skip
     run = make_run(tmp_path / "run", trained=arms)
@@ -341,7 +346,7 @@ def test_seeds_and_sweeps_have_their_points(tmp_path):
     assert all(name in html for name in ("sdft-mix0.5", "sdft-mix1", "Trainings with other seeds"))
     assert html.count("<li><bdi>sdft-mix") == 2  # a verdict each
     assert data_of(html)["pairs"] == [
-        [f"vanilla-seed{s}", f"sdft-mix{x}-seed{s}"] for s in (1, 2) for x in ("0.5", "1")
+        [f"vanilla-seed{s}", f"sdft-mix{x}-seed{s}", "vanilla", "SDFT"] for s in (1, 2) for x in ("0.5", "1")
     ]
     points = charts.arm_points(json.loads((run / "report.json").read_text()))
     assert [len(p["seeds"]) for p in points] == [0, 2, 2, 2]
@@ -387,9 +392,24 @@ def test_contrasts_are_enough_in_light_and_dark():
             return (light + 0.05) / (dark + 0.05)
 
         for ground in ("bg", "panel"):
-            assert all(contrast(c, ground) >= 4.5 for c in ("fg", "soft", "link", "vanilla", "sdft", "both", "seed"))
+            assert all(
+                contrast(c, ground) >= 4.5 for c in ("fg", "soft", "link", "original", "distilled", "both", "seed")
+            )
             assert contrast("muted", ground) >= 3
         assert contrast("fg", "add") >= 4.5 and contrast("fg", "drop") >= 4.5
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_can_be_told_apart_on_the_page(name):
+    style = page_style()
+    themes = re.findall(r":root \{(.*?)\}", style, re.S)
+    grounds = [luminance(re.search(r"--bg: (#\w{6})", theme)[1]) for theme in themes]
+    for colour, ground in zip(METHODS[name].colours, grounds, strict=True):
+        light, dark = sorted((luminance(colour), ground), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5
+    assert style.count(f".{name} {{ --hue:") == 2
+    looks = [(m.shape, m.colours) for m in METHODS.values()]
+    assert METHODS[name].shape in SHAPES and looks.count((METHODS[name].shape, METHODS[name].colours)) == 1
 
 
 # --- in a browser ------------------------------------------------------------------------------------------------
@@ -491,7 +511,7 @@ def test_words_that_differ_are_marked_in_both_texts(opened, run):
     said = expand(page, 1)
     marked = page.evaluate("[...document.querySelectorAll('.item ins')].map(e => e.textContent)")
     assert marked[:2] == ["The ", "is "] and marked[2].startswith(", as asked. ")
-    assert page.inner_text(".item .sides .text.sdft").startswith("The number is 1, as asked.")
+    assert page.inner_text(".item .sides .text.distilled").startswith("The number is 1, as asked.")
     assert "seed said so" in said
     assert "The arms were not asked this row." in expand(page)
 
@@ -614,7 +634,7 @@ def test_what_models_write_changes_only_its_own_cell(opened, hostile):
         images: document.images.length, title: document.title,
         texts: [...document.querySelectorAll("#examples .text")].map((e) => [getComputedStyle(e).unicodeBidi, e.textContent.length]),
         bdi: [...document.querySelectorAll("bdi")].every((e) => /isolate/.test(getComputedStyle(e).unicodeBidi)),
-        reference: document.querySelectorAll(".item")[1].querySelector(".text.vanilla").textContent,
+        reference: document.querySelectorAll(".item")[1].querySelector(".text.original").textContent,
         })"""
     )
     assert found["scripts"] == 2 and found["foreign"] == found["images"] == 0 and found["bdi"]
