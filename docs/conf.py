@@ -1,6 +1,6 @@
 """The site of the documentation: the pages beside this file, two of them made from the code.
 
-sphinx-build -W --keep-going docs build/site
+sphinx-build -aE -W --keep-going docs build/site
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc"]
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
+smartquotes = False  # they would make one dash of the two of --option
 default_role = "literal"  # docstrings put code between single backticks
 
 html_theme = "furo"
@@ -40,10 +41,7 @@ def setup(app: Sphinx) -> None:
 
 def _fill(app: Sphinx, page: str, source: list[str]) -> None:
     """Put in what is made from the code, and let links to the files beside docs/ stay inside the site."""
-    made = {"settings": (settings, config), "cli": (commands, cli)}
-    if page in made:
-        make, module = made[page]
-        app.env.note_dependency(inspect.getfile(module))
+    if make := {"settings": settings, "cli": commands}.get(page):
         source[0] += make()
     for name in ("LOG", "CHANGELOG"):
         source[0] = source[0].replace(f"](../{name}.md", f"]({name.lower()}.md")
@@ -80,7 +78,7 @@ def _default(field: Any) -> str:
     if field.is_required():
         return "must be set"
     if isinstance(field.default, BaseModel):
-        return "its table's"
+        return "the defaults of its table"
     if field.default is None:
         return "not set"
     empty = field.default in ((), {})
@@ -92,7 +90,7 @@ def _values(schema: dict[str, Any], tables: dict[str, Any]) -> str:
     if choices := schema.get("anyOf") or schema.get("oneOf"):
         return " or ".join(dict.fromkeys(_values(c, tables) for c in choices if c.get("type") != "null"))
     if "$ref" in schema:
-        return "a table"
+        return "a table, see below"
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     if "const" in schema:
