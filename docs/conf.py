@@ -96,7 +96,7 @@ def _values(schema: dict[str, Any], tables: dict[str, Any]) -> str:
     if "const" in schema:
         return f"`{schema['const']}`"
     if schema["type"] == "array":
-        return f"a list: {_values(schema.get('items') or schema['prefixItems'][0], tables)}"
+        return f"a list, each item: {_values(schema.get('items') or schema['prefixItems'][0], tables)}"
     words = {"string": "text", "integer": "whole number", "number": "number", "boolean": "`true`, `false`"}
     bounds = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
     limits = [f"{word} {schema[rule]:g}" for rule, word in bounds.items() if rule in schema]
