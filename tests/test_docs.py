@@ -20,7 +20,9 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 TODAY = [name for name in NAMES if name != "LOG.md"]  # the log tells what was, under the names of then
 CODE = [
-    f"/{file.relative_to(ROOT)}" for folder in ("src", "tests", "benchmarks", "docs") for file in (ROOT / folder).rglob("*.*")
+    f"/{file.relative_to(ROOT)}"
+    for folder in ("src", "tests", "benchmarks", "docs")
+    for file in (ROOT / folder).rglob("*.*")
 ]
 MADE = {"settings.md", "cli.md"}
 """Pages whose headings are made when the site is built."""
