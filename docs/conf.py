@@ -13,6 +13,7 @@ from importlib import metadata
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
 from sphinx.application import Sphinx
 
 from selfdistill import cli, config
@@ -68,27 +69,27 @@ def settings() -> str:
         schema = kind.model_json_schema()
         lines = [f"## {title}", "", inspect.getdoc(kind) or "", "", "| key | values | default |", "| --- | --- | --- |"]
         for key, field in kind.model_fields.items():
-            values = _values(schema["properties"][key], schema.get("$defs", {}))
-            lines.append(f"| `{key}` | {values} | {_default(field)} |")
+            lines.append(f"| `{key}` | {_values(schema['properties'][key])} | {_default(field.get_default())} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
 
-def _default(field: Any) -> str:
-    if field.is_required():
+def _default(value: Any) -> str:
+    if value is PydanticUndefined:
         return "must be set"
-    if isinstance(field.default, BaseModel):
-        return "the defaults of its table"
-    if field.default is None:
+    if value is None:
         return "not set"
-    empty = field.default in ((), {})
-    return "empty" if empty else f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
+    if isinstance(value, BaseModel):
+        return "the defaults of its table"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return "empty" if value in ((), {}) else f"`{value}`"
 
 
-def _values(schema: dict[str, Any], tables: dict[str, Any]) -> str:
+def _values(schema: dict[str, Any]) -> str:
     """A JSON schema in words."""
     if choices := schema.get("anyOf") or schema.get("oneOf"):
-        return " or ".join(dict.fromkeys(_values(c, tables) for c in choices if c.get("type") != "null"))
+        return " or ".join(dict.fromkeys(_values(c) for c in choices if c.get("type") != "null"))
     if "$ref" in schema:
         return "a table, see below"
     if "enum" in schema:
@@ -96,7 +97,7 @@ def _values(schema: dict[str, Any], tables: dict[str, Any]) -> str:
     if "const" in schema:
         return f"`{schema['const']}`"
     if schema["type"] == "array":
-        return f"a list, each item: {_values(schema.get('items') or schema['prefixItems'][0], tables)}"
+        return f"a list (each item: {_values(schema.get('items') or schema['prefixItems'][0])})"
     words = {"string": "text", "integer": "whole number", "number": "number", "boolean": "`true`, `false`"}
     bounds = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
     limits = [f"{word} {schema[rule]:g}" for rule, word in bounds.items() if rule in schema]
