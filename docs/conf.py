@@ -16,7 +16,8 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 from sphinx.application import Sphinx
 
-from selfdistill import cli, config
+from selfdistill import cli
+from selfdistill.core import config
 
 project = "selfdistill"
 author = copyright = "The selfdistill developers"
