@@ -17,9 +17,9 @@ from statistics import mean, stdev
 from typing import Any
 
 from selfdistill.checks import load_check
+from selfdistill.cli.demo import TARGETS, demo_recipe
 from selfdistill.config import Recipe
 from selfdistill.data import read_examples
-from selfdistill.demo import TARGETS, demo_recipe
 from selfdistill.distill import distill
 from selfdistill.engines.open import make_engine
 from selfdistill.evaluate import adapter_digest, evaluate

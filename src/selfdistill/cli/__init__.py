@@ -84,7 +84,7 @@ def demo(
     without_walls: WithoutWalls = False,
 ) -> None:
     """Show on the embedded model what the paper claims, in a few minutes on a laptop."""
-    from selfdistill.demo import demo as run_demo
+    from selfdistill.cli.demo import demo as run_demo
 
     run_demo(out, target, allow_code, without_walls)
 
