@@ -39,6 +39,13 @@ GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
 class Commands(TyperGroup):
     """What typer would say itself, wrong arguments in a box and Ctrl-C as an exit code, is an error like all others."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Without arguments, the help, before anything is loaded that reads them."""
+        if not args and not ctx.resilient_parsing:
+            typer.echo(ctx.get_help())
+            raise typer.Exit(2)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command that the arguments name."""
         from selfdistill.errors import UserError
@@ -49,13 +56,14 @@ class Commands(TyperGroup):
             raise UserError("stopped. What is finished is on disk; the same command goes on from there.") from stop
         except typer.TyperException as error:
             raise UserError(_usage(error, ctx.invoked_subcommand)) from error
+        except EOFError as error:  # typer would take it for the end of what a person types
+            _unexpected(error)
 
 
 app = typer.Typer(
     cls=Commands,
     help="Fine-tune a language model in its own words, and measure what it kept (SDFT, arXiv 2402.13669).",
     epilog="Errors are one line and exit code 2. SELFDISTILL_DEBUG=1 in the environment shows where they come from.",
-    invoke_without_command=True,
     pretty_exceptions_enable=False,
 )
 
@@ -79,9 +87,6 @@ def start(
     ] = False,
 ) -> None:
     """See the app's help. Options of all commands are read where they are needed (`options.Terminal`)."""
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
-        raise typer.Exit(2)
     from selfdistill.errors import UserError
     from selfdistill.models import process
 
@@ -115,11 +120,9 @@ def main() -> NoReturn:
     except OSError as error:
         _fail(f"{error.filename or 'system'}: {error.strerror or error}.", error)
     except Exception as error:
-        if isinstance(error, typer.Abort) and isinstance(error.__cause__, Exception):
-            error = error.__cause__  # typer takes every end of a file for the end of what a person types
         if "No space left on device" in str(error):  # safetensors and others wrap a full disk in errors of their own
             _fail(f"{error}. Free some space; the same command goes on from there.", error)
-        _fail(f"unexpected {type(error).__name__}: {error}. {DEBUG}=1 shows where it comes from.", error)
+        _unexpected(error)
     sys.exit(code)
 
 
@@ -133,6 +136,10 @@ def _usage(error: typer.TyperException, command: str | None = None) -> str:
     expected = f" Expected: {wanted}" if wanted else ""
     where, more = (f"{command}: ", f"selfdistill {command} --help") if command else ("", "selfdistill --help")
     return f"{where}{said}{expected} `{more}` shows what there is."
+
+
+def _unexpected(error: Exception) -> NoReturn:
+    _fail(f"unexpected {type(error).__name__}: {error}. {DEBUG}=1 shows where it comes from.", error)
 
 
 def _fail(message: str, error: BaseException) -> NoReturn:
