@@ -30,9 +30,7 @@ class Row:
 
     def record(self) -> dict[str, Any]:
         """The records as they lie in the run's files."""
-        rewrite = self.rewrite and self.rewrite.model_dump(mode="json")
-        parts = {"rewrite": rewrite, "selected": self.selected.model_dump(mode="json")}
-        return {"example": self.example.model_dump(mode="json"), **parts}
+        return {"example": _line(self.example), "rewrite": _line(self.rewrite), "selected": _line(self.selected)}
 
 
 @dataclass(frozen=True)
@@ -44,8 +42,7 @@ class Item:
 
     def record(self) -> dict[str, Any]:
         """The records as they lie in the run's files."""
-        answers = {name: answer and answer.model_dump(mode="json") for name, answer in self.answers.items()}
-        return {"example": self.example.model_dump(mode="json"), "answers": answers}
+        return {"example": _line(self.example), "answers": {name: _line(a) for name, a in self.answers.items()}}
 
 
 def find(run: Path, id: str) -> list[Row | Item]:
@@ -71,6 +68,10 @@ def show(found: Sequence[Row | Item], console: Any) -> None:
             _training_row(one, console)
         else:
             _item(one, console)
+
+
+def _line(record: Record | None) -> dict[str, Any] | None:
+    return None if record is None else record.model_dump(mode="json", exclude_defaults=True)
 
 
 def _of(path: Path, kind: type[R], id: str) -> Iterator[R]:

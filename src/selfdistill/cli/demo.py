@@ -30,9 +30,9 @@ def demo_recipe(target: str, allow_code: bool, without_walls: bool = False) -> R
     return checked(Recipe, tomllib.loads(text) | permitted, f"{target}.toml")
 
 
-def demo(out: Path, target: str, allow_code: bool, without_walls: bool, progress: Progress) -> None:
+def demo(out: Path, target: str, allow_code: bool, without_walls: bool, progress: Progress, console: Console) -> None:
     """Run the demo into `out` and print what it shows."""
-    console, started = Console(), time.monotonic()
+    started = time.monotonic()
     report = run(demo_recipe(target, allow_code, without_walls), out, progress)
     side_by_side(out, console)
     show(report, console)

@@ -39,7 +39,7 @@ def demo(
     """Show on the embedded model what the paper claims, in a few minutes on a laptop."""
     from selfdistill.cli.demo import demo as run_demo
 
-    run_demo(out, target, code.allow_code, code.without_walls, terminal.progress())
+    run_demo(out, target, code.allow_code, code.without_walls, terminal.progress(), terminal.console())
 
 
 def run(
