@@ -245,8 +245,8 @@ class OneByOne:
 def study(items: int, rows: int, slow: bool, out: Path) -> dict[str, Any]:
     """The demo's study: seconds by stage, and every prediction."""
     from selfdistill import run as stage
+    from selfdistill.cli.demo import demo_recipe
     from selfdistill.core.records import Prediction, read_records
-    from selfdistill.demo import demo_recipe
     from selfdistill.engines.open import make_engine
 
     recipe = demo_recipe("rare_tools", True)

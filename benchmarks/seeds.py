@@ -17,12 +17,12 @@ from statistics import mean, stdev
 from typing import Any
 
 from selfdistill.checks import load_check
+from selfdistill.cli.demo import TARGETS, demo_recipe
 from selfdistill.core.config import Recipe
 from selfdistill.core.progress import Progress
 from selfdistill.core.records import Selected, TaskResult, read_records
 from selfdistill.core.store import write_atomic
 from selfdistill.data.examples import read_examples
-from selfdistill.demo import TARGETS, demo_recipe
 from selfdistill.engines.open import make_engine
 from selfdistill.methods.sdft import mixed
 from selfdistill.models import SeedLM, adapter_digest, load_model

@@ -16,7 +16,7 @@ from conftest import cli, hears_control_c, write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfdistill.cli import _columns, _tasks
+from selfdistill.cli.options import columns_of, task_values
 from selfdistill.core.errors import UserError
 from selfdistill.core.records import Prediction, Selected, read_records
 from selfdistill.microworld.world import items
@@ -212,9 +212,9 @@ def test_weights_that_are_not_all_there_are_refused(tmp_path, foreign_folder):
 
 def test_compare_and_report_work_alone(finished, tmp_path):
     out = finished / "out"
-    done = cli("compare", out / "seed", out / "sdft", "--out", tmp_path / "c.json")
-    assert done.returncode == 0 and "sdft - seed" in done.stdout
-    assert json.loads((tmp_path / "c.json").read_text())[0]["differences"][0]["n"] == 10
+    done = cli("compare", out / "seed", out / "sdft", "--json")
+    assert done.returncode == 0 and "sdft - seed" in done.stderr
+    assert json.loads(done.stdout)[0]["differences"][0]["n"] == 10
     shutil.copytree(out / "sdft", tmp_path / "fewer")
     lines = (tmp_path / "fewer" / "predictions.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "fewer" / "predictions.jsonl").write_text("".join(lines[1:]))
@@ -318,7 +318,6 @@ def test_tracebacks_are_shown_only_on_demand(raised, line):
     code = f"""
 import sys
 from selfdistill import cli
-from selfdistill.data import files as rows
 from selfdistill.core.errors import UserError
 def broken(*arguments, **options):
     try:
@@ -350,7 +349,7 @@ cli.main()
 def test_a_regex_in_a_task_is_taken_as_it_is(pattern, quoted):
     check = f"regex:{pattern}"
     given_check = f'"{check}"' if quoted else check
-    (task,) = _tasks([f"name=x,path=a.jsonl,check={given_check},role=target"])
+    (task,) = task_values([f"name=x,path=a.jsonl,check={given_check},role=target"])
     assert task == {"name": "x", "path": "a.jsonl", "check": check, "role": "target"}
 
 
@@ -369,14 +368,14 @@ def test_a_regex_in_a_task_is_taken_as_it_is(pattern, quoted):
     ],
 )
 def test_values_of_a_task_may_hold_commas(text, task):
-    assert _tasks([text]) == [{"name": "x", "path": "y", **task}]
+    assert task_values([text]) == [{"name": "x", "path": "y", **task}]
 
 
 def test_columns_may_hold_commas():
-    assert _columns("prompt=Question, full,response=a=b") == {"prompt": "Question, full", "response": "a=b"}
+    assert columns_of("prompt=Question, full,response=a=b") == {"prompt": "Question, full", "response": "a=b"}
     for wrong, said in (("prompt", "expected NAME=VALUE"), ("prompt=a,prompt=b", "prompt stands there twice")):
         with pytest.raises(UserError, match=said):
-            _columns(wrong)
+            columns_of(wrong)
 
 
 def test_control_c_and_a_full_disk_lose_nothing(tmp_path):

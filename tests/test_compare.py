@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import pytest
 from conftest import cli, random_adapter, write_jsonl
@@ -144,10 +143,10 @@ def test_models_and_adapters_are_asked_once_and_compared(tmp_path):
     random_adapter(tmp_path / "adapter", 0.5)
     command = ("compare", "embedded", tmp_path / "adapter", "--base", "embedded", "--work", tmp_path / "work",
                "--task", "name=facts,path=micro:facts,limit=12,max_new_tokens=24")  # fmt: skip
-    done = cli(*command, "--out", tmp_path / "c.json")
+    done = cli(*command, "--json")
     assert done.returncode == 0, done.stderr
-    assert "adapter -" in done.stdout and "embedded" in done.stdout
-    (task,) = json.loads((tmp_path / "c.json").read_text())
+    assert "adapter -" in done.stderr and "embedded" in done.stderr
+    (task,) = json.loads(done.stdout)
     assert task["task"] == "facts" and task["differences"][0]["n"] == 12
     folders = sorted((tmp_path / "work").iterdir())
     assert [f.name.rpartition("-")[0] for f in folders] == ["adapter", "embedded"]
@@ -156,7 +155,6 @@ def test_models_and_adapters_are_asked_once_and_compared(tmp_path):
     twice = cli("gate", folders[1], folders[1])
     assert twice.returncode == 2 and "named twice" in twice.stderr
     before = {f: f.stat().st_mtime_ns for f in (tmp_path / "work").rglob("predictions.jsonl")}
-    shutil.copy(tmp_path / "c.json", tmp_path / "first.json")
     again = cli("compare", tmp_path / "adapter", folders[1], *command[3:])
     assert again.returncode == 0, again.stderr
     assert before == {f: f.stat().st_mtime_ns for f in (tmp_path / "work").rglob("predictions.jsonl")}

@@ -12,9 +12,9 @@ from selfdistill.core.config import DataSettings
 from selfdistill.core.errors import UserError
 from selfdistill.data.examples import read_examples
 from selfdistill.models import load_model
-from selfdistill.shift import measure as drift
 from selfdistill.shift.kl import divergences
 from selfdistill.shift.weights import module_shifts, parameter_shift
+from selfdistill.stages.answers import measure as drift
 from selfdistill.templates import Prompter
 
 pytest.importorskip("sacrebleu", reason="needs the paper extra")
@@ -99,10 +99,10 @@ def test_files_of_other_programs_are_compared(tmp_path):
     assert other["incoherent"][0]["value"] == 0
     for m in (other["length_ratio"], other["cut_off"][1], other["similarity"]):
         assert m["low"] < m["value"] < m["high"]
-    done = cli("shift", a, tmp_path / "b.jsonl", "--out", tmp_path / "s.json")
+    done = cli("shift", a, tmp_path / "b.jsonl", "--json")
     assert done.returncode == 0, done.stderr
-    assert "not measured" in done.stdout and "incoherent, b" in done.stdout
-    assert json.loads((tmp_path / "s.json").read_text())["pairs"][0]["texts"]["all"]["n"] == 9
+    assert "not measured" in done.stderr and "incoherent, b" in done.stderr
+    assert json.loads(done.stdout)["pairs"][0]["texts"]["all"]["n"] == 9
 
 
 @pytest.mark.parametrize(
@@ -126,9 +126,9 @@ def test_a_tuned_model_against_its_seed_by_the_command(tmp_path):
         done = cli("evaluate", "--model", "embedded", *extra, *tasks, "--out", tmp_path / name)
         assert done.returncode == 0, done.stderr
     done = cli("shift", tmp_path / "seed", tmp_path / "tuned", "--model", "embedded", "--tuned", folder,
-               "--prompts", 3, "--out", tmp_path / "s.json")  # fmt: skip
+               "--prompts", 3, "--json")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    pair = json.loads((tmp_path / "s.json").read_text())["pairs"][0]
+    pair = json.loads(done.stdout)["pairs"][0]
     assert set(pair["texts"]) == set(pair["kl"]) == {"target", "retained"}
     assert pair["kl"]["target"]["n"] == 3 and pair["kl"]["retained"]["forward"]["value"] > 0
     assert pair["weights"]["norm"] == pytest.approx(parameter_shift(tmp_path / "a"))

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from conftest import cli, write_jsonl
 
-from selfdistill.compare import gate as stage
 from selfdistill.compare.gate import gate
+from selfdistill.compare.gate import gate as stage
 from selfdistill.compare.power import items_to_pass
 from selfdistill.compare.scores import Answers, given_result
 from selfdistill.core.errors import UserError
@@ -121,18 +121,17 @@ def files(tmp_path):
     return tmp_path / "base.jsonl", tmp_path / "new.jsonl"
 
 
-def test_exit_codes_tell_the_verdict(files, tmp_path):
+def test_exit_codes_tell_the_verdict(files):
     base, new = files
-    out = tmp_path / "g.json"
-    failed = cli("gate", base, new, "--json", out, "--list", 3)
-    assert failed.returncode == 1 and "broken, lost: broken-0, broken-1, broken-10 and 27 more" in failed.stdout
-    made = json.loads(out.read_text())
+    failed = cli("gate", base, new, "--json", "--list", 3)
+    assert failed.returncode == 1 and "broken, lost: broken-0, broken-1, broken-10 and 27 more" in failed.stderr
+    made = json.loads(failed.stdout)
     assert made["verdict"] == "fail" and made["margin"] == 0.02
     probes = {p["task"]: p for p in made["probes"]}
     assert {t: p["verdict"] for t, p in probes.items()} == {"kept": "pass", "small": "underpowered", "broken": "fail"}
     assert len(probes["broken"]["lost"]) == 30 and probes["small"]["needed"] == 180
-    passed = cli("gate", base, new, "--task", "kept", "--json", out)
-    assert passed.returncode == 0 and json.loads(out.read_text())["verdict"] == "pass"
+    passed = cli("gate", base, new, "--task", "kept", "--json")
+    assert passed.returncode == 0 and json.loads(passed.stdout)["verdict"] == "pass"
     unclear = cli("gate", base, new, "--task", "kept", "--task", "small")
     assert unclear.returncode == 3 and "180 would do" in unclear.stdout
     assert cli("gate", base, new, "--margin", 30, "--task", "small", "--task", "kept").returncode == 0

@@ -11,7 +11,7 @@ HOUSE = Path(selfdistill.__file__).parent
 
 ORDER = (
     "core", "run_folder", "data", "models", "templates", "engines", "checks", "tasks", "methods", "compare", "training",
-    "stages", "shift", "report", "publish", "run", "studies", "microworld", "cli", "demo",
+    "stages", "shift", "report", "publish", "run", "studies", "microworld", "cli",
 )  # fmt: skip
 """From what knows nothing to what knows all. A room imports from its own floor and from those before it."""
 

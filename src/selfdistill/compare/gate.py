@@ -83,7 +83,7 @@ class Gate:
     probes: list[Probe]
 
     def record(self) -> dict[str, Any]:
-        """What goes into the JSON file; scores and the margin are shares."""
+        """What `--json` prints; scores and the margin are shares."""
         return asdict(self)
 
 

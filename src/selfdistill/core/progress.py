@@ -12,15 +12,16 @@ from rich.progress import Progress as Bars
 
 
 class Progress:
-    """Bars with time left on a terminal; on a pipe, one line at the start of each."""
+    """Bars with time left on a terminal; on a pipe, one line at the start of each; `quiet`: warnings alone."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, quiet: bool = False) -> None:
         self.console = console or Console(stderr=True)
+        self.quiet = quiet
         self._said: set[str] = set()
 
     def note(self, text: str, once: bool = False) -> None:
         """A line that tells what was chosen or done; with `once`, each text once."""
-        if once and text in self._said:
+        if self.quiet or (once and text in self._said):
             return
         self._said.add(text)
         self.console.print(escape(text), style="dim", highlight=False)
@@ -34,7 +35,7 @@ class Progress:
     @contextmanager
     def bar(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
         """A bar over `total` rows; call the yielded function with how many are done since."""
-        if not self.console.is_terminal:
+        if self.quiet or not self.console.is_terminal:
             self.note(f"{name}: {total} rows")
             yield lambda n: None
             return

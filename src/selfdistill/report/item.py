@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,43 +20,86 @@ from selfdistill.run_folder import arms
 R = TypeVar("R", bound=Record)
 
 
-def show_item(run: Path, id: str, console: Any) -> None:
-    """Print the item, or items, that have this id (its beginning will do). Raises UserError where there is none."""
+@dataclass(frozen=True)
+class Row:
+    """A training row with what became of it; `rewrite` is None where there is none."""
+
+    example: Example
+    rewrite: Rewrite | None
+    selected: Selected
+
+    def record(self) -> dict[str, Any]:
+        """The records as they lie in the run's files."""
+        return {"example": _line(self.example), "rewrite": _line(self.rewrite), "selected": _line(self.selected)}
+
+
+@dataclass(frozen=True)
+class Item:
+    """An item of a task with each arm's answer, or None where it was not measured."""
+
+    example: Example
+    answers: dict[str, Prediction | None]
+
+    def record(self) -> dict[str, Any]:
+        """The records as they lie in the run's files."""
+        return {"example": _line(self.example), "answers": {name: _line(a) for name, a in self.answers.items()}}
+
+
+def find(run: Path, id: str) -> list[Row | Item]:
+    """The training rows and items that have this id (its beginning will do). Raises UserError where there is none."""
     names = ["seed", *(folder for arm in arms(run) for folder in arm["folders"])]
-    shown = 0
+    found: list[Row | Item] = []
     for row in _of(run / "examples.jsonl", Example, id):
-        _training_row(run, row, console)
-        shown += 1
+        chosen = _exact(run / "selected.jsonl", Selected, row.id)
+        if chosen is None:
+            raise UserError(f"{run}: selected.jsonl has no row {row.id}. Finish the run with the same command.")
+        found.append(Row(row, _exact(run / "rewrites.jsonl", Rewrite, row.id), chosen))
     for item in _of(run / "seed" / "items.jsonl", Example, id):
-        _item(run, item, names, console)
-        shown += 1
-    if not shown:
+        found.append(Item(item, {n: _exact(run / n / "predictions.jsonl", Prediction, item.id) for n in names}))
+    if not found:
         raise UserError(f"{run}: no item whose id begins with {id!r}. Ids stand in its examples.jsonl and items.jsonl.")
+    return found
+
+
+def show(found: Sequence[Row | Item], console: Any) -> None:
+    """Print what `find` found."""
+    for one in found:
+        if isinstance(one, Row):
+            _training_row(one, console)
+        else:
+            _item(one, console)
+
+
+def _line(record: Record | None) -> dict[str, Any] | None:
+    return None if record is None else record.model_dump(mode="json", exclude_defaults=True)
 
 
 def _of(path: Path, kind: type[R], id: str) -> Iterator[R]:
     return (record for record in read_records(path, kind) if record.id.startswith(id))
 
 
-def _training_row(run: Path, row: Example, console: Any) -> None:
-    rewrite = next((r for r in _of(run / "rewrites.jsonl", Rewrite, row.id) if r.id == row.id), None)
-    chosen = next(s for s in _of(run / "selected.jsonl", Selected, row.id) if s.id == row.id)
-    console.rule(f"training row {plain(row.id)}", align="left")
-    _turns(row.prompt, console)
-    _text("reference", row.reference, console, _nats(rewrite.reference_nll if rewrite else None))
+def _exact(path: Path, kind: type[R], id: str) -> R | None:
+    return next((record for record in _of(path, kind, id) if record.id == id), None)
+
+
+def _training_row(row: Row, console: Any) -> None:
+    example, rewrite, chosen = row.example, row.rewrite, row.selected
+    console.rule(f"training row {plain(example.id)}", align="left")
+    _turns(example.prompt, console)
+    _text("reference", example.reference, console, _nats(rewrite.reference_nll if rewrite else None))
     for number, candidate in enumerate(rewrite.candidates if rewrite else (), 1):
         trained = chosen.source == "distilled" and candidate.text == chosen.response
         kept = "trains the SDFT arm" if trained else "not taken"
-        _text(f"rewrite {number}", candidate.text, console, f"{_nats(candidate.seed_nll)}, {kept}", row.reference)
+        said = f"{_nats(candidate.seed_nll)}, {kept}"
+        _text(f"rewrite {number}", candidate.text, console, said, example.reference)
     console.print(f"{chosen.reason.value}: {chosen.reason.explained}\n", style="italic", highlight=False)
 
 
-def _item(run: Path, item: Example, names: Sequence[str], console: Any) -> None:
-    console.rule(f"{plain(item.task)}: item {plain(item.id)}", align="left")
-    _turns(item.prompt, console)
-    _text("expected", item.reference, console)
-    for name in names:
-        answer = next((p for p in _of(run / name / "predictions.jsonl", Prediction, item.id) if p.id == item.id), None)
+def _item(item: Item, console: Any) -> None:
+    console.rule(f"{plain(item.example.task)}: item {plain(item.example.id)}", align="left")
+    _turns(item.example.prompt, console)
+    _text("expected", item.example.reference, console)
+    for name, answer in item.answers.items():
         if answer is None:
             _text(name, "", console, "not measured")
             continue

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from selfdistill.core.config import Recipe, checked
 from selfdistill.core.errors import UserError
+from selfdistill.core.progress import Progress
 from selfdistill.report.terminal import show, side_by_side
 from selfdistill.run import run
 
@@ -29,10 +30,10 @@ def demo_recipe(target: str, allow_code: bool, without_walls: bool = False) -> R
     return checked(Recipe, tomllib.loads(text) | permitted, f"{target}.toml")
 
 
-def demo(out: Path, target: str, allow_code: bool, without_walls: bool) -> None:
+def demo(out: Path, target: str, allow_code: bool, without_walls: bool, progress: Progress, console: Console) -> None:
     """Run the demo into `out` and print what it shows."""
-    console, started = Console(), time.monotonic()
-    report = run(demo_recipe(target, allow_code, without_walls), out)
+    started = time.monotonic()
+    report = run(demo_recipe(target, allow_code, without_walls), out, progress)
     side_by_side(out, console)
     show(report, console)
     console.print(

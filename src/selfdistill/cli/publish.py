@@ -1,0 +1,38 @@
+"""What leaves the machine: a plain model folder, an upload."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selfdistill.cli.options import OUTPUT, Adapter, Model, Terminal
+
+
+def merge(
+    *,
+    model: Model,
+    adapter: Adapter,
+    out: Annotated[Path, typer.Option(help="Model folder to write.", rich_help_panel=OUTPUT)],
+    terminal: Terminal,
+) -> None:
+    """Merge an adapter into its base model: a plain transformers folder."""
+    from selfdistill.publish.merge import merge as run_merge
+
+    progress = terminal.progress()
+    progress.note(f"merged model in {run_merge(model, adapter, out, progress)}")
+
+
+def push(
+    *,
+    folder: Annotated[Path, typer.Argument(help="Adapter or model folder.")],
+    to: Annotated[str, typer.Option(help="user/name on the hub.")],
+    private: Annotated[bool, typer.Option("--private", help="Where the repository is new, make it private.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch, made where there is none.")] = None,
+    terminal: Terminal,
+) -> None:
+    """Upload an adapter or a model to the Hugging Face hub. The token comes from HF_TOKEN or the hub's own login."""
+    from selfdistill.publish.push import push as run_push
+
+    terminal.progress().note(f"uploaded to {run_push(folder, to, private, revision)}")
