@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import re
 import shlex
 import subprocess
@@ -21,7 +22,7 @@ NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 TODAY = [name for name in NAMES if name != "LOG.md"]  # the log tells what was, under the names of then
 CODE = [
     f"/{file.relative_to(ROOT)}"
-    for folder in ("src", "tests", "benchmarks", "docs")
+    for folder in ("src", "tests", "benchmarks", "scripts", "docs")
     for file in (ROOT / folder).rglob("*.*")
 ]
 MADE = {"settings.md", "cli.md"}
@@ -76,8 +77,13 @@ def command_lines(page: Path) -> list[list[str]]:
 @pytest.mark.parametrize("name", TODAY)
 def test_commands_are_those_of_the_command_line(name):
     """Whole commands are parsed, without running them. Of one with [optional] parts or ... the names are looked up."""
-    commands = typer.main.get_command(app).commands
-    for command, *arguments in command_lines(ROOT / name):
+    group = typer.main.get_command(app)
+    commands, before = group.commands, {option for parameter in group.params for option in parameter.opts}
+    for words in command_lines(ROOT / name):
+        command, *arguments = itertools.dropwhile(lambda word: word in before, [*words, ""])
+        if not command:  # an option that stands alone, such as --install-completion
+            continue
+        arguments = arguments[:-1]
         assert command in commands, command
         if not any(mark in word for word in arguments for mark in ("[", "...")):
             commands[command].make_context(command, list(arguments))
