@@ -196,7 +196,7 @@ def train(
     from selfdistill.core.recipe import apply_override
     from selfdistill.data.examples import drawn
     from selfdistill.data.notes import Notes, warn_of_special
-    from selfdistill.methods.sdft import mixed
+    from selfdistill.methods import METHODS
     from selfdistill.models import load_model
     from selfdistill.publish.card import write_card
     from selfdistill.stages.select import read_selected
@@ -223,8 +223,8 @@ def train(
     examples = rows.read(seed, notes)
     chosen = {} if selected is None else read_selected(examples, selected)
     examples = drawn(examples, settings.rows, seed)
-    ratio = settings.mix_ratio if selected else 0.0
-    responses = mixed(examples, chosen, ratio, seed)
+    method = "sdft" if selected else "vanilla"
+    responses = METHODS[method].rows(examples, chosen, settings.mix_ratio, seed)
     # Nothing is judged here, so that no wall, no judge and no word about them is needed.
     anything = Permissions(True, None, rows.data_dir, True)
     asked = load_tasks(tasks_of(task or []), seed, anything, Progress(Console(quiet=True)))
@@ -236,7 +236,7 @@ def train(
     run_train(seed_lm, examples, responses, out, settings, prompter, seed, "train", progress)
     if process().main:
         notes.write(skipped(out))
-        write_card(out, model, rows.data, "sdft" if selected else "vanilla", ratio)
+        write_card(out, model, rows.data, method, settings.mix_ratio)
     progress.note(f"adapter in {out}")
 
 
