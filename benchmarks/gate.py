@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from selfdistill.compare import gate as stage
-from selfdistill.compare.intervals import bootstrap_interval, cluster_interval
-from selfdistill.compare.power import items_to_pass
-from selfdistill.compare.scores import Answers, given_result
+from selfdistill.comparison import gate as stage
+from selfdistill.comparison.intervals import bootstrap_interval, cluster_interval
+from selfdistill.comparison.power import items_to_pass
+from selfdistill.comparison.scores import Answers, given_result
 
 DISCORDANCE = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)
 MARGINS = (0.01, 0.02, 0.03, 0.05)

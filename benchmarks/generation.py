@@ -244,7 +244,7 @@ class OneByOne:
 
 def study(items: int, rows: int, slow: bool, out: Path) -> dict[str, Any]:
     """The demo's study: seconds by stage, and every prediction."""
-    from selfdistill import run as stage
+    from selfdistill import pipeline as stage
     from selfdistill.cli.demo import demo_recipe
     from selfdistill.core.records import Prediction, read_records
     from selfdistill.engines.open import make_engine

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from selfdistill.checks.authors import safe_by_keyword
 from selfdistill.checks.refusals import stance
-from selfdistill.compare.intervals import wilson
+from selfdistill.comparison.intervals import wilson
 
 LABELS = ("refuse", "answer", "incoherent")
 CLASSES = (*LABELS, "other_language")

@@ -57,7 +57,7 @@ def embedded():
 def small_run(tmp_path_factory) -> Path:
     """A finished run with two arms and two tasks, to be read; what writes into it takes a copy."""
     from selfdistill.core.config import Recipe, checked
-    from selfdistill.run import run
+    from selfdistill.pipeline import run
 
     tasks = [
         {"name": "rare_tools", "path": "micro:rare_tools", "limit": 8, "max_new_tokens": 96, "role": "target"},

@@ -16,8 +16,8 @@ from test_knowledge import ask as ask_harness
 from test_knowledge import needs_harness, write_task
 
 from selfdistill import checks
-from selfdistill.compare.differences import compare
-from selfdistill.compare.gate import gate
+from selfdistill.comparison.differences import compare
+from selfdistill.comparison.gate import gate
 from selfdistill.core.config import DataSettings, TaskSettings, TransformersSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress

@@ -7,9 +7,9 @@ import json
 import pytest
 from conftest import cli, random_adapter, write_jsonl
 
-from selfdistill.compare.differences import compare
-from selfdistill.compare.intervals import holm
-from selfdistill.compare.scores import read_answers
+from selfdistill.comparison.differences import compare
+from selfdistill.comparison.intervals import holm
+from selfdistill.comparison.scores import read_answers
 from selfdistill.core.errors import UserError
 from selfdistill.stages.answers import kind_of
 

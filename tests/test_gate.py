@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from conftest import cli, write_jsonl
 
-from selfdistill.compare.gate import gate
-from selfdistill.compare.gate import gate as stage
-from selfdistill.compare.power import items_to_pass
-from selfdistill.compare.scores import Answers, given_result
+from selfdistill.comparison.gate import gate
+from selfdistill.comparison.gate import gate as stage
+from selfdistill.comparison.power import items_to_pass
+from selfdistill.comparison.scores import Answers, given_result
 from selfdistill.core.errors import UserError
 
 BASE, NEW = Path("base"), Path("new")

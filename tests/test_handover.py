@@ -85,7 +85,7 @@ def test_nothing_that_a_model_or_a_dataset_wrote_is_in_a_card(small_run):
 
 
 def test_a_card_changes_no_digest_and_no_resume(small_run, tmp_path):
-    from selfdistill.run import run
+    from selfdistill.pipeline import run
 
     out = shutil.copytree(small_run, tmp_path / "run")
     adapter = out / "sdft" / "adapter"

@@ -13,18 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfdistill.checks.base import Judgement
-from selfdistill.compare import gate as stage
-from selfdistill.compare.differences import compare
-from selfdistill.compare.gate import gate
-from selfdistill.compare.scores import Answers, given_result
+from selfdistill.comparison import gate as stage
+from selfdistill.comparison.differences import compare
+from selfdistill.comparison.gate import gate
+from selfdistill.comparison.scores import Answers, given_result
 from selfdistill.core.config import Recipe, TaskSettings, checked
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.records import Example, Prediction, Verdict, read_records
 from selfdistill.microworld.world import items
+from selfdistill.pipeline import run
 from selfdistill.report.build import build
 from selfdistill.report.tables import score_cell
-from selfdistill.run import run
 from selfdistill.stages.evaluate import _judged, evaluate, regrade, task_result
 from selfdistill.studies.lab import item_values
 from selfdistill.tasks.base import Permissions, Task
@@ -140,7 +140,7 @@ def gated(base, new, **settings):
 def test_a_difference_is_over_the_items_that_both_could_be_judged_on(pairs):
     with pytest.MonkeyPatch.context() as patch:
         sides = {Path("a"): answers([a for a, _ in pairs]), Path("b"): answers([b for _, b in pairs])}
-        patch.setattr("selfdistill.compare.differences.read_answers", sides.__getitem__)
+        patch.setattr("selfdistill.comparison.differences.read_answers", sides.__getitem__)
         (task,) = compare({"a": Path("a"), "b": Path("b")})
         both = [(a, b) for a, b in pairs if None not in (a, b)]
         assert len(task["differences"]) == bool(both)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import write_jsonl
 
-from selfdistill.compare.intervals import wilson
+from selfdistill.comparison.intervals import wilson
 from selfdistill.methods import METHODS
 from selfdistill.report.build import build
 from selfdistill.report.page import charts, items, write_page

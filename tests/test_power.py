@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm, t
 
-from selfdistill.compare.intervals import lowest, paired, repeated
-from selfdistill.compare.power import (
+from selfdistill.comparison.intervals import lowest, paired, repeated
+from selfdistill.comparison.power import (
     detectable,
     detectable_mean,
     effect_of,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, t
 
-from selfdistill.compare.intervals import (
+from selfdistill.comparison.intervals import (
     Z95,
     bootstrap_interval,
     cluster_error,

@@ -18,7 +18,7 @@ from conftest import cli
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfdistill.compare.intervals import mean_of, wilson
+from selfdistill.comparison.intervals import mean_of, wilson
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.recipe import load_recipe
@@ -150,7 +150,7 @@ def test_the_curve_runs_from_the_seed_to_the_arm(small_run, tmp_path, monkeypatc
 
 
 def test_a_run_goes_on_after_its_arms_were_scaled(small_run, tmp_path):
-    from selfdistill.run import run as run_recipe
+    from selfdistill.pipeline import run as run_recipe
 
     run = copied(small_run, tmp_path)
     scale(run, [0.5], ["sdft"])

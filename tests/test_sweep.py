@@ -10,11 +10,11 @@ from conftest import cli
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfdistill.compare.intervals import paired, repeated
+from selfdistill.comparison.intervals import paired, repeated
 from selfdistill.core.config import Recipe, checked
 from selfdistill.core.errors import UserError
 from selfdistill.core.records import Prediction, Verdict, read_records
-from selfdistill.run import arms_of
+from selfdistill.pipeline import arms_of
 
 RECIPE = """
 model = "embedded"

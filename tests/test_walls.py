@@ -14,7 +14,7 @@ from selfdistill.checks.sandbox import REQUIRED, Ran, run_python, walls
 from selfdistill.checks.sandbox.program import MEMORY_BYTES
 from selfdistill.core.config import Recipe, checked
 from selfdistill.core.errors import UserError
-from selfdistill.run import run
+from selfdistill.pipeline import run
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the walls are Linux's")
 

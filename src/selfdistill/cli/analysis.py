@@ -77,7 +77,7 @@ def compare(
     terminal: Answers,
 ) -> None:
     """Compare answers to the same items: scores, and paired differences with intervals."""
-    from selfdistill.compare.differences import compare as run_compare
+    from selfdistill.comparison.differences import compare as run_compare
     from selfdistill.core.errors import UserError
     from selfdistill.report.terminal import show_comparison
     from selfdistill.stages.answers import kind_of, measure
@@ -116,7 +116,7 @@ def gate(
     terminal: Answers,
 ) -> None:
     """Pass a model only if it lost nothing that matters (exit 0), fail it (1), or say that items are too few (3)."""
-    from selfdistill.compare import gate as stage
+    from selfdistill.comparison import gate as stage
     from selfdistill.core.errors import UserError
     from selfdistill.core.store import write_atomic
     from selfdistill.report.gate import junit as junit_xml

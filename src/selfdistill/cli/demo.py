@@ -15,8 +15,8 @@ from rich.console import Console
 from selfdistill.core.config import Recipe, checked
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
+from selfdistill.pipeline import run
 from selfdistill.report.terminal import show, side_by_side
-from selfdistill.run import run
 
 TARGETS = ("rare_tools", "chat")
 

@@ -53,8 +53,8 @@ def run(
     """Distill, select, train both arms, evaluate, compare and report, as a recipe says."""
     from selfdistill.core.launch import process
     from selfdistill.core.recipe import load_recipe
+    from selfdistill.pipeline import run as run_recipe
     from selfdistill.report.terminal import show
-    from selfdistill.run import run as run_recipe
 
     report = run_recipe(load_recipe(recipe, [*(overrides or []), *code.overrides()]), out, terminal.progress())
     if process().main:

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from selfdistill.compare.differences import compare
+from selfdistill.comparison.differences import compare
 from selfdistill.core.config import Recipe
 from selfdistill.core.recipe import load_recipe
 from selfdistill.core.records import Reason, Selected, read_records

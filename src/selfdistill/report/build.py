@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from selfdistill.compare.differences import compare
+from selfdistill.comparison.differences import compare
 from selfdistill.core.errors import UserError
 from selfdistill.core.records import Rewrite, Selected, read_records
 from selfdistill.core.store import write_atomic

@@ -7,7 +7,7 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
-from selfdistill.compare.gate import EXIT_CODES, Gate, Outcome, Probe
+from selfdistill.comparison.gate import EXIT_CODES, Gate, Outcome, Probe
 
 
 def said(probe: Probe, margin: float) -> str:
@@ -107,7 +107,7 @@ def junit(result: Gate) -> str:
     for name, value in {"base": result.base, "new": result.new, **settings}.items():
         ElementTree.SubElement(properties, "property", {"name": name, "value": text(value)})
     for p in result.probes:
-        case = {"classname": "selfdistill.compare.gate", "name": token(p.task), "time": "0"}
+        case = {"classname": "selfdistill.comparison.gate", "name": token(p.task), "time": "0"}
         element, message = ElementTree.SubElement(suite, "testcase", case), text(said(p, result.margin))
         if p.verdict == "fail":
             failure = ElementTree.SubElement(element, "failure", {"message": message, "type": "worse"})

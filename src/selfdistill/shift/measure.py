@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from selfdistill.checks.coherence import incoherent
-from selfdistill.compare.differences import same_prompts
-from selfdistill.compare.intervals import wilson
-from selfdistill.compare.scores import read_answers
+from selfdistill.comparison.differences import same_prompts
+from selfdistill.comparison.intervals import wilson
+from selfdistill.comparison.scores import read_answers
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.records import Example, Prediction, read_records

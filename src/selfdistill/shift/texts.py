@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfdistill.compare.intervals import student
+from selfdistill.comparison.intervals import student
 from selfdistill.core.errors import UserError
 from selfdistill.core.store import digest_file
 

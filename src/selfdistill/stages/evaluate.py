@@ -22,7 +22,7 @@ from typing import Literal
 from selfdistill.checks import load_check
 from selfdistill.checks.base import UNREADABLE
 from selfdistill.checks.sandbox import walls
-from selfdistill.compare.intervals import mean_interval, pass_at_k, wilson
+from selfdistill.comparison.intervals import mean_interval, pass_at_k, wilson
 from selfdistill.core.config import TaskSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress

@@ -20,7 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from selfdistill.compare.intervals import mean_of
+from selfdistill.comparison.intervals import mean_of
 from selfdistill.core.config import OpenAISettings, Recipe, TransformersSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress

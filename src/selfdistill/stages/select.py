@@ -197,7 +197,7 @@ class _Exports:
 
     def add(self, examples: Sequence[Example], rows: Sequence[Selected]) -> None:
         for form, file, array in self.files:
-            lines = [to_json(_line(example, row, form)) for example, row in zip(examples, rows, strict=True)]
+            lines = [to_json(exported(example, row, form)) for example, row in zip(examples, rows, strict=True)]
             if array:
                 file.write((b",\n" if self.begun else b"[\n") + b",\n".join(lines))
             else:
@@ -210,7 +210,8 @@ class _Exports:
                 file.write(b"\n]\n")
 
 
-def _line(example: Example, row: Selected, form: str) -> dict[str, Any]:
+def exported(example: Example, row: Selected, form: str) -> dict[str, Any]:
+    """A row in one of the formats of `_Exports`."""
     turns = example.with_responses(row.responses)
     tail = {"id": example.meta.get("source_id", example.id), "source": row.source}
     if form == "messages":

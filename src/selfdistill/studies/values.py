@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
-from selfdistill.compare.intervals import mean_difference
+from selfdistill.comparison.intervals import mean_difference
 from selfdistill.core.errors import UserError
 from selfdistill.core.records import Metric, Prediction, read_records
 from selfdistill.models import resolve

@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from selfdistill.compare.intervals import mean_score
+from selfdistill.comparison.intervals import mean_score
 from selfdistill.methods import METHODS
 from selfdistill.report.page.svg import Frame, Labels, mark, path, tag, ticks
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from selfdistill.compare.intervals import mean_interval
+from selfdistill.comparison.intervals import mean_interval
 from selfdistill.core.config import DataSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.records import NOTHING, Prediction, TaskResult, Verdict, read_records

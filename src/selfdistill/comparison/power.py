@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from statistics import NormalDist
 
-from selfdistill.compare.intervals import Difference, unseen
+from selfdistill.comparison.intervals import Difference, unseen
 
 POWER = 0.8
 Z = NormalDist()

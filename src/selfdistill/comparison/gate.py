@@ -15,8 +15,8 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any, Literal
 
-from selfdistill.compare.differences import same_items, same_prompts, sources_of
-from selfdistill.compare.intervals import (
+from selfdistill.comparison.differences import same_items, same_prompts, sources_of
+from selfdistill.comparison.intervals import (
     Method,
     bootstrap_interval,
     cluster_error,
@@ -28,8 +28,8 @@ from selfdistill.compare.intervals import (
     standard_error,
     totals,
 )
-from selfdistill.compare.power import items_to_detect, items_to_pass, units_to_pass
-from selfdistill.compare.scores import Answers, read_answers
+from selfdistill.comparison.power import items_to_detect, items_to_pass, units_to_pass
+from selfdistill.comparison.scores import Answers, read_answers
 from selfdistill.core.errors import UserError
 
 Outcome = Literal["pass", "fail", "underpowered"]

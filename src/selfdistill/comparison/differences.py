@@ -18,9 +18,9 @@ from pathlib import Path
 from statistics import stdev
 from typing import Any
 
-from selfdistill.compare.intervals import clustered, differ, holm, mean_interval, repeated
-from selfdistill.compare.power import effect_of
-from selfdistill.compare.scores import Answers, read_answers
+from selfdistill.comparison.intervals import clustered, differ, holm, mean_interval, repeated
+from selfdistill.comparison.power import effect_of
+from selfdistill.comparison.scores import Answers, read_answers
 from selfdistill.core.errors import UserError
 from selfdistill.core.records import NOTHING, TaskResult
 

@@ -1,0 +1,145 @@
+"""The Python API: a whole chain on the embedded model, views of what lies on the disk, and how little an import costs."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import write_jsonl
+
+import selfdistill as sd
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """Every stage once, on few rows."""
+    folder = tmp_path_factory.mktemp("api")
+    lm = sd.load("embedded")
+    rows = sd.read("micro:rare_tools", sample=12)
+    made = sd.distill(lm, rows, out=folder / "rewrites.jsonl", max_new_tokens=80)
+    kept = sd.select(rows, made, check="function_call")
+    plain = sd.train(lm, rows, out=folder / "vanilla", epochs=1)
+    tuned = sd.train(lm, rows, kept, out=folder / "sdft", epochs=1)
+    task = sd.task("micro:rare_tools", role="target", limit=12, max_new_tokens=80)
+    seed, sdft = sd.evaluate(lm, task), sd.evaluate(lm, task, adapter=tuned, out=folder / "eval")
+    return {
+        "lm": lm,
+        "rows": rows,
+        "made": made,
+        "kept": kept,
+        "plain": plain,
+        "tuned": tuned,
+        "seed": seed,
+        "sdft": sdft,
+    }
+
+
+def test_rows_are_a_sequence_and_become_frames_and_datasets(chain):
+    rows = chain["rows"]
+    assert len(rows) == 12 and rows[:3][2] == rows[2] and isinstance(rows[:3], sd.Rows)
+    assert list(rows.to_pandas().columns) == ["id", "prompt", "reference", "task"] and len(rows.to_pandas()) == 12
+    assert [turn["content"] for turn in rows.to_dataset()[0]["messages"]] == [
+        rows[0].prompt[0]["content"], rows[0].reference,
+    ]  # fmt: skip
+
+
+def test_what_was_kept_is_what_lies_in_the_file(chain):
+    kept = chain["kept"]
+    lines = [json.loads(line) for line in kept.path.read_text().splitlines()]
+    assert [row["id"] for row in lines] == [row.id for row in chain["rows"]]
+    assert sum(kept.reasons.values()) == 12 == len(kept.to_pandas()) == len(kept.to_dataset("alpaca"))
+    assert [row["output"] for row in kept.to_dataset("alpaca")] == [row["response"] for row in lines]
+    assert str(kept) in kept._repr_html_() and "kept their rewrite" in str(kept)
+    assert len(chain["made"]) == 12 and set(chain["made"].to_pandas().id) == {r.id for r in chain["rows"]}
+
+
+def test_training_is_that_of_the_command_line(chain, tmp_path):
+    kept = chain["kept"]
+    out = tmp_path / "adapter"
+    command = [sys.executable, "-m", "selfdistill", "train", "--model", "embedded", "--data", "micro:rare_tools"]
+    command += ["--sample", "12", "--selected", str(kept.path), "--epochs", "1", "--out", str(out)]
+    subprocess.run(command, check=True, capture_output=True)
+    ours, theirs = ((f / "adapter_model.safetensors").read_bytes() for f in (chain["tuned"].path, out))
+    assert ours == theirs and chain["tuned"].training["rows"] == 12
+    assert chain["plain"].training["identity"]["data"] != chain["tuned"].training["identity"]["data"]
+    assert "last loss" in chain["tuned"]._repr_html_()
+
+
+def test_evaluations_compare(chain):
+    seed, sdft = chain["seed"], chain["sdft"]
+    assert seed.results["rare_tools"].n == 12 == len(seed.to_pandas()) == sum(1 for _ in sdft.predictions)
+    found = sd.compare(seed=seed, sdft=sdft.path)
+    (frame,) = found.to_pandas().to_dict("records")
+    change = sdft.results["rare_tools"].score - seed.results["rare_tools"].score
+    assert (frame["a"], frame["b"], frame["role"]) == ("seed", "sdft", "target") and frame["value"] == pytest.approx(
+        change
+    )
+    assert found.gate(margin=0.99).verdict in ("pass", "underpowered") and "sdft - seed" in found._repr_html_()
+
+
+def test_a_run_is_seen_from_python(small_run):
+    run = sd.Run(small_run)
+    assert (
+        list(run.arms) == ["seed", "vanilla", "sdft"]
+        and run.arms["sdft"].results.keys() == run.arms["seed"].results.keys()
+    )
+    assert set(run.to_pandas().arm) == {"seed", "vanilla", "sdft"} and run.report["summary"] in run._repr_html_()
+    first = json.loads((small_run / "examples.jsonl").read_text().splitlines()[0])["id"]
+    assert "reference" in run.show(first[:8])
+    assert run.adapter("sdft").path == small_run / "sdft" / "adapter"
+    with pytest.raises(sd.UserError, match="no arm 'dpo'"):
+        run.adapter("dpo")
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda rows: sd.read("nowhere.jsonl"), r"nowhere\.jsonl"),
+        (lambda rows: sd.read(rows, answer="b"), "unknown key 'answer'"),
+        (lambda rows: sd.load("embedded", engine="vlm").opened, "engine 'vlm': expected one of"),
+        (
+            lambda rows: sd.distill(sd.load("embedded"), sd.read(rows), "out.jsonl", temprature=1),
+            "unknown key 'temprature'",
+        ),
+        (lambda rows: sd.train(sd.load("embedded"), sd.read(rows), out="out", mix_ratio=[0, 1]), "several arms"),
+        (lambda rows: sd.task(rows), "no check"),
+        (lambda rows: sd.compare(a="x"), "name two evaluations"),
+        (lambda rows: sd.run("nothing.toml", "out"), "no such recipe"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(tmp_path, monkeypatch, call, says):
+    monkeypatch.chdir(tmp_path)
+    rows = write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "a", "response": "b"}])
+    with pytest.raises(sd.UserError, match=says) as caught:
+        call(rows)
+    assert "\n" not in str(caught.value)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["rows.jsonl"]
+
+
+def test_html_is_escaped(tmp_path):
+    evil = "<script>alert(1)</script>"
+    rows = sd.read(write_jsonl(tmp_path / "rows.jsonl", [{"prompt": evil, "response": evil}]))
+    assert evil not in rows._repr_html_() and "&lt;script&gt;" in rows._repr_html_()
+
+
+def test_an_import_costs_nothing():
+    code = "import sys, selfdistill; print(sorted({m.partition('.')[0] for m in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not any(f"'{heavy}'" in loaded for heavy in ("torch", "transformers", "pydantic", "rich", "numpy", "pandas"))
+    bare, ours = (
+        min(_seconds([sys.executable, "-c", f"import {module}"]) for _ in range(5)) for module in ("sys", "selfdistill")
+    )
+    assert ours - bare < 0.2
+
+
+def _seconds(command):
+    began = time.perf_counter()
+    subprocess.run(command, check=True)
+    return time.perf_counter() - began
+
+
+def test_every_name_of_the_api_is_there():
+    assert all(getattr(sd, name).__doc__ for name in sd.__all__) and dir(sd) == sorted(sd.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        sd.nothing  # noqa: B018
