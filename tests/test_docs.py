@@ -28,12 +28,12 @@ CODE = [
 MADE = {"settings.md", "cli.md"}
 """Pages whose headings are made when the site is built."""
 
-ELSEWHERE = {"gen_distilled_data.py", "eval_magicoder.py", "my_checks.py", "engines/plain.py"} | {
-    f"{folder}/NAME.py" for folder in ("checks", "tasks", "engines")
+ELSEWHERE = {"gen_distilled_data.py", "eval_magicoder.py", "my_checks.py", "engines/plain.py", "methods/shorter.py"} | {
+    f"{folder}/NAME.py" for folder in ("checks", "tasks", "engines", "methods")
 }
 """Files that the docs name and that are not ours: the authors', and those that a reader writes."""
 
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```([^\n`]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def without_code(text: str) -> str:

@@ -18,25 +18,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from selfdistill.api import (
-        Adapter,
-        Comparison,
-        Evaluation,
-        Kept,
-        Model,
-        Rewrites,
-        Rows,
-        Run,
-        compare,
-        distill,
-        evaluate,
-        load,
-        read,
-        run,
-        select,
-        task,
-        train,
-    )
+    from selfdistill.api import Model, compare, distill, evaluate, load, read, run, select, task, train
+    from selfdistill.api.views import Adapter, Comparison, Evaluation, Kept, Rewrites, Rows, Run
     from selfdistill.core.errors import UserError
 
 __all__ = [
