@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import sys
-from importlib import resources
 from pathlib import Path
 
+from selfdistill.report.page import style as page_style
 from selfdistill.report.page.charts import arm_points, scatter, strength_points
 
 
@@ -21,9 +21,8 @@ def main() -> None:
     report, scale = (json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("report", "scale"))
     drawn = scatter(arm_points(report), strength_points(scale))
     assert drawn is not None, "the run has no target, or nothing beside it"
-    style = resources.files("selfdistill.report.page").joinpath("page.css").read_text(encoding="utf-8")
     # A picture has no fonts and no width of its own page.
-    style += '\n.chart { font: 11.5px system-ui, "Segoe UI", Roboto, sans-serif; background: var(--bg); }'
+    style = page_style() + '.chart { font: 11.5px system-ui, "Segoe UI", Roboto, sans-serif; background: var(--bg); }'
     opening, rest = str(drawn).split(">", 1)
     svg = f'{opening} xmlns="http://www.w3.org/2000/svg" width="570"><style>{style}</style>{rest}'
     (folder / "figure.svg").write_text(svg + "\n", encoding="utf-8")
