@@ -14,7 +14,7 @@ from selfdistill.data.examples import read_examples
 from selfdistill.models import load_model
 from selfdistill.shift.kl import divergences
 from selfdistill.shift.weights import module_shifts, parameter_shift
-from selfdistill.stages.answers import measure as drift
+from selfdistill.shift import measure as drift
 from selfdistill.templates import Prompter
 
 pytest.importorskip("sacrebleu", reason="needs the paper extra")
