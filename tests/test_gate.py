@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from conftest import cli, write_jsonl
 
-from selfdistill.comparison.gate import gate
 from selfdistill.comparison import gate as stage
+from selfdistill.comparison.gate import gate
 from selfdistill.comparison.power import items_to_pass
 from selfdistill.comparison.scores import Answers, given_result
 from selfdistill.core.errors import UserError
