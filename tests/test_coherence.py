@@ -119,7 +119,7 @@ def test_no_long_text_makes_it_slow(unit):
     for answer in (text, f"{text}x", f"A fair answer of some words. {text}"):
         start = time.thread_time()
         damaged(answer, "f(a=1)")
-        assert time.thread_time() - start < 2
+        assert time.thread_time() - start < 5
 
 
 def test_ordinary_texts_take_little_time():
@@ -134,7 +134,7 @@ def test_ordinary_texts_take_little_time():
         for _ in range(100):
             damaged(text, "x")
         best = min(best, (time.thread_time() - start) / 100)
-    assert best < 30e-6  # about 4 on an idle core
+    assert best < 100e-6  # about 4 on a fast idle core, hundreds where every rule is tried
 
 
 @pytest.mark.parametrize("name", ["alpaca_eval", "alpaca_train_2000", "dolly_train_2000", "lima_train"])

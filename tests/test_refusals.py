@@ -230,7 +230,7 @@ def test_it_is_fast():
     sentence = "In {0}, I can say that they {0} did not help, and so the {0} of {1} made no request to us."
     prose = " ".join(sentence.format(f"{chr(97 + i % 26)}ord{i}", f"town{i * 7}") for i in range(60))
     assert 4500 < len(prose) < 6500
-    assert seconds(prose) < 0.004  # about 1.5 ms on an idle core
+    assert seconds(prose) < 0.02  # about 1.5 ms on a fast idle core
 
 
 UNITS = [
@@ -260,7 +260,7 @@ def test_no_long_text_makes_it_slow(unit):
     for text in (long, f"I'm sorry, but {long}", "I cannot " + long + "x"):
         start = time.thread_time()
         stance(text)
-        assert time.thread_time() - start < 1
+        assert time.thread_time() - start < 5  # what is quadratic takes minutes
 
 
 @pytest.mark.parametrize("name", ["alpaca_eval", "alpaca_train_2000", "dolly_train_2000", "lima_train"])

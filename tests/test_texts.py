@@ -202,4 +202,4 @@ def test_a_match_says_its_first_group_that_took_part(pattern, response, referenc
 def test_no_long_text_makes_it_slow(unit):
     start = time.thread_time()
     outcome("contains", unit * 30_000, "a5")
-    assert time.thread_time() - start < 2
+    assert time.thread_time() - start < 5

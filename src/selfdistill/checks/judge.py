@@ -139,7 +139,7 @@ def parse_verdict(text: str) -> Verdict | None:
 
 
 def _messages(instruction: str, a: str, b: str) -> list[dict[str, str]]:
-    """The prompt. Marker lines carry a code that hangs on all three texts, so that no text can hold its own markers:
+    """The prompt. Marker lines carry a code that depends on all three texts, so that no text can hold its own markers:
     writing the code into an output changes the code."""
     code = digest_of([instruction, a, b])
     parts = [

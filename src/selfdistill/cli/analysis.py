@@ -106,7 +106,7 @@ def gate(
     *,
     base: Annotated[Path, typer.Argument(help="Answers of the model to hold on to: as for compare.")],
     new: Annotated[Path, typer.Argument(help="Answers of the model that is to take its place, to the same items.")],
-    margin: Annotated[float, typer.Option(help="The loss that is put up with on each probe, in points.")] = 2.0,
+    margin: Annotated[float, typer.Option(help="Tolerated loss on each probe, in points.")] = 2.0,
     alpha: Annotated[float, typer.Option(help="Chance of a wrong pass, and of a wrong fail.")] = 0.05,
     task: Annotated[list[str] | None, typer.Option(help="Test this task only; as often as needed.")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write a JUnit XML report.", rich_help_panel=OUTPUT)] = None,

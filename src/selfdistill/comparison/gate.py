@@ -88,7 +88,7 @@ class Gate:
 
 
 def gate(base: Path, new: Path, margin: float = 0.02, alpha: float = 0.05, tasks: Sequence[str] = ()) -> Gate:
-    """Test every probe (or those named). `margin` is the loss that is put up with, as a share.
+    """Test every probe (or those named). `margin` is the tolerated loss, as a share.
 
     A probe passes if the lower bound of the paired difference lies above -margin. It fails if it does not, and NEW is
     worse than BASE beyond chance after Holm's adjustment over the probes: a model without any loss fails some probe

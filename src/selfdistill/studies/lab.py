@@ -185,7 +185,7 @@ class Lab:
         recipe = self._recipe(arm)
         examples, selected, identity = self._distilled(recipe, arm.dataset)
         rows = drawn(examples, max(1, round(arm.share * len(examples))), recipe.seed)
-        # A vanilla arm does not hang on how rewrites were made.
+        # A vanilla arm does not depend on how rewrites were made.
         data = identity if arm.mix else [self.seed_lm.digest, ids_digest(examples)]
         prompter = self._prompter(recipe)
         form = [prompter.format, *prompter.template.train]
