@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from selfdistill.api import Model, compare, distill, evaluate, load, read, run, select, task, train
+    from selfdistill.api.functions import Model, compare, distill, evaluate, load, read, run, select, task, train
     from selfdistill.api.views import Adapter, Comparison, Evaluation, Kept, Rewrites, Rows, Run
     from selfdistill.core.errors import UserError
 
@@ -48,7 +48,9 @@ def __getattr__(name: str) -> Any:
     """A name of the API, imported at its first use."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("selfdistill.core.errors" if name == "UserError" else "selfdistill.api"), name)
+    return getattr(
+        import_module("selfdistill.core.errors" if name == "UserError" else "selfdistill.api.functions"), name
+    )
 
 
 def __dir__() -> list[str]:

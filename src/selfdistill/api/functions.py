@@ -44,17 +44,14 @@ class Model:
     @cached_property
     def opened(self) -> tuple[SeedLM, Prompter, Engine]:
         """The model, what makes its prompts, and what generates with it."""
-        from selfdistill.engines.open import load_for, make_engine
-        from selfdistill.templates import Prompter
+        from selfdistill.engines.open import open_seed
 
         name = self.engine.get("name", "transformers")
         if name not in ENGINES or name == "openai":
             local = ", ".join(engine for engine in ENGINES if engine != "openai")
             raise UserError(f"engine {name!r}: expected one of {local}.")
         settings: Any = checked(ENGINES[name], dict(self.engine), "engine")
-        lm = load_for(settings, self.name)
-        prompter = Prompter.create(lm.tokenizer, self.format, self.template, _progress().warn)
-        return lm, prompter, make_engine(settings, lm, prompter)
+        return open_seed(settings, self.name, self.format, self.template, warn=_progress().warn)
 
 
 def load(

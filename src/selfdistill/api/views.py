@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
 from io import StringIO
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -107,7 +108,7 @@ class Rewrites:
         )
 
     def _repr_html_(self) -> str:
-        shown = [[row.id, row.candidates[0].text[:300] if row.candidates else row.failure] for row in self][:5]
+        shown = [[r.id, r.candidates[0].text[:300] if r.candidates else r.failure] for r in islice(self, 5)]
         return _table(["id", "rewrite"], shown, f"{len(self)} rewrites in {self.path}")
 
 
@@ -232,9 +233,11 @@ class Run:
     @cached_property
     def report(self) -> dict[str, Any]:
         """What report.json holds."""
-        from selfdistill.report.build import build
-
-        return build(self.path)
+        path = self.path / "report.json"
+        if not path.is_file():
+            raise UserError(f"{self.path}: no report.json. Expected the folder of a finished `selfdistill run`.")
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
 
     @cached_property
     def arms(self) -> dict[str, Evaluation]:

@@ -216,7 +216,7 @@ class Asked(Prompt):
         name."""
         from selfdistill.core.config import ENGINES, OpenAISettings, checked
         from selfdistill.core.errors import UserError
-        from selfdistill.engines.open import load_for, make_engine, open_endpoint
+        from selfdistill.engines.open import open_endpoint, open_seed
 
         values = settings_of(self.engine, "--engine") if "=" in self.engine else {"name": self.engine}
         name = values.setdefault("name", "transformers")
@@ -226,9 +226,9 @@ class Asked(Prompt):
             settings = checked(OpenAISettings, {"model": model, **values}, "--engine")
             return settings.model, self.prompter(None, progress), open_endpoint(settings)
         chosen = checked(ENGINES[name], values, "--engine")
-        seed_lm = load_for(chosen, model)
-        prompter = self.prompter(seed_lm.tokenizer, progress)
-        return seed_lm.digest, prompter, make_engine(chosen, seed_lm, prompter)
+        form: Any = self.prompt_format
+        seed_lm, prompter, engine = open_seed(chosen, model, form, self.template, warn=progress.warn)
+        return seed_lm.digest, prompter, engine
 
 
 @dataclass(frozen=True)

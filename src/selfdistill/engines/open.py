@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from selfdistill.core.config import EngineSettings, OpenAISettings, RaySettings, TransformersSettings
 from selfdistill.core.errors import UserError
 from selfdistill.engines.local import end_ids, open_local
 from selfdistill.engines.protocol import Engine
 from selfdistill.models import SeedLM, load_model
-from selfdistill.templates import Prompter
+from selfdistill.templates import Format, Prompter
 
 
 def load_for(settings: EngineSettings, name: str, quantized: bool = False) -> SeedLM:
@@ -18,6 +20,20 @@ def load_for(settings: EngineSettings, name: str, quantized: bool = False) -> Se
             f'train.tune = "qlora": engine = "{settings.name}" takes whole weights. Take engine = "transformers".'
         )
     return load_model(name, settings.dtype if isinstance(settings, TransformersSettings) else "auto", quantized)
+
+
+def open_seed(
+    settings: EngineSettings,
+    name: str,
+    format: Format,
+    template: str,
+    quantized: bool = False,
+    warn: Callable[[str], None] | None = None,
+) -> tuple[SeedLM, Prompter, Engine]:
+    """The seed LM, what makes its prompts, and what generates with it. Raises what its three steps raise."""
+    seed_lm = load_for(settings, name, quantized)
+    prompter = Prompter.create(seed_lm.tokenizer, format, template, warn)
+    return seed_lm, prompter, make_engine(settings, seed_lm, prompter)
 
 
 def make_engine(settings: EngineSettings, seed_lm: SeedLM, prompter: Prompter) -> Engine:

@@ -23,7 +23,7 @@ from selfdistill.core.records import Reason, Selected, read_records
 from selfdistill.core.store import write_atomic
 from selfdistill.methods import METHODS
 from selfdistill.models import resolve
-from selfdistill.report.tables import difference_cell, score_cell, yield_sentence
+from selfdistill.report.tables import difference_cell, markdown_table, score_cell, yield_sentence
 
 ARXIV = re.compile(r"arXiv (\d{4}\.\d{4,5})")
 
@@ -124,7 +124,7 @@ def _card(made: _Made) -> str:
     ]
     dropped = len(made.record["dropped"])
     left_out = f", {dropped} left out as too long" if dropped else ""
-    lines += _table(["", ""], [
+    lines += markdown_table(["", ""], [
         ["base model", f"`{made.base}`, digest `{made.record['identity']['model']}`"],
         ["data", made.data],
         ["trained on", f"{made.record['rows']} rows{left_out}; digest `{made.record['identity']['data']}`"],
@@ -178,7 +178,7 @@ def _link(found: re.Match[str]) -> str:
 def _yield(reasons: Counter[str]) -> list[str]:
     rows = [[reason, str(count), Reason(reason).explained] for reason, count in reasons.most_common()]
     said = f"{yield_sentence(reasons)}."
-    return ["", "## What was distilled", "", said, "", *_table(["reason", "rows", "meaning"], rows)]
+    return ["", "## What was distilled", "", said, "", *markdown_table(["reason", "rows", "meaning"], rows)]
 
 
 def _results(run: Path, name: str, plain: str | None) -> list[str]:
@@ -197,7 +197,7 @@ def _results(run: Path, name: str, plain: str | None) -> list[str]:
         return ["", "## Results", "", "Nothing was measured: the run had no tasks."]
     header = ["task", "n", "seed", name, *(f"{name} - {a}" for a in others)]
     note = "Percent correct with 95 % Wilson intervals; differences in points, paired by item (Newcombe)."
-    return ["", "## Results", "", note, "", *_table(header, rows)]
+    return ["", "## Results", "", note, "", *markdown_table(header, rows)]
 
 
 def _items(result: dict[str, Any]) -> str:
@@ -277,10 +277,6 @@ def _asked(made: _Made) -> str:
         "paper": "Ask it in the paper's plain text (Figure 10), not in a chat template: it was trained with that.",
     }
     return f"FOLDER is the folder of this file, or its name on the hub. {form[made.record['identity']['prompts'][0]]}"
-
-
-def _table(header: list[str], rows: list[list[str]]) -> list[str]:
-    return ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
 
 
 def merged_card(model: str, base_digest: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from selfdistill.report.tables import mean_cell
+
 
 def show(table: dict[str, Any], console: Any) -> None:
     """Print the curves on a rich console, in percent."""
@@ -15,11 +17,7 @@ def show(table: dict[str, Any], console: Any) -> None:
         shown.add_column(title, justify="left" if i == 0 else "right", no_wrap=i < 2)
     for name, curve in table["arms"].items():
         for point in curve:
-            shown.add_row(name, f"{point['strength']:g}", *(escape(_cell(point[r])) for r in ("target", "retained")))
+            shown.add_row(
+                name, f"{point['strength']:g}", *(escape(mean_cell(point[r])) for r in ("target", "retained"))
+            )
     console.print(shown)
-
-
-def _cell(mean: dict[str, Any] | None) -> str:
-    if mean is None:
-        return "not measured"
-    return f"{100 * mean['value']:.1f} [{100 * mean['low']:.1f}, {100 * mean['high']:.1f}]"

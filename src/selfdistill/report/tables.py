@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from statistics import stdev
 from typing import Any
 
 from selfdistill.core.records import Reason
@@ -23,6 +24,12 @@ def score_cell(result: dict[str, Any] | None) -> str:
         return "nothing to judge" if result and result.get("unjudgeable") else "not measured"
     spread = f", sd {100 * result['spread']:.1f} over {len(result['seeds'])} seeds" if result.get("seeds") else ""
     return f"{100 * result['score']:.1f} [{100 * result['low']:.1f}, {100 * result['high']:.1f}]{spread}"
+
+
+def mean_cell(mean: dict[str, Any] | None, seeds: Sequence[float] = ()) -> str:
+    """A mean {value, low, high} with its interval; of several trainings also how far they lie apart."""
+    spread = {"seeds": seeds, "spread": stdev(seeds)} if len(seeds) > 1 else {}
+    return score_cell(mean and mean | {"score": mean["value"]} | spread)
 
 
 def difference_cell(d: dict[str, Any] | None) -> str:
@@ -107,7 +114,7 @@ def metric_rows(table: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]
         for name in names:
             found = {arm: r["metrics"].get(name) for arm, r in task["arms"].items()}
             n = max(m["n"] for m in found.values() if m)
-            cells = [score_cell(m | {"score": m["value"]} if m else None) for m in (found.get(a) for a in arms)]
+            cells = [mean_cell(found.get(a)) for a in arms]
             rows.append([task["task"], name, str(n), *cells])
     return ["task", "metric", "n", *arms], rows
 
@@ -135,9 +142,13 @@ def gap_sentence(values: dict[str, Any]) -> str:
     )
 
 
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table."""
+    return ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
+
+
 def _table(header: list[str], rows: list[list[str]]) -> list[str]:
-    cells = [[_escaped(c) if i == 0 else c for i, c in enumerate(r)] for r in rows]
-    return ["| " + " | ".join(r) + " |" for r in [header, ["---"] * len(header), *cells]]
+    return markdown_table(header, [[_escaped(c) if i == 0 else c for i, c in enumerate(r)] for r in rows])
 
 
 def _escaped(text: str) -> str:

@@ -26,7 +26,7 @@ from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.recipe import load_recipe
 from selfdistill.core.store import locked, write_atomic
-from selfdistill.engines.open import load_for, make_engine
+from selfdistill.engines.open import open_seed
 from selfdistill.engines.protocol import Engine
 from selfdistill.models import SeedLM, adapter_digest
 from selfdistill.run_folder import engine_errors, read_results
@@ -80,9 +80,10 @@ def scale(
         tasks = load_tasks(recipe.tasks, recipe.seed, permissions, progress)
         # An endpoint takes no adapters, so `run` measured its arms here, too.
         settings = TransformersSettings() if isinstance(recipe.engine, OpenAISettings) else recipe.engine
-        seed_lm = load_for(settings, recipe.model, recipe.train.tune == "qlora")
-        prompter = Prompter.create(seed_lm.tokenizer, recipe.distill.format, recipe.distill.template, progress.warn)
-        engine = make_engine(settings, seed_lm, prompter)
+        asked, quantized = recipe.distill, recipe.train.tune == "qlora"
+        seed_lm, prompter, engine = open_seed(
+            settings, recipe.model, asked.format, asked.template, quantized, progress.warn
+        )
         _same_as_the_run(run, evaluation_identity(tasks, seed_lm.digest, engine, prompter, None))
         curves: dict[str, list[dict[str, Any]]] = {}
         with closing(engine):

@@ -9,7 +9,7 @@ from typing import Any
 from selfdistill.core.records import Metric
 from selfdistill.studies.grid import Study
 from selfdistill.studies.lab import SEED, Arm, Lab
-from selfdistill.studies.tables import csv_table, dataset, markdown_table, method
+from selfdistill.studies.tables import csv_table, dataset, method, table_text
 from selfdistill.studies.values import Results, moved_weights, score, shift_from_seed
 
 COLOURS = {"Seed LM": "#8a8a8a", "Vanilla FT": "#c0504d", "SDFT": "#2f7f6f"}
@@ -138,7 +138,7 @@ def _histogram(study: Study, results: Results, out: Path) -> str:
     axis.legend(frameon=False)
     _save(figure, out)
     out.with_suffix(".csv").write_text(csv_table(["method", "similarity"], rows), encoding="utf-8")
-    return markdown_table(["Method", "Dataset", "Mean similarity", "n"], means)
+    return table_text(["Method", "Dataset", "Mean similarity", "n"], means)
 
 
 def _legend(figure: Any, axes: Sequence[Any]) -> None:
@@ -175,4 +175,4 @@ def _numbers(study: Study, series: Series, out: Path) -> str:
         rows.append([method(arm), dataset(arm), *cells])
     header = ["arm", "mix_ratio", "share", "measure", "value", "low", "high", "n"]
     out.with_suffix(".csv").write_text(csv_table(header, lines), encoding="utf-8")
-    return markdown_table(["Method", "Dataset", *series], rows)
+    return table_text(["Method", "Dataset", *series], rows)

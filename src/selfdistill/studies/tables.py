@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 
 from selfdistill.core.records import Metric
+from selfdistill.report.tables import markdown_table
 from selfdistill.report.unjudgeable import unjudgeable_line
 from selfdistill.studies.grid import Column, Study
 from selfdistill.studies.lab import Arm
@@ -49,10 +50,9 @@ def points(value: Metric | None) -> str:
     return f"{100 * value.value:+.1f} [{100 * value.low:+.1f}, {100 * value.high:+.1f}]"
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lines of a Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+def table_text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table as a text that ends its last line."""
+    return "\n".join(markdown_table(header, rows)) + "\n"
 
 
 def csv_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -78,7 +78,7 @@ def score_table(study: Study, results: Results) -> str:
     sizes = [_n(results, study, column) for column in study.columns]
     header = ["Method", "Dataset"]
     header += [f"{c.title} (n = {n})" if n else c.title for c, n in zip(study.columns, sizes, strict=True)]
-    return markdown_table(header, rows)
+    return table_text(header, rows)
 
 
 def difference_table(study: Study, results: Results) -> str:
@@ -90,7 +90,7 @@ def difference_table(study: Study, results: Results) -> str:
         if arm.mix and vanilla in results and arm in results:
             cells = [points(difference(results, vanilla, arm, c)) for c in columns]
             rows.append([f"{method(arm)} - Vanilla FT", dataset(arm), *cells])
-    return markdown_table(["Difference", "Dataset", *(c.title for c in columns)], rows) if rows else ""
+    return table_text(["Difference", "Dataset", *(c.title for c in columns)], rows) if rows else ""
 
 
 def score_csv(study: Study, results: Results) -> str:
@@ -119,7 +119,7 @@ def classes(study: Study, results: Results) -> str:
             labels = results[arm][task].result.labels
             if labels:
                 rows.append([method(arm), dataset(arm), task, ", ".join(f"{k} {v}" for k, v in labels.items())])
-    return markdown_table(["Method", "Dataset", "Task", "Answers"], rows) if rows else ""
+    return table_text(["Method", "Dataset", "Task", "Answers"], rows) if rows else ""
 
 
 def unjudgeable(study: Study, results: Results) -> str:
@@ -130,7 +130,7 @@ def unjudgeable(study: Study, results: Results) -> str:
         for task in (study.tasks if arm in results else ())
         if (found := results[arm][task].result.unjudgeable)
     ]
-    return markdown_table(["Method", "Dataset", "Task", "Items"], rows) if rows else ""
+    return table_text(["Method", "Dataset", "Task", "Items"], rows) if rows else ""
 
 
 def _n(results: Results, study: Study, column: Column) -> int | None:

@@ -17,10 +17,9 @@ import json
 import math
 import shlex
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from statistics import stdev
 from typing import Any
 
 from jinja2 import Environment
@@ -37,8 +36,8 @@ from selfdistill.report.tables import (
     difference_cell,
     difference_rows,
     gap_sentence,
+    mean_cell,
     overlap_lines,
-    score_cell,
     score_rows,
     shift_table,
     spread_rows,
@@ -169,20 +168,14 @@ def _facts(report: dict[str, Any], manifest: dict[str, Any], recipe: dict[str, A
 def _point_rows(points: list[dict[str, Any]], curves: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
     """The scatter's numbers."""
     rows = [
-        [p["name"], *(_mean_cell(p[role], [s[k] for s in p["seeds"]]) for k, role in ((1, "target"), (0, "retained")))]
+        [p["name"], *(mean_cell(p[role], [s[k] for s in p["seeds"]]) for k, role in ((1, "target"), (0, "retained")))]
         for p in points
     ]
     for arm, curve in curves.items():
         for p in curve:
             if float(p["strength"]) not in (0, 1):
-                rows.append([f"{arm} × {p['strength']:g}", _mean_cell(p["target"]), _mean_cell(p["retained"])])
+                rows.append([f"{arm} × {p['strength']:g}", mean_cell(p["target"]), mean_cell(p["retained"])])
     return rows
-
-
-def _mean_cell(mean: dict[str, Any] | None, seeds: Sequence[float] = ()) -> str:
-    """A mean over tasks with its interval; of several trainings also how far they lie apart."""
-    spread = {"seeds": seeds, "spread": stdev(seeds)} if len(seeds) > 1 else {}
-    return score_cell(mean and mean | {"score": mean["value"]} | spread)
 
 
 def _forest(report: dict[str, Any]) -> dict[str, Any]:
