@@ -19,6 +19,7 @@ from hypothesis import settings
 settings.register_profile("here", deadline=None)  # first calls import large libraries
 settings.load_profile("here")
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S"] = "300"  # a cluster that hangs fails a test, not the suite
 if "PYTEST_XDIST_WORKER" in os.environ:  # a core each: more threads than cores are many times slower
     os.environ["OMP_NUM_THREADS"] = "1"
 

@@ -194,17 +194,18 @@ def test_an_adapter_is_on_within_its_block_only(contract, strong_adapter, tmp_pa
     if lm.name != "embedded":
         pytest.skip("the adapter is the embedded model's")
     requests = requests_for(lm, Sampling(24), count=1)
-    before = {c.id: c.text for c in engine.generate(requests)}
+    foreign = load_model(str(foreign_folder)).model
+    get_peft_model(foreign, LoraConfig(target_modules=["query_key_value"])).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="does not fit this model") as kept, engine.adapter(str(tmp_path)):
+        list(engine.generate(requests))
+    before = {c.id: c.text for c in engine.generate(requests)}  # the error that is still held holds no worker
+    assert kept.tb
     with engine.adapter(strong_adapter):
         within = {c.id: c.text for c in engine.generate(requests)}
     assert {c.id: c.text for c in engine.generate(requests)} == before != within
     plain = load_model("embedded")
     plain.model = PeftModel.from_pretrained(plain.model, strong_adapter).eval()
     assert within == {r.id: one_by_one(plain, r)[0] for r in requests}
-    foreign = load_model(str(foreign_folder)).model
-    get_peft_model(foreign, LoraConfig(target_modules=["query_key_value"])).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="does not fit this model"), engine.adapter(str(tmp_path)):
-        list(engine.generate(requests))
 
 
 def test_it_starts_again_after_closing(contract):

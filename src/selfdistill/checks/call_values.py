@@ -5,14 +5,13 @@ from __future__ import annotations
 import ast
 import json
 import math
-import threading
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-_PARSER = threading.Lock()
-"""CPython 3.11 counts the depth of all threads that parse in one number, and raises SystemError (bpo-106905)."""
+from selfdistill.core.syntax import parse, parse_expression
+
 UNSURE = "\0"
 """Stands in a value that cannot be told: of a name that is assigned several times, or in a loop."""
 _NAMES = {"true": True, "false": False, "null": None}  # JSON's, which models write into Python as well
@@ -51,8 +50,7 @@ class Assigned(NamedTuple):
 def parsed(source: str) -> ast.expr | None:
     """A Python expression; None for what is none."""
     try:
-        with _PARSER:
-            return ast.parse(source, mode="eval").body
+        return parse_expression(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 
@@ -61,8 +59,7 @@ def parsed_parameters(source: str) -> dict[str, str] | None:
     """The parameters of a signature, `a: str, b=1`, and their types as JSON schema names them ("" where it has no name
     for it); None for what is no signature, such as the arguments of a call."""
     try:
-        with _PARSER:
-            (function,) = ast.parse(f"def _({source}): 0").body
+        (function,) = parse(f"def _({source}): 0")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
     assert isinstance(function, ast.FunctionDef)

@@ -26,6 +26,8 @@ from typing import Any, Literal
 
 from markdown_it import MarkdownIt
 
+from selfdistill.core.syntax import parse
+
 ANSWER = "<answer>"
 warnings.filterwarnings("ignore", module=ANSWER)  # what Python says of a model's style is not for our users
 
@@ -178,7 +180,7 @@ def _parsed(text: str) -> Block | None:
     for form in dict.fromkeys((text, textwrap.dedent(text), textwrap.dedent(text.translate(_ODD)))):
         try:
             compile(form, ANSWER, "exec", dont_inherit=True)  # some errors only the compiler finds: a return outside
-            return Block(form, ast.parse(form, ANSWER).body)
+            return Block(form, parse(form, ANSWER))
         except _BROKEN:
             continue
     return None
@@ -230,7 +232,7 @@ def _statement(lines: list[str], at: int, cut: bool, effort: int) -> tuple[str |
         spent += 200 + len(piece)  # what a parse costs at least is that of a few lines
         source = textwrap.dedent(piece)
         try:
-            (node, *_) = ast.parse(source, ANSWER).body
+            (node, *_) = parse(source, ANSWER)
             return (piece if _matters(node) else None), stop, spent
         except SyntaxError as error:
             if not shortened and stop < len(lines) and _is_begun(source):

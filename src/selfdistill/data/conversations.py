@@ -7,13 +7,13 @@ Out: the turns up to the last question, and the answer to it. Assistant turns th
 
 from __future__ import annotations
 
-import ast
 import json
 from collections.abc import Callable
 from typing import Any, Literal
 
 from selfdistill.core.errors import UserError
 from selfdistill.core.records import Turn
+from selfdistill.core.syntax import literal
 
 Role = Literal["system", "user", "assistant"]
 
@@ -58,7 +58,7 @@ def listed(value: Any) -> Any:
     """The list that a text spells, as JSON or as Python prints it, for tables whose cells hold only text; else the
     value as it is."""
     if isinstance(value, str) and value.lstrip().startswith("["):
-        for read in (json.loads, ast.literal_eval):
+        for read in (json.loads, literal):
             try:
                 found = read(value)
             except (ValueError, SyntaxError, RecursionError, MemoryError):

@@ -11,7 +11,7 @@ import logging
 import pickle
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -90,7 +90,7 @@ class RayEngine:
             return
         import ray
         from ray.data import ActorPoolStrategy, DataContext
-        from ray.data.exceptions import SystemException
+        from ray.data.exceptions import ExecutionTimeoutError, SystemException
 
         self._connect()
         DataContext.get_current().enable_progress_bars = False
@@ -106,20 +106,25 @@ class RayEngine:
             num_gpus=self.settings.gpus,
             max_restarts=10,  # a worker that dies while it loads would be started again for ever
         )
-        rows_done = iter(done.iter_rows())
-        while True:
-            try:
-                row = next(rows_done, None)
-            except (ray.exceptions.RayError, SystemException) as error:
-                raise UserError(
-                    f"engine ray: a worker failed: {_why(error)}. Ray's logs on the nodes say more."
-                ) from None
-            if row is None:
-                return
-            answer = pickle.loads(row["block"])  # what our own workers pickled
-            if isinstance(answer, UserError):
-                raise answer
-            yield answer
+        with closing(iter(done.iter_rows())) as rows_done:  # whoever stops early leaves no worker behind
+            while True:
+                try:
+                    row = next(rows_done, None)
+                except (ray.exceptions.RayError, SystemException) as error:
+                    raise UserError(
+                        f"engine ray: a worker failed: {_why(error)}. Ray's logs on the nodes say more."
+                    ) from None
+                except ExecutionTimeoutError:
+                    raise UserError(
+                        "engine ray: no worker got anywhere for a long time: the cluster is busy with something else. "
+                        "Wait until it has room, and run the same command again."
+                    ) from None
+                if row is None:
+                    return
+                answer = pickle.loads(row["block"])  # what our own workers pickled
+                if isinstance(answer, UserError):
+                    raise answer
+                yield answer
 
     def _connect(self) -> None:
         import ray
