@@ -24,7 +24,10 @@ def threads_meet():
     interval, threshold = sys.getswitchinterval(), gc.get_threshold()
     sys.setswitchinterval(1e-6)
     gc.set_threshold(50)
-    collected = lambda phase, info: sum(range(50))
+
+    def collected(phase, info):
+        sum(range(50))
+
     gc.callbacks.append(collected)
     yield
     gc.callbacks.remove(collected)
