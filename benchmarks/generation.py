@@ -39,7 +39,7 @@ LIMIT = 256
 
 def prompts(lm: SeedLM, data: str, rows: int) -> list[Request]:
     """Distillation prompts of the microworld."""
-    prompter = Prompter.create(lm.tokenizer, "chat", "using")
+    prompter = Prompter.create(lm.tokenizer)
     examples = read_examples(DataSettings(path=f"micro:{data}", sample=rows))
     return [Request(e.id, prompter.distill(e.prompt, e.reference), Sampling(LIMIT)) for e in examples]
 
@@ -97,7 +97,7 @@ def floor(lm: SeedLM, requests: Sequence[Request], tokens: int) -> float:
 def arm(name: str, data: str, rows: int, batch: int) -> dict[str, Any]:
     """Run one arm here: texts by id, tokens, seconds, peak memory beyond the imports in MB."""
     lm = load_model("embedded")
-    ends = end_ids(lm, Prompter.create(lm.tokenizer, "chat", "using"))
+    ends = end_ids(lm, Prompter.create(lm.tokenizer))
     requests = prompts(lm, data, rows)
     settings = VllmSettings(dtype="float32", max_num_seqs=batch or 128)
     engines: dict[str, Callable[[Sequence[Request]], Iterable[Completion]]] = {
@@ -182,7 +182,7 @@ def speculation(name: str, rows: int) -> dict[str, Any]:
     """One way of speculating, or not, here: by family and batch size, tokens a second and texts. Every batch is waited
     for before the next; batches of one are a quarter of the rows."""
     lm = load_model("embedded")
-    ends = end_ids(lm, Prompter.create(lm.tokenizer, "chat", "using"))
+    ends = end_ids(lm, Prompter.create(lm.tokenizer))
     engine = None
     if name.startswith("vllm"):
         settings = VllmSettings(dtype="float32", max_num_seqs=max(BATCHES), speculate=name.endswith("on"))
@@ -244,11 +244,12 @@ class OneByOne:
 
 def study(items: int, rows: int, slow: bool, out: Path) -> dict[str, Any]:
     """The demo's study: seconds by stage, and every prediction."""
-    from selfdistill import pipeline as stage
+    from selfdistill import pipeline
     from selfdistill.cli.demo import demo_recipe
     from selfdistill.core.records import Prediction, read_records
-    from selfdistill.engines.open import make_engine
+    from selfdistill.engines import open as opened
 
+    make_engine = opened.make_engine
     recipe = demo_recipe("rare_tools", True)
     recipe = recipe.model_copy(
         update={
@@ -257,9 +258,9 @@ def study(items: int, rows: int, slow: bool, out: Path) -> dict[str, Any]:
         }
     )
     spent = {"generation": 0.0}
-    stage.make_engine = lambda *a: Timed(OneByOne(make_engine(*a)) if slow else make_engine(*a), spent)
+    opened.make_engine = lambda *a: Timed(OneByOne(make_engine(*a)) if slow else make_engine(*a), spent)
     started = time.perf_counter()
-    stage.run(recipe, out)
+    pipeline.run(recipe, out)
     seconds = time.perf_counter() - started
     stages = json.loads((out / "run.json").read_text())["seconds"]
     training = sum(v for k, v in stages.items() if k.startswith("train"))

@@ -43,7 +43,7 @@ def cell(
 ) -> dict[str, Scores]:
     """Distill once, then train and evaluate both arms at every strength. Returns strength -> arm -> task -> result."""
     examples = read_examples(recipe.data, seed=seed)
-    prompter = Prompter.create(lm.tokenizer, recipe.distill.format, recipe.distill.template)
+    prompter = Prompter.create(lm.tokenizer, recipe.prompt)
     engine = make_engine(recipe.engine, lm, prompter)
     tasks = load_tasks(recipe.tasks, 0, Permissions(allow_code=True), progress)
     reference = evaluate(tasks, seed_results, lm.digest, engine, prompter, name="seed", progress=progress)

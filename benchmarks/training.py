@@ -46,7 +46,7 @@ SEED = 0
 
 def data(lm: SeedLM, rows: int) -> list[tuple[list[int], list[int]]]:
     """Tokenized rows with labels."""
-    prompter = Prompter.create(lm.tokenizer, "chat", "using")
+    prompter = Prompter.create(lm.tokenizer)
     examples = read_examples(DataSettings(path=f"micro:{MIXED}", sample=rows))
     return [row for e in examples for row in sequences(e, e.references, prompter)]
 

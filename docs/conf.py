@@ -54,6 +54,7 @@ def _fill(app: Sphinx, page: str, source: list[str]) -> None:
 TABLES: list[tuple[str, type[BaseModel]]] = [
     ("The recipe itself", config.Recipe),
     ("`[data]`", config.DataSettings),
+    ("`[prompt]`", config.PromptSettings),
     ("`[distill]`", config.DistillSettings),
     ("`[select]`", config.SelectSettings),
     ("`[train]`", config.TrainSettings),

@@ -274,7 +274,7 @@ def write_card(out: Path) -> None:
     settings = [TaskSettings(name=a, path=f"micro:{a}", limit=400, max_new_tokens=160) for a in world.ABILITIES]
     tasks = load_tasks(settings, 0, Permissions(allow_code=True), progress)
     seed_lm = load_model(str(out))
-    prompter = Prompter.create(seed_lm.tokenizer, "chat", "using")
+    prompter = Prompter.create(seed_lm.tokenizer)
     with tempfile.TemporaryDirectory() as scratch:
         engine = make_engine(TransformersSettings(), seed_lm, prompter)
         results = evaluate(tasks, Path(scratch), seed_lm.digest, engine, prompter, progress=progress)

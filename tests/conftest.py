@@ -100,7 +100,7 @@ def engine(embedded):
     from selfdistill.engines.open import make_engine
     from selfdistill.templates import Prompter
 
-    prompter = Prompter.create(embedded.tokenizer, "chat", "using")
+    prompter = Prompter.create(embedded.tokenizer)
     return make_engine(TransformersSettings(rows=16), embedded, prompter)
 
 

@@ -18,7 +18,7 @@ from test_knowledge import needs_harness, write_task
 from selfdistill import checks
 from selfdistill.comparison.differences import compare
 from selfdistill.comparison.gate import gate
-from selfdistill.core.config import DataSettings, TaskSettings, TransformersSettings
+from selfdistill.core.config import DataSettings, PromptSettings, TaskSettings, TransformersSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.records import Example, Prediction, Verdict, dump, read_records
@@ -48,15 +48,15 @@ def asked(tmp_path_factory, embedded, engine, foreign_folder):
     folder = tmp_path_factory.mktemp("asked")
     (task,) = load(TaskSettings(name="facts", path="micro:facts", limit=4, max_new_tokens=8))
     for form in ("chat", "paper"):
-        prompter = Prompter.create(embedded.tokenizer, form, "using")
+        prompter = Prompter.create(embedded.tokenizer, PromptSettings(format=form))
         evaluate([task], folder / form, embedded.digest, engine, prompter)
     adapter = random_adapter(folder / "adapter", 0.5)
-    prompter = Prompter.create(embedded.tokenizer, "chat", "using")
+    prompter = Prompter.create(embedded.tokenizer)
     with engine.adapter(adapter):
         evaluate([task], folder / "tuned", embedded.digest, engine, prompter, adapter_digest(adapter))
     lm = load_model(str(foreign_folder))
     for form in ("chat", "paper"):
-        other = Prompter.create(lm.tokenizer, form, "using")
+        other = Prompter.create(lm.tokenizer, PromptSettings(format=form))
         evaluate([task], folder / f"foreign-{form}", lm.digest, make_engine(TransformersSettings(), lm, other), other)
     return folder
 
@@ -90,7 +90,7 @@ def test_arms_that_were_asked_other_prompts_are_refused(asked, other):
 
 
 def test_a_chat_template_that_writes_something_else_is_another_prompt(asked, tmp_path, embedded, engine):
-    dated = replace(Prompter.create(embedded.tokenizer, "chat", "using"))
+    dated = replace(Prompter.create(embedded.tokenizer))
     template = embedded.tokenizer.chat_template
     (task,) = load(TaskSettings(name="facts", path="micro:facts", limit=4, max_new_tokens=8))
     try:
@@ -124,7 +124,7 @@ def own_check(tmp_path, monkeypatch):
 
 
 def test_a_changed_check_is_named_and_regrading_mends_it(tmp_path, own_check, embedded, engine):
-    prompter = Prompter.create(embedded.tokenizer, "chat", "using")
+    prompter = Prompter.create(embedded.tokenizer)
 
     def measure():
         tasks = load(
@@ -146,7 +146,7 @@ def test_a_changed_check_is_named_and_regrading_mends_it(tmp_path, own_check, em
 
 
 def test_the_source_of_built_in_checks_is_part_of_the_identity(tmp_path, monkeypatch, embedded, engine):
-    prompter = Prompter.create(embedded.tokenizer, "chat", "using")
+    prompter = Prompter.create(embedded.tokenizer)
     tasks = load(TaskSettings(name="facts", path="micro:facts", limit=2, max_new_tokens=8))
     evaluate(tasks, tmp_path / "e", embedded.digest, engine, prompter)
     found = checks.source_digest("contains")
@@ -158,7 +158,7 @@ def test_the_source_of_built_in_checks_is_part_of_the_identity(tmp_path, monkeyp
 
 @needs_harness
 def test_another_harness_is_another_evaluation(tmp_path, monkeypatch, embedded, engine):
-    prompter = Prompter.create(embedded.tokenizer, "chat", "using")
+    prompter = Prompter.create(embedded.tokenizer)
     tasks = load(TaskSettings(name="q", path="lm-eval:micro_arc", limit=4))
     evaluate(tasks, tmp_path / "e", embedded.digest, engine, prompter)
     monkeypatch.setattr("selfdistill.stages.identity.version", lambda package: "9.9")

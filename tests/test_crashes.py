@@ -26,7 +26,7 @@ ROWS = 60
 WATCHED = """
 import sys
 from selfdistill.cli import main
-from selfdistill.engines import open as engines, ray
+from selfdistill.engines import open as engines, openai, ray
 
 asked = sys.argv.pop(1)
 
@@ -43,8 +43,8 @@ def watched(make):
         return engine
     return opened
 
-engines.open_local, engines.open_endpoint = watched(engines.open_local), watched(engines.open_endpoint)
-ray.RayEngine = watched(ray.RayEngine)
+engines.open_local = watched(engines.open_local)
+openai.OpenAIEngine, ray.RayEngine = watched(openai.OpenAIEngine), watched(ray.RayEngine)
 main()
 """
 """`selfdistill`, with the ids of all that its engine is asked in a file."""

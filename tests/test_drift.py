@@ -22,7 +22,7 @@ pytest.importorskip("sacrebleu", reason="needs the paper extra")
 
 def divergence(embedded, tuned, count=4):
     items = read_examples(DataSettings(path="micro:facts", split="test", sample=count))
-    prompter = Prompter.create(embedded.tokenizer, "chat", "using")
+    prompter = Prompter.create(embedded.tokenizer)
     return items, prompter, *divergences(embedded, tuned, items, prompter, 24, 0, lambda n: None)
 
 

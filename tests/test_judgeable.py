@@ -54,7 +54,7 @@ def task_of(tmp_path, readable: int, count: int = 6, **more) -> Task:
 
 @pytest.fixture
 def ask(tmp_path, embedded, engine):
-    prompter = Prompter.create(embedded.tokenizer, "chat", "using")
+    prompter = Prompter.create(embedded.tokenizer)
 
     def asked(task: Task, name: str = "e"):
         return evaluate([task], tmp_path / name, embedded.digest, engine, prompter)[0], tmp_path / name

@@ -150,7 +150,7 @@ def test_an_adapter_changes_likelihoods_but_neither_the_items_nor_the_model(
 @pytest.mark.parametrize("name", QUIZZES)
 def test_log_likelihoods_are_those_of_the_engine(name, embedded, engine, quizzes, spied):
     ask(name, embedded, quizzes, limit=4)
-    prompter, tokenizer = Prompter.create(embedded.tokenizer, "chat", "using"), embedded.tokenizer
+    prompter, tokenizer = Prompter.create(embedded.tokenizer), embedded.tokenizer
     ours, theirs = [], {}
     for task, samples in spied[0]["samples"].items():
         for sample in samples:

@@ -24,7 +24,7 @@ from selfdistill.report.page.svg import SHAPES, Frame, Labels, clean, tag, ticks
 
 ARMS = ("seed", "vanilla", "sdft")
 TRAINED = [
-    {"name": n, "method": n, "base": b, "mix_ratio": float(n == "sdft"), "rows": None, "seed": 0}
+    {"name": n, "method": n, "base": b, "mix_ratio": float(n == "sdft"), "size": None, "seed": 0}
     for n, b in (("vanilla", None), ("sdft", "vanilla"))
 ]
 EVIL = (
@@ -338,7 +338,7 @@ def test_what_was_not_measured_is_said(tmp_path):
 
 def test_seeds_and_sweeps_have_their_points(tmp_path):
     arms = [
-        {"name": f"{m}{x}-seed{s}", "method": m, "base": f"vanilla-seed{s}" if x else None, "mix_ratio": r, "rows": None, "seed": s}
+        {"name": f"{m}{x}-seed{s}", "method": m, "base": f"vanilla-seed{s}" if x else None, "mix_ratio": r, "size": None, "seed": s}
         for s in (1, 2) for m, x, r in (("vanilla", "", 0.0), ("sdft", "-mix0.5", 0.5), ("sdft", "-mix1", 1.0))
     ]  # fmt: skip
     run = make_run(tmp_path / "run", trained=arms)

@@ -142,7 +142,7 @@ def test_recipes_hold_the_papers_settings_and_name_their_table(name):
     assert recipe.train.lora() == {"rank": 8, "alpha": 16, "targets": ["q_proj", "v_proj"]}
     full = load_world("paper", ["train.tune=full", "train.lr=1e-5"], None)[name]
     assert (full.train.tune, full.train.lr) == ("full", 1e-5)
-    assert recipe.distill.format == "paper" and recipe.distill.temperature == 0
+    assert recipe.prompt.format == "paper" and recipe.distill.temperature == 0
     text = (resources.files("selfdistill") / "recipes" / "paper" / f"{name}.toml").read_text()
     assert text.startswith(("# Table", "# No table"))
     assert all(t.path.partition(":")[2] in BENCHMARKS for t in recipe.tasks if t.path.startswith("paper:"))
@@ -162,7 +162,7 @@ def test_micro_recipes_are_counterparts_of_the_papers():
     assert micro.keys() == paper.keys() - {"openhermes"}
     for name, recipe in micro.items():
         assert [(t.name, t.role) for t in recipe.tasks] == [(t.name, t.role) for t in paper[name].tasks]
-        assert recipe.distill.template == paper[name].distill.template
+        assert recipe.prompt.template == paper[name].prompt.template
 
 
 def test_jailbreaks_change_the_request_and_nothing_else(tmp_path):

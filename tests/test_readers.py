@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from selfdistill.core.config import DataSettings
+from selfdistill.core.config import DataSettings, PromptSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.records import Example, Rewrite, content_id, dump
@@ -415,7 +415,7 @@ def test_a_turn_without_weight_is_read_as_context_and_what_follows_the_last_trai
 @pytest.mark.parametrize("form", ["chat", "paper"])
 def test_a_turn_without_weight_has_no_loss_and_stands_in_the_prompt(tmp_path, embedded, form):
     (example,) = read(write_jsonl(tmp_path / "d.jsonl", [half_trained({"weight": 0})]))
-    prompter = Prompter.create(embedded.tokenizer, form, "using")
+    prompter = Prompter.create(embedded.tokenizer, PromptSettings(format=form))
     made = sequences(example, example.references, prompter)
     trained = [i for _, labels in made for i in labels if i != -100]
     assert trained == prompter.response("A1") + prompter.response("A3")

@@ -37,7 +37,7 @@ def two_turns(tmp_path):
 
 
 def distill(examples, out, lm, engine, settings, seed=0):
-    prompter = Prompter.create(lm.tokenizer, settings.format, settings.template)
+    prompter = Prompter.create(lm.tokenizer)
     assert run_distill(examples, out, lm.digest, engine, prompter, settings, seed) == 0
     return out
 
@@ -116,7 +116,7 @@ class Failing:
 def test_rows_that_the_engine_failed_on_are_tried_again_and_no_others(tmp_path, embedded, engine):
     examples = micro(count=10)
     settings = DistillSettings(max_new_tokens=24, candidates=2, temperature=0.7)
-    prompter = Prompter.create(embedded.tokenizer, "chat", "using")
+    prompter = Prompter.create(embedded.tokenizer)
     whole = distill(examples, tmp_path / "whole.jsonl", embedded, engine, settings)
     out = tmp_path / "r.jsonl"
     wrong, refused = examples[3].id, examples[5].id
@@ -146,7 +146,7 @@ def test_rows_that_the_engine_failed_on_are_tried_again_and_no_others(tmp_path, 
 
 def test_items_that_the_engine_failed_on_are_asked_again_and_no_others(tmp_path, embedded, engine):
     tasks = load_tasks([TaskSettings(name="facts", path="micro:facts", limit=8)], 0, Permissions(), Progress())
-    prompter = Prompter.create(embedded.tokenizer, "chat", "using")
+    prompter = Prompter.create(embedded.tokenizer)
     whole = evaluate(tasks, tmp_path / "a", embedded.digest, engine, prompter)
     wrong, refused = (e.id for e in tasks[0].items[:2])
     failing = Failing(engine, lambda key: {f"{wrong}~": "error", f"{refused}~": "rejected"}.get(key))
@@ -167,7 +167,7 @@ def test_items_that_the_engine_failed_on_are_asked_again_and_no_others(tmp_path,
 def test_an_engine_that_gives_up_loses_no_text_it_has_answered(tmp_path, embedded, engine):
     examples = micro(count=8)
     settings = DistillSettings(max_new_tokens=24)
-    prompter = Prompter.create(embedded.tokenizer, "chat", "using")
+    prompter = Prompter.create(embedded.tokenizer)
 
     class GivesUp(Failing):
         def generate(self, requests):
@@ -189,7 +189,7 @@ def test_an_engine_that_gives_up_loses_no_text_it_has_answered(tmp_path, embedde
 def test_samples_give_unbiased_pass_at_k_beside_the_greedy_score(tmp_path, embedded, engine):
     settings = TaskSettings(name="facts", path="micro:facts", limit=6, max_new_tokens=24, samples=10, temperature=1.5)
     tasks = load_tasks([settings], 0, Permissions(), Progress())
-    prompter = Prompter.create(embedded.tokenizer, "chat", "using")
+    prompter = Prompter.create(embedded.tokenizer)
     (result,) = evaluate(tasks, tmp_path / "e", embedded.digest, engine, prompter)
     answers = list(read_records(tmp_path / "e" / "predictions.jsonl", Prediction))
     assert all(len(p.samples) == 10 for p in answers) and len({s.text for p in answers for s in p.samples}) > 10
@@ -205,7 +205,7 @@ def test_samples_give_unbiased_pass_at_k_beside_the_greedy_score(tmp_path, embed
 def test_a_harness_task_that_was_torn_is_measured_again(tmp_path, embedded, engine, kept):
     pytest.importorskip("lm_eval", reason="needs pip install 'selfdistill[paper]'")
     tasks = load_tasks([TaskSettings(name="q", path="lm-eval:micro_arc", limit=50)], 0, Permissions(), Progress())
-    prompter = Prompter.create(embedded.tokenizer, "chat", "using")
+    prompter = Prompter.create(embedded.tokenizer)
     whole = evaluate(tasks, tmp_path / "a", embedded.digest, engine, prompter)
     lines = (tmp_path / "a" / "predictions.jsonl").read_bytes().splitlines(keepends=True)
     torn = tmp_path / "b"
@@ -408,5 +408,5 @@ def test_real_files_lose_no_row(tmp_path, name, check):
 
 def test_engine_for_the_foreign_model_ends_where_its_template_ends(foreign_folder):
     lm = load_model(str(foreign_folder))
-    engine = make_engine(TransformersSettings(rows=4), lm, Prompter.create(lm.tokenizer, "chat", "using"))
+    engine = make_engine(TransformersSettings(rows=4), lm, Prompter.create(lm.tokenizer))
     assert engine.end_ids == {2}

@@ -141,8 +141,8 @@ def test_a_resolved_recipe_runs_again(tmp_path):
     path = recipe(
         tmp_path, '[train]\ntargets = "all-linear"\n[[tasks]]\nname = "t"\npath = "x"\ncheck = \'regex:"(a\\b)\'\n'
     )
-    first = load_recipe(path, ["train.epochs=1", "distill.template=refer", "seed=3", "data.columns={prompt = 'q'}"])
-    assert (first.train.epochs, first.distill.template, first.seed) == (1, "refer", 3)
+    first = load_recipe(path, ["train.epochs=1", "prompt.template=refer", "seed=3", "data.columns={prompt = 'q'}"])
+    assert (first.train.epochs, first.prompt.template, first.seed) == (1, "refer", 3)
     assert first.data.columns == {"prompt": "q"}
     path.write_text(to_toml(first))
     assert load_recipe(path, []) == first

@@ -80,7 +80,7 @@ def evaluated(run, arm, strength, engine, embedded, prompter, folder):
 def test_all_of_it_is_the_arm_and_none_of_it_the_seed(small_run, tmp_path, embedded, engine):
     from selfdistill.templates import Prompter
 
-    prompter = Prompter.create(embedded.tokenizer, "chat", "using")
+    prompter = Prompter.create(embedded.tokenizer)
     seed, arm = ((small_run / name / "predictions.jsonl").read_bytes() for name in ("seed", "vanilla"))
     assert seed != arm
     assert evaluated(small_run, "vanilla", 1.0, engine, embedded, prompter, tmp_path / "1") == arm

@@ -98,7 +98,7 @@ def test_other_settings_in_the_same_folder_are_other_runs(done, tmp_path):
     out, _ = done
     before = (out / "table2.csv").read_bytes()
     (tmp_path / "own.txt").write_text("Rewrite: {instruction} -> {reference}")
-    for change in (["seed=1"], ["distill.format=paper"], [f"distill.template={tmp_path / 'own.txt'}"]):
+    for change in (["seed=1"], ["prompt.format=paper"], [f"prompt.template={tmp_path / 'own.txt'}"]):
         settings = [part for c in change for part in ("--set", c)]
         ran = cli("study", "table2", "--datasets", "openfunctions", "--out", out, *SMALL, *settings)
         assert ran.returncode == 0, ran.stderr

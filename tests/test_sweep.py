@@ -22,7 +22,7 @@ seeds = [3, 4]
 data = { path = "micro:rare_tools", sample = 24 }
 distill = { max_new_tokens = 96 }
 select = { check = "function_call" }
-train = { epochs = 1, lr = 3e-3, mix_ratio = [0.5, 1.0], rows = [8, 16] }
+train = { epochs = 1, lr = 3e-3, mix_ratio = [0.5, 1.0], size = [8, 16] }
 
 [[tasks]]
 name = "target"
@@ -67,7 +67,7 @@ def test_every_point_is_trained_once_from_one_distillation(swept):
     for name, arm in arms.items():
         by_data.setdefault(training[name]["identity"]["data"], set()).add((arm["rows"], arm["mix_ratio"]))
     assert all(len(points) == 1 for points in by_data.values()) and len(by_data) == 6
-    losses = [training[f"vanilla-rows16-seed{s}"]["loss"] for s in (3, 4)]
+    losses = [training[f"vanilla-size16-seed{s}"]["loss"] for s in (3, 4)]
     assert losses[0] != losses[1]
 
 
@@ -86,14 +86,14 @@ def test_the_report_has_means_over_seeds_their_spread_and_the_error_of_the_items
             assert result["low"] <= result["score"] <= result["high"]
             assert result["n"] == sum(map(len, seeds))
             assert result["n"] == result["correct"] + result["wrong"] + result["truncated"] + result["errors"]
-        difference = next(d for d in task["differences"] if (d["a"], d["b"]) == ("vanilla-rows16", "sdft-mix1-rows16"))
+        difference = next(d for d in task["differences"] if (d["a"], d["b"]) == ("vanilla-size16", "sdft-mix1-size16"))
         a, b = (task["arms"][difference[x]]["score"] for x in "ab")
         assert difference["value"] == pytest.approx(b - a)
         assert difference["n"] == 6  # an item counts once, however many seeds answered it
     text = (swept / "report.md").read_text()
-    assert "sd between seeds" in text and "sdft-mix0.5-rows8 against vanilla-rows8" in text
+    assert "sd between seeds" in text and "sdft-mix0.5-size8 against vanilla-size8" in text
     shown = (swept.parent / "stdout").read_text()
-    assert "trainings with other seeds" in shown and "sdft-mix0.5-rows16" in shown
+    assert "trainings with other seeds" in shown and "sdft-mix0.5-size16" in shown
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=40))
@@ -109,8 +109,8 @@ def test_values_that_stand_twice_and_more_rows_than_there_are_are_refused():
         return arms_of(checked(Recipe, {"model": "m", "data": {"path": "d"}, "train": train}, "r"), 10)
 
     assert [a.name for a in arms()] == ["vanilla", "sdft"]
-    assert [a.name for a in arms(mix_ratio=[0.5], rows=[4])] == ["vanilla", "sdft"]
-    with pytest.raises(UserError, match=r"train\.rows = 11: the data has 10"):
-        arms(rows=[3, 11])
+    assert [a.name for a in arms(mix_ratio=[0.5], size=[4])] == ["vanilla", "sdft"]
+    with pytest.raises(UserError, match=r"train\.size = 11: the data has 10"):
+        arms(size=[3, 11])
     with pytest.raises(UserError, match=r"train\.mix_ratio: a value stands there twice"):
         arms(mix_ratio=[0.5, 0.5])

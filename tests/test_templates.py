@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from selfdistill.core.config import PromptSettings
 from selfdistill.core.errors import UserError
 from selfdistill.templates import MATH, REFER, USING, Prompter, load_template
 
@@ -80,7 +81,7 @@ def test_chat_makes_the_instruction_the_users_message(tokenizer):
 @pytest.mark.parametrize("form", ["chat", "paper"])
 @pytest.mark.parametrize("trained", ["using", "refer", "math"])
 def test_a_task_is_asked_in_its_own_form_whatever_training_used(tokenizer, form, trained):
-    prompter = Prompter.create(tokenizer, form, trained)
+    prompter = Prompter.create(tokenizer, PromptSettings(format=form, template=trained))
     asked = tokenizer.decode(prompter.for_task("math").evaluate(TURNS).ids)
     assert FIGURE_13 in asked and not asked.startswith(FIGURE_13)  # in the chat template, in both formats
     plain = prompter.for_task("using")
@@ -124,9 +125,11 @@ def test_a_model_without_chat_template_is_warned_about_and_gets_the_papers_forma
     bare = AutoTokenizer.from_pretrained(foreign_folder)
     bare.chat_template = None
     said: list[str] = []
-    prompter = Prompter.create(bare, "chat", "using", said.append)
+    prompter = Prompter.create(bare, warn=said.append)
     assert prompter.format == "paper" and "chat template" in said[0]
-    assert "FIGURE" not in bare.decode(Prompter.create(bare, "paper", "math").distill(TURNS, REFERENCE).ids)
+    assert "FIGURE" not in bare.decode(
+        Prompter.create(bare, PromptSettings(format="paper", template="math")).distill(TURNS, REFERENCE).ids
+    )
 
 
 def test_a_chat_template_that_refuses_is_one_line(foreign_folder):
@@ -139,8 +142,6 @@ def test_a_chat_template_that_refuses_is_one_line(foreign_folder):
     )
     with pytest.raises(UserError, match="System role not supported"):
         Prompter(strict, "chat", USING).train([{"role": "system", "content": "S"}, *TURNS])
-    with pytest.raises(UserError, match="chat or paper"):
-        Prompter.create(strict, "Chat", "using")
 
 
 def test_a_template_of_the_users_own(tmp_path, tokenizer):

@@ -25,7 +25,7 @@ from conftest import SHARED, write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfdistill.core.config import DataSettings, TrainSettings, checked
+from selfdistill.core.config import DataSettings, PromptSettings, TrainSettings, checked
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.records import Selected
@@ -55,7 +55,7 @@ def references(examples):
 
 
 def prompter_of(lm):
-    return Prompter.create(lm.tokenizer, "chat", "using")
+    return Prompter.create(lm.tokenizer)
 
 
 def tokenized(lm, examples):
@@ -260,9 +260,11 @@ def conversations(tmp_path):
 def test_every_response_token_and_end_token_carries_loss_and_no_prompt_token(tokenizer, conversations, format):
     if format == "paper" and tokenizer.eos_token_id is None:
         with pytest.raises(UserError, match="no EOS token"):
-            sequences(conversations[0], conversations[0].references, Prompter.create(tokenizer, format, "using"))
+            sequences(
+                conversations[0], conversations[0].references, Prompter.create(tokenizer, PromptSettings(format=format))
+            )
         return
-    prompter = Prompter.create(tokenizer, format, "using")
+    prompter = Prompter.create(tokenizer, PromptSettings(format=format))
     assert [len(e.references) for e in conversations] == [2, 1, 3, 1]
     for example in conversations:
         made = sequences(example, example.references, prompter)
@@ -284,7 +286,7 @@ def test_every_response_token_and_end_token_carries_loss_and_no_prompt_token(tok
 
 @pytest.mark.parametrize("tokenizer", ["embedded", "byte_level"], indirect=True)
 def test_a_conversation_is_one_sequence_where_the_template_lets_it_continue(tokenizer, conversations):
-    prompter = Prompter.create(tokenizer, "chat", "using")
+    prompter = Prompter.create(tokenizer)
     assert [len(sequences(e, e.references, prompter)) for e in conversations] == [1, 1, 1, 1]
 
 
@@ -915,7 +917,7 @@ def test_tensorboard_gets_the_losses(tmp_path, embedded):
         (["--tune", "qlora"], r'4 bits .*Take tune = "lora"'),
         (["--set", "patience=2"], r"patience needs a held-out part"),
         (["--set", "holdout=0.01"], r"train\.holdout = 0\.01 of 8 rows leaves none"),
-        (["--set", "rows=9"], r"train\.rows = 9: the data has 8 rows"),
+        (["--set", "size=9"], r"train\.size = 9: the data has 8 rows"),
         (["--set", "report_to=['x']"], r"unknown tracker 'x'\. There are: wandb"),
     ],
 )
@@ -1008,7 +1010,7 @@ def test_held_out_rows_are_as_often_distilled_as_those_that_train():
     examples = [e.model_copy(update={"id": f"{k:03}"}) for k, e in enumerate(micro(count=20) * 10)]
     selected = {e.id: Selected(id=e.id, response="D", source="distilled", reason="passed") for e in examples}
     responses = mixed(examples, selected, 0.5, 0)
-    prompter = Prompter.create(load_model("embedded").tokenizer, "chat", "using")
+    prompter = Prompter.create(load_model("embedded").tokenizer)
     data = tokenized(examples, responses, prompter, 0.2, 2048, 0)
     own = tuple(prompter.response("D"))
     shares = [

@@ -26,7 +26,7 @@ from typing import Any
 from selfdistill.checks import load_check
 from selfdistill.checks.base import Check
 from selfdistill.checks.sandbox import walls
-from selfdistill.core.config import OpenAISettings, Recipe, TransformersSettings
+from selfdistill.core.config import OpenAISettings, Recipe
 from selfdistill.core.errors import UserError
 from selfdistill.core.launch import process
 from selfdistill.core.progress import Progress
@@ -35,7 +35,7 @@ from selfdistill.core.records import Example, Selected
 from selfdistill.core.store import locked, write_atomic, write_records
 from selfdistill.data.examples import drawn, read_examples
 from selfdistill.data.notes import Notes, warn_of_special
-from selfdistill.engines.open import load_for, make_engine
+from selfdistill.engines.open import open_endpoint, open_seed
 from selfdistill.engines.protocol import Engine, Request, Sampling
 from selfdistill.methods import METHODS, USUAL
 from selfdistill.models import SeedLM, adapter_digest
@@ -50,7 +50,7 @@ from selfdistill.stages.train import train
 from selfdistill.tasks.base import Permissions, Task
 from selfdistill.tasks.load import load_tasks
 from selfdistill.tasks.overlap import overlap_line, overlaps
-from selfdistill.templates import Prompter, load_template
+from selfdistill.templates import Prompter
 from selfdistill.training.lora import check_trainable
 
 SAMPLES = 6
@@ -68,8 +68,8 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
     examples = read_examples(recipe.data, seed=recipe.seed, data_dir=recipe.data_dir, notes=notes)
     permissions = Permissions(recipe.allow_code_execution, recipe.judge, recipe.data_dir, recipe.code_without_walls)
     tasks = load_tasks(recipe.tasks, recipe.seed, permissions, progress)
-    load_template(recipe.distill.template)
-    seed_lm = load_for(recipe.engine, recipe.model, recipe.train.tune == "qlora")
+    quantized = recipe.train.tune == "qlora"
+    seed_lm, prompter, engine = open_seed(recipe.engine, recipe.model, recipe.prompt, quantized, progress.warn)
     check_trainable(seed_lm, recipe.train)
     _leave_device(recipe, seed_lm)
     for name, rows in (("data", examples), *((f"task {t.settings.name}", t.items) for t in tasks)):
@@ -78,7 +78,10 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
     for form, name in recipe.select.export.items():
         if name.split(".")[0] in [arm.name for arm in arms]:
             raise UserError(f"select.export: {form} = {name!r} is the folder of an arm. Name it otherwise.")
-    loaded = _Loaded(check, examples, tasks, arms, seed_lm, *_engines(recipe, seed_lm, progress))
+    asker, writer = prompter, engine
+    if isinstance(recipe.engine, OpenAISettings):
+        asker, writer = open_endpoint(recipe.engine, recipe.prompt)
+    loaded = _Loaded(check, examples, tasks, arms, seed_lm, asker, writer, prompter, engine)
     if not process().main:
         _help_to_train(recipe, out, loaded, progress)
         return {}
@@ -97,31 +100,32 @@ def arms_of(recipe: Recipe, examples: int) -> list[Arm]:
     """The arms of a recipe: the usual methods for each number of rows and each seed, those that take rewrites also for
     each mix ratio.
 
-    A name says what differs: `sdft-mix0.5-rows200-seed1`. Raises UserError for more rows than there are.
+    A name says what differs: `sdft-mix0.5-size200-seed1`. Raises UserError for more rows than there are.
     """
     mixes = recipe.train.mix_ratio if isinstance(recipe.train.mix_ratio, tuple) else (recipe.train.mix_ratio,)
-    rows = recipe.train.rows if isinstance(recipe.train.rows, tuple) else (recipe.train.rows,)
+    sizes = recipe.train.size if isinstance(recipe.train.size, tuple) else (recipe.train.size,)
     seeds = recipe.seeds or (recipe.seed,)
-    for values, key in ((mixes, "train.mix_ratio"), (rows, "train.rows"), (seeds, "seeds")):
+    for values, key in ((mixes, "train.mix_ratio"), (sizes, "train.size"), (seeds, "seeds")):
         if len(set(values)) < len(values):
             raise UserError(f"{key}: a value stands there twice.")
-    if (most := max(count or 0 for count in rows)) > examples:
-        raise UserError(f"train.rows = {most}: the data has {examples} rows.")
+    if (most := max(size or 0 for size in sizes)) > examples:
+        raise UserError(f"train.size = {most}: the data has {examples} rows.")
     arms = []
-    for count, seed in product(rows, seeds):
-        end = ([f"rows{count}"] if len(rows) > 1 else []) + ([f"seed{seed}"] if len(seeds) > 1 else [])
+    for size, seed in product(sizes, seeds):
+        end = ([f"size{size}"] if len(sizes) > 1 else []) + ([f"seed{seed}"] if len(seeds) > 1 else [])
         for name in USUAL:
             method = METHODS[name]
             base = method.base and "-".join([method.base, *end])
             for mix in mixes if method.rewrites else (0.0,):
                 share = [f"mix{mix:g}"] if method.rewrites and len(mixes) > 1 else []
-                arms.append(Arm("-".join([name, *share, *end]), name, base, mix, count, seed))
+                arms.append(Arm("-".join([name, *share, *end]), name, base, mix, size, seed))
     return arms
 
 
 @dataclass(frozen=True)
 class _Loaded:
-    """What a run works with. `writer` rewrites, asked by `asker`; `engine` measures the arms, asked by `prompter`."""
+    """What a run works with. `writer` rewrites, asked by `asker`; `engine` measures the arms, asked by `prompter`: the
+    same pair, but for an endpoint."""
 
     check: Check | None
     examples: list[Example]
@@ -132,17 +136,6 @@ class _Loaded:
     writer: Engine
     prompter: Prompter
     engine: Engine
-
-
-def _engines(recipe: Recipe, seed_lm: SeedLM, progress: Progress) -> tuple[Prompter, Engine, Prompter, Engine]:
-    """Asker, writer, prompter and engine: the same pair twice, but for an endpoint. It knows the model's chat template
-    and takes no adapters, so all arms are measured here."""
-    shape = recipe.distill.format, recipe.distill.template
-    prompter = Prompter.create(seed_lm.tokenizer, *shape, progress.warn)
-    writer = make_engine(recipe.engine, seed_lm, prompter)
-    if not isinstance(recipe.engine, OpenAISettings):
-        return prompter, writer, prompter, writer
-    return Prompter.create(None, *shape), writer, prompter, make_engine(TransformersSettings(), seed_lm, prompter)
 
 
 def _stages(recipe: Recipe, out: Path, loaded: _Loaded, manifest: Manifest, progress: Progress) -> None:
@@ -224,7 +217,7 @@ def _train(
     prompter: Prompter,
     progress: Progress,
 ) -> None:
-    rows = drawn(examples, arm.rows, recipe.seed)
+    rows = drawn(examples, arm.size, recipe.seed)
     responses = METHODS[arm.method].rows(rows, selected, arm.mix_ratio, recipe.seed)
     others = [METHODS[name].rows(rows, selected, 1.0, recipe.seed) for name in USUAL]
     folder, label = out / arm.name / "adapter", f"train {arm.name}"

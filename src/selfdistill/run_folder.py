@@ -29,14 +29,14 @@ PACKAGES = ("selfdistill", "torch", "transformers", "peft", "accelerate", "vllm"
 
 @dataclass(frozen=True)
 class Arm:
-    """One training of a run, by a method of `methods.METHODS` on `rows` of the rows (None: all). `base` is the arm that
+    """One training of a run, by a method of `methods.METHODS` on `size` of the rows (None: all). `base` is the arm that
     it is compared with, trained on the same rows with the same seed; None is compared with the seed LM alone."""
 
     name: str
     method: str
     base: str | None
     mix_ratio: float
-    rows: int | None
+    size: int | None
     seed: int
 
 
@@ -173,13 +173,13 @@ def manifest(run: Path) -> dict[str, Any]:
 
 def arms(run: Path) -> list[dict[str, Any]]:
     """The trained arms of a run, those that differ in the seed of their training only as one:
-    {name, method, base, mix_ratio, rows, folders}."""
+    {name, method, base, mix_ratio, size, folders}."""
     trained = manifest(run)["arms"]
     found: dict[str, dict[str, Any]] = {}
     for arm in trained:
         end = f"-seed{arm['seed']}"
         name, base = arm["name"].removesuffix(end), arm["base"] and arm["base"].removesuffix(end)
-        kept = {k: arm[k] for k in ("mix_ratio", "rows")}
+        kept = {k: arm[k] for k in ("mix_ratio", "size")}
         one = {"name": name, "method": arm["method"], "base": base, **kept, "folders": []}
         found.setdefault(name, one)["folders"].append(arm["name"])
     return list(found.values())

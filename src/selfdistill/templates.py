@@ -15,12 +15,11 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
+from selfdistill.core.config import PromptSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.records import Turn
-
-Format = Literal["chat", "paper"]
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def load_template(name: str) -> Template:
     path = Path(name)
     if not path.is_file():
         raise UserError(
-            f"distill.template: {name!r} is neither a template ({', '.join(TEMPLATES)}) nor a file. "
+            f"prompt.template: {name!r} is neither a template ({', '.join(TEMPLATES)}) nor a file. "
             "Name one of them, or a text file with {instruction} and {reference}."
         )
     try:
@@ -131,15 +130,17 @@ class Prompter:
     """
 
     tokenizer: Any
-    format: Format
+    format: Literal["chat", "paper"]
     template: Template
     asks_form: bool = False
 
     @classmethod
-    def create(cls, tokenizer: Any, format: Format, template: str, warn: Any = None) -> Prompter:
+    def create(
+        cls, tokenizer: Any, settings: PromptSettings | None = None, warn: Callable[[str], None] | None = None
+    ) -> Prompter:
         """Load the template by name; where `chat` is asked for and the model has no chat template, use `paper`."""
-        if format not in get_args(Format):
-            raise UserError(f"format = {format!r}: expected {' or '.join(get_args(Format))}.")
+        settings = settings or PromptSettings()
+        format: Literal["chat", "paper"] = settings.format
         if format == "chat" and tokenizer is not None and not tokenizer.chat_template:
             format = "paper"
             if warn:
@@ -147,7 +148,7 @@ class Prompter:
                     "the model has no chat template, so it may be a base model: prompts fall back to the paper's "
                     "format. Base models rewrite poorly; expect a low yield."
                 )
-        return cls(tokenizer, format, load_template(template))
+        return cls(tokenizer, format, load_template(settings.template))
 
     def for_task(self, template: str | None) -> Prompter:
         """The prompter of a task that names its own template; None leaves things as they are."""

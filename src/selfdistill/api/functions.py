@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from selfdistill.api.views import Adapter, Comparison, Evaluation, Kept, Rewrites, Rows, Run
-from selfdistill.core.config import ENGINES, DataSettings, DistillSettings, TaskSettings, TrainSettings, checked
+from selfdistill.core.config import (
+    ENGINES,
+    DataSettings,
+    DistillSettings,
+    PromptSettings,
+    TaskSettings,
+    TrainSettings,
+    checked,
+)
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 
@@ -33,7 +41,7 @@ def _progress() -> Progress:
 
 @dataclass(frozen=True)
 class Model:
-    """A seed LM and how it is asked: `format` and `template` as in a recipe's `[distill]`, `engine` as in its
+    """A seed LM and how it is asked: `format` and `template` as in a recipe's `[prompt]`, `engine` as in its
     `engine`. Weights are read at the first use."""
 
     name: str
@@ -51,7 +59,8 @@ class Model:
             local = ", ".join(engine for engine in ENGINES if engine != "openai")
             raise UserError(f"engine {name!r}: expected one of {local}.")
         settings: Any = checked(ENGINES[name], dict(self.engine), "engine")
-        return open_seed(settings, self.name, self.format, self.template, warn=_progress().warn)
+        prompt = checked(PromptSettings, {"format": self.format, "template": self.template}, "prompt")
+        return open_seed(settings, self.name, prompt, warn=_progress().warn)
 
 
 def load(
@@ -91,9 +100,8 @@ def distill(model: Model, rows: Rows, out: str | Path, *, seed: int = 0, **setti
     was. `settings` are those of `[distill]`: candidates, temperature, top_p, max_new_tokens, stop."""
     from selfdistill.stages.distill import distill as stage
 
-    values = {"format": model.format, "template": model.template} | settings
     lm, prompter, engine = model.opened
-    made = checked(DistillSettings, values, "distill")
+    made = checked(DistillSettings, settings, "distill")
     return Rewrites(Path(out), stage(rows, Path(out), lm.digest, engine, prompter, made, seed, _progress()))
 
 
@@ -130,10 +138,10 @@ def train(
     from selfdistill.stages.train import train as stage
 
     made = checked(TrainSettings, settings, "train")
-    if isinstance(made.mix_ratio, tuple) or isinstance(made.rows, tuple):
-        raise UserError("train: a list of mix_ratio or rows makes several arms; `run` does that.")
+    if isinstance(made.mix_ratio, tuple) or isinstance(made.size, tuple):
+        raise UserError("train: a list of mix_ratio or size makes several arms; `run` does that.")
     lm, prompter, _ = model.opened
-    examples = drawn(rows, made.rows, seed)
+    examples = drawn(rows, made.size, seed)
     method = METHODS["vanilla" if kept is None else "sdft"]
     responses = method.rows(examples, {} if kept is None else kept.by_id, made.mix_ratio, seed)
     return Adapter(stage(lm, examples, responses, Path(out), made, prompter, seed, progress=_progress()))

@@ -20,7 +20,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from selfdistill.core.config import DataSettings, JudgeSettings, TaskSettings
+    from selfdistill.core.config import DataSettings, JudgeSettings, PromptSettings, TaskSettings
     from selfdistill.core.progress import Progress
     from selfdistill.data.notes import Notes
     from selfdistill.tasks.base import Permissions
@@ -192,11 +192,17 @@ class Prompt:
         ),
     ] = "chat"
 
+    def settings(self) -> PromptSettings:
+        """The same as in a recipe's [prompt]."""
+        from selfdistill.core.config import PromptSettings, checked
+
+        return checked(PromptSettings, {"format": self.prompt_format, "template": self.template}, "prompt")
+
     def prompter(self, tokenizer: Any, progress: Progress) -> Prompter:
         """Turns to token ids, or to messages where there is no tokenizer."""
         from selfdistill.templates import Prompter
 
-        return Prompter.create(tokenizer, self.prompt_format, self.template, progress.warn)  # type: ignore[arg-type]
+        return Prompter.create(tokenizer, self.settings(), progress.warn)
 
 
 @dataclass(frozen=True)
@@ -224,10 +230,9 @@ class Asked(Prompt):
             raise UserError(f"--engine {name}: expected one of {', '.join(ENGINES)}.")
         if name == "openai":
             settings = checked(OpenAISettings, {"model": model, **values}, "--engine")
-            return settings.model, self.prompter(None, progress), open_endpoint(settings)
+            return settings.model, *open_endpoint(settings, self.settings())
         chosen = checked(ENGINES[name], values, "--engine")
-        form: Any = self.prompt_format
-        seed_lm, prompter, engine = open_seed(chosen, model, form, self.template, warn=progress.warn)
+        seed_lm, prompter, engine = open_seed(chosen, model, self.settings(), warn=progress.warn)
         return seed_lm.digest, prompter, engine
 
 

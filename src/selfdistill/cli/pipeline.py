@@ -85,7 +85,7 @@ def distill(
     from selfdistill.stages.distill import distill as run_distill
 
     values = {
-        "template": asked.template, "format": asked.prompt_format, "candidates": candidates, "temperature": temperature,
+        "candidates": candidates, "temperature": temperature,
         "top_p": top_p, "max_new_tokens": max_new_tokens,
     }  # fmt: skip
     settings = checked(DistillSettings, values, "distill")
@@ -216,13 +216,13 @@ def train(
     settings = checked(TrainSettings, values, "train")
     if selected is None and settings.mix_ratio != 1.0:
         raise UserError("train: mix_ratio mixes selected responses in; name them with --selected.")
-    if isinstance(settings.mix_ratio, tuple) or isinstance(settings.rows, tuple):
-        raise UserError("train: a list of mix_ratio or rows makes several arms; `selfdistill run` does that.")
+    if isinstance(settings.mix_ratio, tuple) or isinstance(settings.size, tuple):
+        raise UserError("train: a list of mix_ratio or size makes several arms; `selfdistill run` does that.")
     progress = terminal.progress()
     notes = Notes(progress)
     examples = rows.read(seed, notes)
     chosen = {} if selected is None else read_selected(examples, selected)
-    examples = drawn(examples, settings.rows, seed)
+    examples = drawn(examples, settings.size, seed)
     method = "sdft" if selected else "vanilla"
     responses = METHODS[method].rows(examples, chosen, settings.mix_ratio, seed)
     # Nothing is judged here, so that no wall, no judge and no word about them is needed.

@@ -51,12 +51,19 @@ class DataSettings(Settings):
     skip_bad: bool = False
 
 
+class PromptSettings(Settings):
+    """How models are asked, in distilling, training and evaluation. `format` is the model's own chat template, or the
+    paper's text; `template` words the request for a rewrite: a name of `prompts.TEMPLATES`, or a text file that holds
+    {instruction} and {reference}."""
+
+    format: Literal["chat", "paper"] = "chat"
+    template: str = "using"
+
+
 class DistillSettings(Settings):
     """How the seed LM rewrites (Section 3.2). Greedy by default. A rewrite ends before the first of the `stop` strings,
     for models that do not end on their own."""
 
-    template: str = "using"
-    format: Literal["chat", "paper"] = "chat"
     candidates: Annotated[int, Field(ge=1)] = 1
     temperature: Annotated[float, Field(ge=0)] = 0.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -103,8 +110,8 @@ class TrainSettings(Settings):
     `gradient_checkpointing` are chosen by the device where they are not set. `report_to` names trackers: wandb,
     trackio, tensorboard.
 
-    `mix_ratio` is the share of rows that take the distilled response in the SDFT arm (Section 5.1), `rows` how many of
-    the rows train, drawn at random. In a run, lists of either make an arm of each.
+    `mix_ratio` is the share of rows that take the distilled response in the SDFT arm (Section 5.1), `size` how many
+    rows train, drawn at random. In a run, lists of either make an arm of each.
     """
 
     epochs: Annotated[float, Field(gt=0)] = 2
@@ -124,7 +131,7 @@ class TrainSettings(Settings):
     rslora: bool = False
     dora: bool = False
     mix_ratio: Share | Annotated[tuple[Share, ...], Field(min_length=1)] = 1.0
-    rows: Count | Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
+    size: Count | Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
     max_length: Annotated[int, Field(ge=1)] | None = None
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     patience: Annotated[int, Field(ge=1)] | None = None
@@ -296,6 +303,7 @@ class Recipe(Settings):
 
     model: Place
     data: DataSettings
+    prompt: PromptSettings = PromptSettings()
     distill: DistillSettings = DistillSettings()
     select: SelectSettings = SelectSettings()
     train: TrainSettings = TrainSettings()
@@ -359,6 +367,7 @@ def checked(kind: type[S], values: dict[str, Any], where: str) -> S:
 def _valid_keys(kind: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
     tables: dict[str, type[BaseModel]] = {
         "data": DataSettings,
+        "prompt": PromptSettings,
         "distill": DistillSettings,
         "select": SelectSettings,
         "train": TrainSettings,

@@ -33,7 +33,7 @@ def load_recipe(path: Path, overrides: list[str]) -> Recipe:
     return recipe.model_copy(
         update={
             "model": _beside(path, recipe.model),
-            "distill": recipe.distill.model_copy(update={"template": _beside(path, recipe.distill.template)}),
+            "prompt": recipe.prompt.model_copy(update={"template": _beside(path, recipe.prompt.template)}),
             "data": recipe.data.model_copy(update={"path": _beside(path, recipe.data.path)}),
             "tasks": tuple(_task_beside(path, t) for t in recipe.tasks),
             "data_dir": recipe.data_dir and _beside(path, recipe.data_dir),

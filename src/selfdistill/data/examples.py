@@ -369,7 +369,7 @@ def drawn(examples: Sequence[Example], count: int | None, seed: int | str) -> li
     Raises UserError for more than there are.
     """
     if count is not None and count > len(examples):
-        raise UserError(f"train.rows = {count}: the data has {len(examples)} rows.")
+        raise UserError(f"train.size = {count}: the data has {len(examples)} rows.")
     ids = sorted(e.id for e in examples)
     random.Random(seed).shuffle(ids)
     kept = set(ids[:count])

@@ -6,12 +6,11 @@ A new one is one file and one line in `open_local`.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import get_args
 
 from selfdistill.core.config import TransformersSettings, VllmSettings
 from selfdistill.engines.protocol import Engine
 from selfdistill.models import SeedLM, resolve
-from selfdistill.templates import Format, Prompter
+from selfdistill.templates import Prompter
 
 
 def open_local(settings: TransformersSettings | VllmSettings, seed_lm: SeedLM, ends: set[int]) -> Engine:
@@ -30,7 +29,7 @@ def end_ids(seed_lm: SeedLM, prompter: Prompter) -> set[int]:
     both), and the model's own."""
     import transformers
 
-    ends = {replace(prompter, format=form).end_id for form in get_args(Format)}
+    ends = {replace(prompter, format="chat").end_id, replace(prompter, format="paper").end_id}
     try:
         own = transformers.GenerationConfig.from_pretrained(resolve(seed_lm.name)).eos_token_id
     except OSError:  # not every model has one

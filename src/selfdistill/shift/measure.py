@@ -186,15 +186,15 @@ def drift_run(run: Path, prompts: int, progress: Progress) -> dict[str, Any]:
     """Every arm of a finished run against its seed LM; writes RUN/shift.json and returns what is in it."""
     from selfdistill.core.recipe import load_recipe
     from selfdistill.core.store import write_atomic
-    from selfdistill.engines.open import load_for
+    from selfdistill.engines.open import open_model
 
     trained = [folder for arm in arms(run) for folder in arm["folders"]]
     for folder in trained:
         if not (run / folder / "result.json").is_file():
             raise UserError(f"{run / folder}: no result.json. Expected a finished run; the same `run` goes on with it.")
     recipe = load_recipe(run / "recipe.toml", [])
-    seed_lm = load_for(recipe.engine, recipe.model, recipe.train.tune == "qlora")
-    prompter = Prompter.create(seed_lm.tokenizer, recipe.distill.format, recipe.distill.template, progress.warn)
+    quantized = recipe.train.tune == "qlora"
+    seed_lm, prompter = open_model(recipe.engine, recipe.model, recipe.prompt, quantized, progress.warn)
     items = grouped(run / "seed")
     pairs = []
     for arm in trained:

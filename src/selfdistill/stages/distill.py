@@ -57,7 +57,7 @@ def distill(
         "engine": engine.describe(),
         "data": ids_digest(examples),
         "settings": settings.model_dump(mode="json"),
-        "template": [prompter.template.intro, prompter.template.turn],
+        "prompts": [prompter.format, prompter.template.intro, prompter.template.turn],
         "seed": seed,
     }
     with Journal(out, Rewrite, identity, again=lambda r: r.failure is Reason.ERROR) as rewrites:

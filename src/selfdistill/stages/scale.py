@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from selfdistill.comparison.intervals import mean_of
-from selfdistill.core.config import OpenAISettings, Recipe, TransformersSettings
+from selfdistill.core.config import Recipe
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.recipe import load_recipe
@@ -78,12 +78,8 @@ def scale(
     with locked(run):
         permissions = Permissions(recipe.allow_code_execution, recipe.judge, recipe.data_dir, recipe.code_without_walls)
         tasks = load_tasks(recipe.tasks, recipe.seed, permissions, progress)
-        # An endpoint takes no adapters, so `run` measured its arms here, too.
-        settings = TransformersSettings() if isinstance(recipe.engine, OpenAISettings) else recipe.engine
-        asked, quantized = recipe.distill, recipe.train.tune == "qlora"
-        seed_lm, prompter, engine = open_seed(
-            settings, recipe.model, asked.format, asked.template, quantized, progress.warn
-        )
+        quantized = recipe.train.tune == "qlora"
+        seed_lm, prompter, engine = open_seed(recipe.engine, recipe.model, recipe.prompt, quantized, progress.warn)
         _same_as_the_run(run, evaluation_identity(tasks, seed_lm.digest, engine, prompter, None))
         curves: dict[str, list[dict[str, Any]]] = {}
         with closing(engine):

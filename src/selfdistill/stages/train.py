@@ -56,7 +56,7 @@ def train(
     """
     progress = progress or Progress()
     # What has no part in the weights may change between two calls, and what decides the rows is in the data.
-    silent = {"mix_ratio", "rows", "report_to"} | ({"checkpoint_steps"} if settings.patience is None else set())
+    silent = {"mix_ratio", "size", "report_to"} | ({"checkpoint_steps"} if settings.patience is None else set())
     identity = {
         "stage": "train",
         "model": seed_lm.digest,

@@ -23,7 +23,7 @@ from selfdistill.core.recipe import load_recipe
 from selfdistill.core.records import Example, Prediction, Selected, TaskResult, Verdict, read_records
 from selfdistill.core.store import digest_of, write_records
 from selfdistill.data.examples import drawn, read_examples
-from selfdistill.engines.open import load_for, make_engine
+from selfdistill.engines.open import open_seed
 from selfdistill.engines.protocol import Engine
 from selfdistill.methods.sdft import mixed
 from selfdistill.models import SeedLM, adapter_digest
@@ -92,28 +92,32 @@ class Lab:
                 'engine = "openai": studies measure adapters, which an endpoint does not take. Choose another.'
             )
         train = self.recipe.train
-        if self.recipe.seeds or train.rows is not None or train.mix_ratio != 1:
-            raise UserError("seeds, train.rows and train.mix_ratio: a study sets its own. Leave them out.")
+        if self.recipe.seeds or train.size is not None or train.mix_ratio != 1:
+            raise UserError("seeds, train.size and train.mix_ratio: a study sets its own. Leave them out.")
         self._folders: dict[Arm, Path] = {}
         self._tasks: dict[str, Task] = {}
         self._read: dict[str, list[Example]] = {}
         self._measured: dict[tuple[Arm, str], Measured] = {}
 
-    @cached_property
+    @property
     def seed_lm(self) -> SeedLM:
         """The seed LM, loaded at the first need."""
-        lm = load_for(self.recipe.engine, self.recipe.model, self.recipe.train.tune == "qlora")
-        check_trainable(lm, self.recipe.train)
-        return lm
+        return self._opened[0]
 
-    @cached_property
+    @property
     def engine(self) -> Engine:
         """One engine for all arms: the seed LM stays loaded, adapters come and go."""
-        return make_engine(self.recipe.engine, self.seed_lm, self._prompter(self.recipe))
+        return self._opened[1]
+
+    @cached_property
+    def _opened(self) -> tuple[SeedLM, Engine]:
+        recipe, quantized = self.recipe, self.recipe.train.tune == "qlora"
+        seed_lm, _, engine = open_seed(recipe.engine, recipe.model, recipe.prompt, quantized, self.progress.warn)
+        check_trainable(seed_lm, recipe.train)
+        return seed_lm, engine
 
     def _prompter(self, recipe: Recipe) -> Prompter:
-        settings = recipe.distill
-        return Prompter.create(self.seed_lm.tokenizer, settings.format, settings.template, self.progress.warn)
+        return Prompter.create(self.seed_lm.tokenizer, recipe.prompt, self.progress.warn)
 
     def _check(self, recipe: Recipe) -> Check | None:
         """The check of a dataset's rewrites."""
@@ -131,7 +135,7 @@ class Lab:
 
     def _same(self, arm: Arm) -> Arm:
         """The arm without a template that makes no difference, so that it is made once."""
-        if arm.dataset and (arm.mix == 0 or arm.template == self.world[arm.dataset].distill.template):
+        if arm.dataset and (arm.mix == 0 or arm.template == self.world[arm.dataset].prompt.template):
             return replace(arm, template=None)
         return arm
 
@@ -140,7 +144,7 @@ class Lab:
             return self.recipe
         recipe = self.world[arm.dataset]
         if arm.template:
-            recipe = recipe.model_copy(update={"distill": recipe.distill.model_copy(update={"template": arm.template})})
+            recipe = recipe.model_copy(update={"prompt": recipe.prompt.model_copy(update={"template": arm.template})})
         return recipe
 
     def _distilled(self, recipe: Recipe, name: str) -> tuple[list[Example], dict[str, Selected], str]:
@@ -151,6 +155,7 @@ class Lab:
             [
                 self.seed_lm.digest,
                 ids_digest(examples),
+                recipe.prompt.model_dump(),
                 recipe.distill.model_dump(),
                 [template.intro, template.turn, template.prefill],
                 recipe.select.check,
