@@ -58,6 +58,7 @@ TABLES: list[tuple[str, type[BaseModel]]] = [
     ("`[distill]`", config.DistillSettings),
     ("`[select]`", config.SelectSettings),
     ("`[train]`", config.TrainSettings),
+    ("`[[arms]]`", config.ArmSettings),
     ("`[[tasks]]`", config.TaskSettings),
     ("`[judge]`", config.JudgeSettings),
     *((f'`[engine]`, name = "{name}"', kind) for name, kind in config.ENGINES.items()),

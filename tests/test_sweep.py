@@ -57,15 +57,15 @@ def right(folder, task):
 def test_every_point_is_trained_once_from_one_distillation(swept):
     arms = {a["name"]: a for a in json.loads((swept / "run.json").read_text())["arms"]}
     points = [
-        f"{arm}-rows{n}-seed{s}" for n in (8, 16) for s in (3, 4) for arm in ("vanilla", "sdft-mix0.5", "sdft-mix1")
+        f"{arm}-size{n}-seed{s}" for n in (8, 16) for s in (3, 4) for arm in ("vanilla", "sdft-mix0.5", "sdft-mix1")
     ]
     assert list(arms) == points
     training = {name: json.loads((swept / name / "adapter" / "training.json").read_text()) for name in arms}
-    assert all(training[name]["rows"] == arm["rows"] for name, arm in arms.items())
+    assert all(training[name]["rows"] == arm["size"] for name, arm in arms.items())
     assert [f.name for f in swept.glob("rewrites*.jsonl")] == ["rewrites.jsonl"]
     by_data = {}
     for name, arm in arms.items():
-        by_data.setdefault(training[name]["identity"]["data"], set()).add((arm["rows"], arm["mix_ratio"]))
+        by_data.setdefault(training[name]["identity"]["data"], set()).add((arm["size"], arm["mix_ratio"]))
     assert all(len(points) == 1 for points in by_data.values()) and len(by_data) == 6
     losses = [training[f"vanilla-size16-seed{s}"]["loss"] for s in (3, 4)]
     assert losses[0] != losses[1]
@@ -74,7 +74,7 @@ def test_every_point_is_trained_once_from_one_distillation(swept):
 def test_the_report_has_means_over_seeds_their_spread_and_the_error_of_the_items(swept):
     report = json.loads((swept / "report.json").read_text())
     assert [a["name"] for a in report["arms"]] == [
-        f"{arm}-rows{n}" for n in (8, 16) for arm in ("vanilla", "sdft-mix0.5", "sdft-mix1")
+        f"{arm}-size{n}" for n in (8, 16) for arm in ("vanilla", "sdft-mix0.5", "sdft-mix1")
     ]
     for task in report["tasks"]:
         for arm in report["arms"]:
@@ -114,3 +114,25 @@ def test_values_that_stand_twice_and_more_rows_than_there_are_are_refused():
         arms(size=[3, 11])
     with pytest.raises(UserError, match=r"train\.mix_ratio: a value stands there twice"):
         arms(mix_ratio=[0.5, 0.5])
+
+
+def test_a_recipe_names_its_arms():
+    def arms(*tables, **train):
+        values = {"model": "m", "data": {"path": "d"}, "train": train, "arms": tables}
+        return [(a.name, a.method, a.base) for a in arms_of(checked(Recipe, values, "r"), 10)]
+
+    assert arms({"method": "sdft"}) == [("sdft", "sdft", None)]
+    two = arms({"method": "sdft", "name": "ours"}, {"method": "vanilla", "name": "plain"}, {"method": "vanilla"})
+    assert two == [("ours", "sdft", "plain"), ("plain", "vanilla", None), ("vanilla", "vanilla", None)]
+    swept = arms({"method": "sdft", "name": "ours"}, {"method": "vanilla"}, mix_ratio=[0.5, 1.0], size=[4, 5])
+    assert swept[0] == ("ours-mix0.5-size4", "sdft", "vanilla-size4") and len(swept) == 6
+    with pytest.raises(UserError, match=r"arms: no method is named 'sdtf'\. There are: vanilla, sdft"):
+        arms({"method": "sdtf"})
+    for tables, said in (
+        ([{"method": "sdft"}, {"method": "vanilla", "name": "sdft"}], "two arms are named sdft"),
+        ([{"method": "sdft", "name": "seed"}], "a run has a file of that name"),
+        ([{"method": "sdft", "name": "a/b"}], "arms.0.name"),
+        ([{"method": "sdft", "nam": "x"}], "Did you mean 'name'"),
+    ):
+        with pytest.raises(UserError, match=said):
+            arms(*tables)

@@ -37,7 +37,8 @@ from selfdistill.data.examples import drawn, read_examples
 from selfdistill.data.notes import Notes, warn_of_special
 from selfdistill.engines.open import open_endpoint, open_seed
 from selfdistill.engines.protocol import Engine, Request, Sampling
-from selfdistill.methods import METHODS, USUAL
+from selfdistill.methods import METHODS, USUAL, method_named
+from selfdistill.methods.base import Responses
 from selfdistill.models import SeedLM, adapter_digest
 from selfdistill.publish.card import write_cards
 from selfdistill.report.build import build
@@ -97,11 +98,14 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
 
 
 def arms_of(recipe: Recipe, examples: int) -> list[Arm]:
-    """The arms of a recipe: the usual methods for each number of rows and each seed, those that take rewrites also for
-    each mix ratio.
+    """The arms of a recipe: its methods, or the usual ones, for each number of rows and each seed, those that take
+    rewrites also for each mix ratio. An arm is compared with the first arm of its method's base.
 
-    A name says what differs: `sdft-mix0.5-size200-seed1`. Raises UserError for more rows than there are.
+    A name says what differs: `sdft-mix0.5-size200-seed1`. Raises UserError for more rows than there are, and for an
+    unknown method.
     """
+    named = {arm.name or arm.method: arm.method for arm in recipe.arms} or {name: name for name in USUAL}
+    first = {method: name for name, method in reversed(named.items())}
     mixes = recipe.train.mix_ratio if isinstance(recipe.train.mix_ratio, tuple) else (recipe.train.mix_ratio,)
     sizes = recipe.train.size if isinstance(recipe.train.size, tuple) else (recipe.train.size,)
     seeds = recipe.seeds or (recipe.seed,)
@@ -113,12 +117,13 @@ def arms_of(recipe: Recipe, examples: int) -> list[Arm]:
     arms = []
     for size, seed in product(sizes, seeds):
         end = ([f"size{size}"] if len(sizes) > 1 else []) + ([f"seed{seed}"] if len(seeds) > 1 else [])
-        for name in USUAL:
-            method = METHODS[name]
-            base = method.base and "-".join([method.base, *end])
+        for name, kind in named.items():
+            method = method_named(kind, "arms")
+            base = first.get(method.base or "")
+            base = base and "-".join([base, *end])
             for mix in mixes if method.rewrites else (0.0,):
                 share = [f"mix{mix:g}"] if method.rewrites and len(mixes) > 1 else []
-                arms.append(Arm("-".join([name, *share, *end]), name, base, mix, size, seed))
+                arms.append(Arm("-".join([name, *share, *end]), kind, base, mix, size, seed))
     return arms
 
 
@@ -183,7 +188,7 @@ def _stages(recipe: Recipe, out: Path, loaded: _Loaded, manifest: Manifest, prog
     samples = _first_samples(examples, selected)
     for arm in loaded.arms:
         with manifest.timed(f"train {arm.name}"):
-            _train(recipe, arm, out, seed_lm, examples, selected, prompter, progress)
+            _train(recipe, arm, out, loaded, selected, progress)
     _leave_device(recipe, seed_lm)
     with closing(engine):
         for name in ("seed", *(arm.name for arm in loaded.arms)):
@@ -208,20 +213,25 @@ def _leave_device(recipe: Recipe, seed_lm: SeedLM) -> None:
 
 
 def _train(
-    recipe: Recipe,
-    arm: Arm,
-    out: Path,
-    seed_lm: SeedLM,
-    examples: Sequence[Example],
-    selected: dict[str, Selected],
-    prompter: Prompter,
-    progress: Progress,
+    recipe: Recipe, arm: Arm, out: Path, loaded: _Loaded, selected: dict[str, Selected], progress: Progress
 ) -> None:
-    rows = drawn(examples, arm.size, recipe.seed)
-    responses = METHODS[arm.method].rows(rows, selected, arm.mix_ratio, recipe.seed)
-    others = [METHODS[name].rows(rows, selected, 1.0, recipe.seed) for name in USUAL]
-    folder, label = out / arm.name / "adapter", f"train {arm.name}"
-    train(seed_lm, rows, responses, folder, recipe.train, prompter, arm.seed, label, progress, others)
+    def rows_of(method: str, mix_ratio: float) -> Responses:
+        return METHODS[method].rows(rows, selected, mix_ratio, recipe.seed)
+
+    rows = drawn(loaded.examples, arm.size, recipe.seed)
+    others = [rows_of(method, 1.0) for method in dict.fromkeys(a.method for a in loaded.arms)]
+    train(
+        loaded.seed_lm,
+        rows,
+        rows_of(arm.method, arm.mix_ratio),
+        out / arm.name / "adapter",
+        recipe.train,
+        loaded.prompter,
+        arm.seed,
+        f"train {arm.name}",
+        progress,
+        others,
+    )
 
 
 def _help_to_train(recipe: Recipe, out: Path, loaded: _Loaded, progress: Progress) -> None:
@@ -230,7 +240,7 @@ def _help_to_train(recipe: Recipe, out: Path, loaded: _Loaded, progress: Progres
         time.sleep(1)
     selected = read_selected(loaded.examples, out / "selected.jsonl")
     for arm in loaded.arms:
-        _train(recipe, arm, out, loaded.seed_lm, loaded.examples, selected, loaded.prompter, progress)
+        _train(recipe, arm, out, loaded, selected, progress)
 
 
 def _first_samples(examples: Sequence[Example], selected: dict[str, Selected]) -> list[tuple[Example, dict[str, Any]]]:

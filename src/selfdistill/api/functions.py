@@ -129,12 +129,20 @@ def select(
 
 
 def train(
-    model: Model, rows: Rows, kept: Kept | None = None, *, out: str | Path, seed: int = 0, **settings: Any
+    model: Model,
+    rows: Rows,
+    kept: Kept | None = None,
+    *,
+    out: str | Path,
+    method: str | None = None,
+    seed: int = 0,
+    **settings: Any,
 ) -> Adapter:
-    """Fine-tune on what was kept, or without it on the references (vanilla fine-tuning). `settings` are those of
-    `[train]`. An adapter that is there already, trained in the same way, is left as it is."""
+    """Fine-tune on what was kept, or without it on the references. `method` is a name of `methods.METHODS`; without it,
+    the usual one for either. `settings` are those of `[train]`. An adapter that is there already, trained in the same
+    way, is left as it is."""
     from selfdistill.data.examples import drawn
-    from selfdistill.methods import METHODS
+    from selfdistill.methods import method_named, usual
     from selfdistill.stages.train import train as stage
 
     made = checked(TrainSettings, settings, "train")
@@ -142,8 +150,10 @@ def train(
         raise UserError("train: a list of mix_ratio or size makes several arms; `run` does that.")
     lm, prompter, _ = model.opened
     examples = drawn(rows, made.size, seed)
-    method = METHODS["vanilla" if kept is None else "sdft"]
-    responses = method.rows(examples, {} if kept is None else kept.by_id, made.mix_ratio, seed)
+    trained = method_named(method or usual(rewrites=kept is not None), "method")
+    if trained.rewrites and kept is None:
+        raise UserError(f"method {method!r} trains on selected rewrites; give train() what select() kept.")
+    responses = trained.rows(examples, {} if kept is None else kept.by_id, made.mix_ratio, seed)
     return Adapter(stage(lm, examples, responses, Path(out), made, prompter, seed, progress=_progress()))
 
 

@@ -161,7 +161,12 @@ def select(
 def train(
     *,
     rows: Rows,
-    selected: Annotated[Path | None, typer.Option(help="What `select` wrote; without it, vanilla fine-tuning.")] = None,
+    selected: Annotated[
+        Path | None, typer.Option(help="What `select` wrote; without it, the references train.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="What trains on what; without it, sdft with --selected, else vanilla.")
+    ] = None,
     epochs: Annotated[float, typer.Option(help="Times over the rows.")] = 2,
     lr: Annotated[float, typer.Option(help="Peak learning rate, cosine to 0.")] = 1e-4,
     batch_size: Annotated[int, typer.Option(help="Rows of a step.")] = 8,
@@ -196,7 +201,7 @@ def train(
     from selfdistill.core.recipe import apply_override
     from selfdistill.data.examples import drawn
     from selfdistill.data.notes import Notes, warn_of_special
-    from selfdistill.methods import METHODS
+    from selfdistill.methods import method_named, usual
     from selfdistill.models import load_model
     from selfdistill.publish.card import write_card
     from selfdistill.stages.select import read_selected
@@ -223,8 +228,11 @@ def train(
     examples = rows.read(seed, notes)
     chosen = {} if selected is None else read_selected(examples, selected)
     examples = drawn(examples, settings.size, seed)
-    method = "sdft" if selected else "vanilla"
-    responses = METHODS[method].rows(examples, chosen, settings.mix_ratio, seed)
+    kind = method or usual(rewrites=selected is not None)
+    trained = method_named(kind, "--method")
+    if trained.rewrites and selected is None:
+        raise UserError(f"--method {kind} trains on selected rewrites; name them with --selected.")
+    responses = trained.rows(examples, chosen, settings.mix_ratio, seed)
     # Nothing is judged here, so that no wall, no judge and no word about them is needed.
     anything = Permissions(True, None, rows.data_dir, True)
     asked = load_tasks(tasks_of(task or []), seed, anything, Progress(Console(quiet=True)))
@@ -236,7 +244,7 @@ def train(
     run_train(seed_lm, examples, responses, out, settings, prompter, seed, "train", progress)
     if process().main:
         notes.write(skipped(out))
-        write_card(out, model, rows.data, method, settings.mix_ratio)
+        write_card(out, model, rows.data, kind, settings.mix_ratio)
     progress.note(f"adapter in {out}")
 
 

@@ -156,6 +156,13 @@ class TrainSettings(Settings):
         return LORA_PRESETS[self.preset] | {k: v for k, v in own.items() if v is not None}
 
 
+class ArmSettings(Settings):
+    """One method that a run trains. `name` is the arm's own, for tables and its folder; without it, the method's."""
+
+    method: str
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] | None = None
+
+
 class TaskSettings(Settings):
     """One evaluation task: a dataset and a check. `role` says whether it is what the training aims at.
 
@@ -295,6 +302,7 @@ _RUN_FILES = (
 
 class Recipe(Settings):
     """A whole run: seed LM, data, and the settings of every stage. `data_dir` holds local copies of `paper:` data.
+    Without `arms`, vanilla fine-tuning and SDFT are trained.
 
     `seed` draws data and rewrites. Each of `seeds` trains and is evaluated, for the spread between trainings; without
     them, one training with `seed`. `allow_code_execution` lets checks run model-written code, in the sandbox;
@@ -307,6 +315,7 @@ class Recipe(Settings):
     distill: DistillSettings = DistillSettings()
     select: SelectSettings = SelectSettings()
     train: TrainSettings = TrainSettings()
+    arms: tuple[ArmSettings, ...] = ()
     tasks: tuple[TaskSettings, ...] = ()
     judge: JudgeSettings | None = None
     data_dir: Place | None = None
@@ -332,6 +341,16 @@ class Recipe(Settings):
             if Path(name).name != name or name.split(".")[0] in _RUN_FILES or names.count(name) > 1:
                 raise ValueError(f"export {name!r} must be a file name of its own inside the run, such as data.jsonl")
         return select
+
+    @field_validator("arms")
+    @classmethod
+    def _arms_differ(cls, arms: tuple[ArmSettings, ...]) -> tuple[ArmSettings, ...]:
+        names = [arm.name or arm.method for arm in arms]
+        if twice := sorted({n for n in names if names.count(n) > 1}):
+            raise ValueError(f"two arms are named {', '.join(twice)}. Give one a name of its own")
+        if taken := sorted({n for n in names if n.split(".")[0] in _RUN_FILES}):
+            raise ValueError(f"an arm cannot be named {taken[0]}: a run has a file of that name")
+        return arms
 
     @field_validator("tasks")
     @classmethod
@@ -371,6 +390,7 @@ def _valid_keys(kind: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
         "distill": DistillSettings,
         "select": SelectSettings,
         "train": TrainSettings,
+        "arms": ArmSettings,
         "tasks": TaskSettings,
         "judge": JudgeSettings,
         **ENGINES,

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from selfdistill.core.records import Metric
+from selfdistill.methods import METHODS, usual
 from selfdistill.studies.grid import Study
 from selfdistill.studies.lab import SEED, Arm, Lab
 from selfdistill.studies.tables import csv_table, dataset, method, table_text
 from selfdistill.studies.values import Results, moved_weights, score, shift_from_seed
 
-COLOURS = {"Seed LM": "#8a8a8a", "Vanilla FT": "#c0504d", "SDFT": "#2f7f6f"}
+SEED_COLOUR = "#8a8a8a"
 SHIFTS = ("BLEU-4", "BLEU-4 (characters)", "ROUGE-L", "Embedding similarity", "Parameter shift")
 """The authors' code computes BLEU-4 over characters; both are drawn."""
 
@@ -74,15 +75,21 @@ def _curves(study: Study, series: Series, out: Path) -> None:
         lines: dict[str, list[tuple[float, Metric]]] = {}
         for arm, value in values.items():
             if arm.dataset:
-                name = "SDFT" if study.axis == "mix" else method(arm)
+                name = usual(rewrites=True) if study.axis == "mix" else arm.method
                 lines.setdefault(name, []).append((arm.mix if study.axis == "mix" else 100 * arm.share, value))
         for name, points in lines.items():
             x, y = [p for p, _ in points], [scale * v.value for _, v in points]
             bars = [_bar(v, scale) for _, v in points]
-            style = {"marker": "o", "ms": 4, "capsize": 2, "color": COLOURS[name], "label": name}
+            style = {
+                "marker": "o",
+                "ms": 4,
+                "capsize": 2,
+                "color": METHODS[name].colours[0],
+                "label": METHODS[name].short,
+            }
             axis.errorbar(x, y, yerr=list(zip(*bars, strict=True)), **style)
         if SEED in values:
-            axis.axhline(scale * values[SEED].value, color=COLOURS["Seed LM"], ls="--", lw=1, label="Seed LM")
+            axis.axhline(scale * values[SEED].value, color=SEED_COLOUR, ls="--", lw=1, label="Seed LM")
         axis.set_xlabel("mix ratio" if study.axis == "mix" else "rows trained on (%)")
         axis.set_ylabel("norm" if title == "Parameter shift" else "%")
     _legend(figure, axes)
@@ -95,7 +102,7 @@ def _bar(value: Metric, scale: int) -> tuple[float, float]:
 
 
 def _bars(study: Study, series: Series, out: Path) -> None:
-    """A panel for each dataset: for every benchmark the seed LM, vanilla fine-tuning and SDFT."""
+    """A panel for each dataset: for every benchmark the seed LM, and both usual methods."""
     datasets = list(dict.fromkeys(a.dataset for a in study.arms if a.dataset))
     figure, axes = _panels([dataset(Arm(d)) for d in datasets], 2.8)
     for axis, name in zip(axes, datasets, strict=True):
@@ -109,7 +116,7 @@ def _bars(study: Study, series: Series, out: Path) -> None:
                     100 * v.value,
                     0.25,
                     yerr=[[end] for end in _bar(v, 100)],
-                    color=COLOURS[method(arm)],
+                    color=_colour(arm),
                     error_kw={"lw": 0.8},
                     label=label,
                 )
@@ -118,6 +125,10 @@ def _bars(study: Study, series: Series, out: Path) -> None:
     axes[0].set_ylabel("%")
     _legend(figure, axes)
     _save(figure, out)
+
+
+def _colour(arm: Arm) -> str:
+    return METHODS[arm.method].colours[0] if arm.dataset else SEED_COLOUR
 
 
 def _histogram(study: Study, results: Results, out: Path) -> str:
@@ -129,8 +140,8 @@ def _histogram(study: Study, results: Results, out: Path) -> str:
         if found is None:
             continue
         name, mean = method(arm), found.similarity
-        axis.hist(found.similarities, bins=30, range=(-0.1, 1.0), alpha=0.6, color=COLOURS[name], label=name)
-        axis.axvline(mean.value, color=COLOURS[name], ls="--", lw=1.2, label=f"{name}, mean {mean.value:.2f}")
+        axis.hist(found.similarities, bins=30, range=(-0.1, 1.0), alpha=0.6, color=_colour(arm), label=name)
+        axis.axvline(mean.value, color=_colour(arm), ls="--", lw=1.2, label=f"{name}, mean {mean.value:.2f}")
         rows += [[name, s] for s in found.similarities]
         means.append([name, dataset(arm), f"{mean.value:.3f} [{mean.low:.3f}, {mean.high:.3f}]", str(found.n)])
     axis.set_xlabel("cosine similarity to the seed LM's answer")

@@ -25,7 +25,7 @@ from selfdistill.core.store import digest_of, write_records
 from selfdistill.data.examples import drawn, read_examples
 from selfdistill.engines.open import open_seed
 from selfdistill.engines.protocol import Engine
-from selfdistill.methods.sdft import mixed
+from selfdistill.methods import METHODS, usual
 from selfdistill.models import SeedLM, adapter_digest
 from selfdistill.run_folder import read_results
 from selfdistill.stages.distill import distill, ids_digest
@@ -43,7 +43,7 @@ from selfdistill.training.lora import check_trainable
 class Arm:
     """One model of the paper: the seed LM (no dataset), or the seed LM tuned on a dataset.
 
-    `mix` is the share of rows that take the rewrite: 0 is vanilla fine-tuning, 1 is SDFT. `share` of the rows train.
+    `mix` is the share of rows that take the rewrite: 0 trains on the rows as they stand. `share` of the rows train.
     `template` replaces the recipe's distillation template; without rewrites there is none, so arms stay shared.
     """
 
@@ -53,12 +53,22 @@ class Arm:
     template: str | None = None
 
     @property
+    def method(self) -> str:
+        """The arm's method by its name."""
+        return usual(rewrites=self.mix > 0)
+
+    @property
+    def base(self) -> Arm:
+        """The arm on the same rows as they stand."""
+        return Arm(self.dataset, 0.0, self.share)
+
+    @property
     def label(self) -> str:
         """A short name for folders and figures."""
         if self.dataset is None:
             return "seed"
-        method = {0.0: "vanilla", 1.0: "sdft"}.get(self.mix, f"mix{self.mix:g}")
-        parts = [self.dataset, method, self.template, None if self.share == 1 else f"share{self.share:g}"]
+        name = self.method if self.mix in (0, 1) else f"mix{self.mix:g}"
+        parts = [self.dataset, name, self.template, None if self.share == 1 else f"share{self.share:g}"]
         return "-".join(p for p in parts if p)
 
 
@@ -190,7 +200,7 @@ class Lab:
         recipe = self._recipe(arm)
         examples, selected, identity = self._distilled(recipe, arm.dataset)
         rows = drawn(examples, max(1, round(arm.share * len(examples))), recipe.seed)
-        # A vanilla arm does not depend on how rewrites were made.
+        # What trains on the rows as they stand does not depend on how rewrites were made.
         data = identity if arm.mix else [self.seed_lm.digest, ids_digest(examples)]
         prompter = self._prompter(recipe)
         form = [prompter.format, *prompter.template.train]
@@ -199,7 +209,7 @@ class Lab:
         train(
             self.seed_lm,
             rows,
-            mixed(rows, selected, arm.mix, recipe.seed),
+            METHODS[arm.method].rows(rows, selected, arm.mix, recipe.seed),
             folder / "adapter",
             recipe.train,
             prompter,

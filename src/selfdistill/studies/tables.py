@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 
 from selfdistill.core.records import Metric
+from selfdistill.methods import METHODS
 from selfdistill.report.tables import markdown_table
 from selfdistill.report.unjudgeable import unjudgeable_line
 from selfdistill.studies.grid import Column, Study
@@ -20,12 +21,10 @@ NAMES = {
 
 
 def method(arm: Arm) -> str:
-    """The paper's name of an arm's method."""
+    """What a table calls an arm's method."""
     if arm.dataset is None:
         return "Seed LM"
-    if arm.mix == 0:
-        return "Vanilla FT"
-    name = "SDFT" if arm.mix == 1 else f"SDFT, mix ratio {arm.mix:g}"
+    name = METHODS[arm.method].short + ("" if arm.mix in (0, 1) else f", mix ratio {arm.mix:g}")
     return f"{name} ({arm.template.capitalize()})" if arm.template else name
 
 
@@ -82,14 +81,13 @@ def score_table(study: Study, results: Results) -> str:
 
 
 def difference_table(study: Study, results: Results) -> str:
-    """Every other arm against the vanilla arm of its dataset and size, paired by item; "" where there is none."""
+    """Every arm against its base, paired by item; "" where there is none."""
     columns = [c for c in study.columns if not c.average]
     rows = []
     for arm in study.arms:
-        vanilla = Arm(arm.dataset, 0.0, arm.share)
-        if arm.mix and vanilla in results and arm in results:
-            cells = [points(difference(results, vanilla, arm, c)) for c in columns]
-            rows.append([f"{method(arm)} - Vanilla FT", dataset(arm), *cells])
+        if arm.mix and arm.base in results and arm in results:
+            cells = [points(difference(results, arm.base, arm, c)) for c in columns]
+            rows.append([f"{method(arm)} - {method(arm.base)}", dataset(arm), *cells])
     return table_text(["Difference", "Dataset", *(c.title for c in columns)], rows) if rows else ""
 
 
