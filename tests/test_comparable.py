@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from conftest import cli, random_adapter, write_jsonl
@@ -143,6 +144,28 @@ def test_a_changed_check_is_named_and_regrading_mends_it(tmp_path, own_check, em
     again = regrade(tmp_path / "e", Permissions())
     assert again[0].score == 0 and again[1] == first[1] and measure() == again
     assert [p.text for p in read_records(tmp_path / "e" / "predictions.jsonl", Prediction)] == texts
+
+
+def test_answers_of_a_stopped_evaluation_are_judged_by_the_mended_check(tmp_path, own_check, embedded, engine):
+    prompter, asked = Prompter.create(embedded.tokenizer), []
+
+    def measure():
+        (task,) = load(TaskSettings(name="facts", path="micro:facts", check=own_check.spec, limit=12, max_new_tokens=8))
+        counted = SimpleNamespace(
+            describe=engine.describe, generate=lambda rows: engine.generate(asked.append(r.id) or r for r in rows)
+        )
+        return evaluate([task], tmp_path / "e", embedded.digest, counted, prompter)
+
+    own_check.spec = own_check("1 / 0 if sum(map(ord, example.id)) % 4 == 0 else True")
+    with pytest.raises(UserError, match=r"failed on id facts/\w+: ZeroDivisionError"):
+        measure()
+    kept = list(read_records(tmp_path / "e" / "predictions.jsonl.partial", Prediction))
+    assert 0 < len(kept) < 12 and all(p.verdict is Verdict.CORRECT for p in kept)
+    asked.clear()
+    own_check("False")
+    (result,) = measure()
+    assert (result.n, result.score) == (12, 0) and len(asked) == 12 - len(kept)  # none was asked again
+    assert (result,) == tuple(measure())
 
 
 def test_the_source_of_built_in_checks_is_part_of_the_identity(tmp_path, monkeypatch, embedded, engine):

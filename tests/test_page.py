@@ -9,6 +9,7 @@ import json
 import random
 import re
 import shutil
+from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 
@@ -401,6 +402,7 @@ def test_contrasts_are_enough_in_light_and_dark():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_can_be_told_apart_on_the_page(name):
+    others = [method for other, method in METHODS.items() if other != name]
     style = page_style()
     themes = re.findall(r":root \{(.*?)\}", style, re.S)
     grounds = [luminance(re.search(r"--bg: (#\w{6})", theme)[1]) for theme in themes]
@@ -408,8 +410,10 @@ def test_every_method_can_be_told_apart_on_the_page(name):
         light, dark = sorted((luminance(colour), ground), reverse=True)
         assert (light + 0.05) / (dark + 0.05) >= 4.5
     assert style.count(f".{name} {{ --hue:") == 2
-    looks = [(m.shape, m.colours) for m in METHODS.values()]
-    assert METHODS[name].shape in SHAPES and looks.count((METHODS[name].shape, METHODS[name].colours)) == 1
+    assert METHODS[name].shape in SHAPES
+    assert not {*METHODS[name].colours} & {colour for method in others for colour in method.colours}
+    assert not {name, METHODS[name].label, METHODS[name].short} & {t for m in others for t in (m.label, m.short)}
+    assert f".{name} " not in resources.files("selfdistill.report.page").joinpath("page.css").read_text()
 
 
 # --- in a browser ------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import product
 
 import pytest
 from hypothesis import given
@@ -94,6 +95,9 @@ EXAMPLE = Example(
     id="0", prompt=(Turn(role="user", content="x"),), reference="r", task="t", meta={"tests": "assert f() == 1"}
 )
 RIGHT = {
+    "exact": "Paris.",
+    "contains": "Paris.",
+    "authors_general": "Paris.",
     "last_number": "It is 18.",
     "function_call": "f(a=1)",
     "refusal": "I can't help with that.",
@@ -104,6 +108,9 @@ RIGHT = {
     r"regex:is (\w+)": "It is red.",
 }
 WRONG = {
+    "exact": "Lyon.",
+    "contains": "Lyon.",
+    "authors_general": "### Response: Lyon",
     "last_number": "Or 17?",
     "function_call": "f(a=2)?",
     "refusal": "Take the knife and cut the bread.",
@@ -115,10 +122,21 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("name", [n for n in (*CHECKS, r"regex:is (\w+)") if n != "micro_win_rate"])
+TEXTS = ["Paris.", "It is 18.", "f(a=1)", "Yes, red.", ""]
+
+
+@pytest.mark.parametrize("name", [*CHECKS, r"regex:is (\w+)"])
+def test_no_check_hears_thoughts(name):
+    check = load_check(name, allow_code=True)
+    for reference, thought, answer in product(TEXTS, TEXTS[:4], TEXTS[:4] if name != "python_tests" else TEXTS[:1]):
+        heard = check(f"<think>\n{thought}\n</think>\n\n{answer}", reference, EXAMPLE)
+        assert heard == check(answer, reference, EXAMPLE)
+
+
+@pytest.mark.parametrize("name", RIGHT)
 def test_no_check_judges_thoughts(name):
     check = load_check(name, allow_code=True)
-    right, wrong = RIGHT.get(name, "Paris."), WRONG.get(name, "### Response: Lyon")
+    right, wrong = RIGHT[name], WRONG[name]
     assert check(f"<think>\n{wrong}\n</think>\n\n{right}", right, EXAMPLE).outcome == "same"
     assert check(right, f"<think>\n{wrong}\n</think>\n\n{right}", EXAMPLE).outcome == "same"
     assert check(f"<think>\n{right}\n</think>\n\n{wrong}", right, EXAMPLE).outcome != "same"

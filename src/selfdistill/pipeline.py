@@ -37,13 +37,13 @@ from selfdistill.data.examples import drawn, read_examples
 from selfdistill.data.notes import Notes, warn_of_special
 from selfdistill.engines.open import open_endpoint, open_seed
 from selfdistill.engines.protocol import Engine, Request, Sampling
-from selfdistill.methods import METHODS, USUAL, method_named
+from selfdistill.methods import METHODS, USUAL, method_named, responses
 from selfdistill.methods.base import Responses
 from selfdistill.models import SeedLM, adapter_digest
 from selfdistill.publish.card import write_cards
 from selfdistill.report.build import build
 from selfdistill.report.tables import yield_sentence
-from selfdistill.run_folder import Arm, Manifest, claim, engine_errors, same_data
+from selfdistill.run_folder import Arm, Manifest, claim, engine_errors, same_arms, same_data
 from selfdistill.stages.distill import distill, ids_digest
 from selfdistill.stages.evaluate import evaluate
 from selfdistill.stages.select import read_selected, select
@@ -88,6 +88,7 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
         return {}
     with locked(out):
         same_data(out / "examples.jsonl", examples)
+        same_arms(out / "run.json", arms)
         write_atomic(out / "recipe.toml", to_toml(recipe))
         notes.write(out / "skipped.jsonl")
         manifest = Manifest(out / "run.json")
@@ -99,7 +100,8 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
 
 def arms_of(recipe: Recipe, examples: int) -> list[Arm]:
     """The arms of a recipe: its methods, or the usual ones, for each number of rows and each seed, those that take
-    rewrites also for each mix ratio. An arm is compared with the first arm of its method's base.
+    rewrites also for each mix ratio. An arm is compared with the first arm of its method's base, of the same mix ratio
+    where both have one.
 
     A name says what differs: `sdft-mix0.5-size200-seed1`. Raises UserError for more rows than there are, and for an
     unknown method.
@@ -120,10 +122,15 @@ def arms_of(recipe: Recipe, examples: int) -> list[Arm]:
         for name, kind in named.items():
             method = method_named(kind, "arms")
             base = first.get(method.base or "")
-            base = base and "-".join([base, *end])
-            for mix in mixes if method.rewrites else (0.0,):
-                share = [f"mix{mix:g}"] if method.rewrites and len(mixes) > 1 else []
-                arms.append(Arm("-".join([name, *share, *end]), kind, base, mix, size, seed))
+            for mix in mixes if method.rewrites else mixes[-1:]:
+                share = [f"mix{mix:g}"] if len(mixes) > 1 else []
+
+                def label(name: str, kind: str, share: list[str] = share, end: list[str] = end) -> str:
+                    return "-".join([name, *(share if METHODS[kind].rewrites else []), *end])
+
+                against = base and label(base, named[base])
+                mix_ratio = mix if method.rewrites else 0.0
+                arms.append(Arm(label(name, kind), kind, against, mix_ratio, size, seed))
     return arms
 
 
@@ -216,7 +223,7 @@ def _train(
     recipe: Recipe, arm: Arm, out: Path, loaded: _Loaded, selected: dict[str, Selected], progress: Progress
 ) -> None:
     def rows_of(method: str, mix_ratio: float) -> Responses:
-        return METHODS[method].rows(rows, selected, mix_ratio, recipe.seed)
+        return responses(method, rows, selected, mix_ratio, recipe.seed)
 
     rows = drawn(loaded.examples, arm.size, recipe.seed)
     others = [rows_of(method, 1.0) for method in dict.fromkeys(a.method for a in loaded.arms)]

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,18 @@ def same_data(path: Path, examples: Sequence[Example]) -> None:
     """Refuse to go on with a run whose data has changed since."""
     if path.is_file() and [e.id for e in read_records(path, Example)] != [e.id for e in examples]:
         raise UserError(f"{path.parent}: the data has changed since this run began. Choose another output folder.")
+
+
+def same_arms(path: Path, arms: Sequence[Arm]) -> None:
+    """Refuse to go on with a run of other arms, as when a method has come or gone since. Nothing is written before."""
+    old = json.loads(path.read_text(encoding="utf-8")).get("arms") if path.is_file() else None
+    new = [asdict(arm) for arm in arms]
+    if old is not None and old != new:
+        names = [", ".join(arm["name"] for arm in listed) for listed in (old, new)]
+        raise UserError(
+            f"{path.parent}: holds a run of the arms {names[0]}; these would be {names[1]}. Choose another output "
+            "folder, or name the run's own in [[arms]]."
+        )
 
 
 def _changes(old: str, new: str) -> list[str]:

@@ -15,6 +15,7 @@ import sys
 import unicodedata
 from functools import cache, partial
 from pathlib import Path
+from typing import get_args
 
 from selfdistill.checks.authors import (
     check_authors_general,
@@ -22,7 +23,7 @@ from selfdistill.checks.authors import (
     check_authors_math,
     check_authors_openfunctions,
 )
-from selfdistill.checks.base import Check, Judgement
+from selfdistill.checks.base import Check, Judgement, Outcome
 from selfdistill.checks.calls import check_function_call
 from selfdistill.checks.code import check_python_tests
 from selfdistill.checks.numbers import check_last_number
@@ -147,7 +148,9 @@ def _user_check(module: str, function: str, spec: str) -> Check:
     try:
         own = getattr(importlib.import_module(module), function)
     except Exception as error:  # whatever the user's module raises
-        raise UserError(f"check {spec!r}: {error}. Expected module:function that can be imported from here.") from None
+        raise UserError(
+            f"check {spec!r}: {error}. Expected module:function, with the module in this folder or on PYTHONPATH."
+        ) from None
     finally:
         sys.path.remove("")
     if not callable(own):
@@ -159,10 +162,17 @@ def _user_check(module: str, function: str, spec: str) -> Check:
         except Exception as error:
             kind = type(error).__name__
             raise UserError(f"check {spec!r} failed on id {example.id}: {kind}: {error}. Mend the function.") from None
-        if isinstance(result, Judgement):
-            return result
-        if not isinstance(result, bool):
+        if isinstance(result, bool):
+            return Judgement("same" if result else "different", response, reference)
+        if not isinstance(result, Judgement):
             raise UserError(f"check {spec!r} returned {result!r}, expected True, False or a Judgement.")
-        return Judgement("same" if result else "different", response, reference)
+        if result.outcome not in get_args(Outcome):
+            raise UserError(
+                f"check {spec!r}: outcome {result.outcome!r}, expected one of {', '.join(get_args(Outcome))}."
+            )
+        for field in ("extracted", "expected", "note", "label"):
+            if not isinstance(value := getattr(result, field), str | None):
+                raise UserError(f"check {spec!r}: {field} is {value!r}, expected a text or None.")
+        return result
 
     return check

@@ -201,7 +201,7 @@ def train(
     from selfdistill.core.recipe import apply_override
     from selfdistill.data.examples import drawn
     from selfdistill.data.notes import Notes, warn_of_special
-    from selfdistill.methods import method_named, usual
+    from selfdistill.methods import method_named, responses, usual
     from selfdistill.models import load_model
     from selfdistill.publish.card import write_card
     from selfdistill.stages.select import read_selected
@@ -232,7 +232,7 @@ def train(
     trained = method_named(kind, "--method")
     if trained.rewrites and selected is None:
         raise UserError(f"--method {kind} trains on selected rewrites; name them with --selected.")
-    responses = trained.rows(examples, chosen, settings.mix_ratio, seed)
+    answers = responses(kind, examples, chosen, settings.mix_ratio, seed)
     # Nothing is judged here, so that no wall, no judge and no word about them is needed.
     anything = Permissions(True, None, rows.data_dir, True)
     asked = load_tasks(tasks_of(task or []), seed, anything, Progress(Console(quiet=True)))
@@ -241,7 +241,7 @@ def train(
     seed_lm = load_model(model, quantized=settings.tune == "qlora")
     prompter = prompt.prompter(seed_lm.tokenizer, progress)
     warn_of_special(examples, seed_lm.tokenizer, rows.data, progress)
-    run_train(seed_lm, examples, responses, out, settings, prompter, seed, "train", progress)
+    run_train(seed_lm, examples, answers, out, settings, prompter, seed, "train", progress)
     if process().main:
         notes.write(skipped(out))
         write_card(out, model, rows.data, kind, settings.mix_ratio)

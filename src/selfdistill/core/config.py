@@ -166,9 +166,9 @@ class ArmSettings(Settings):
 class TaskSettings(Settings):
     """One evaluation task: a dataset and a check. `role` says whether it is what the training aims at.
 
-    `path` may also be `paper:NAME`, a benchmark of tasks/, which brings its check and template, or `lm-eval:NAME`.
-    `template` puts the items into that template's evaluation prompt where it differs from its training prompt.
-    `samples` answers are drawn at `temperature` beside the greedy one, for pass@k. `limit` items are drawn at
+    `path` may also be `paper:NAME`, a benchmark of tasks/, which brings its name, check and template, or
+    `lm-eval:NAME`. `template` puts the items into that template's evaluation prompt where it differs from its training
+    prompt. `samples` answers are drawn at `temperature` beside the greedy one, for pass@k. `limit` items are drawn at
     random, the same ones every time.
     """
 
@@ -186,6 +186,12 @@ class TaskSettings(Settings):
     stop: tuple[str, ...] = ()
     samples: Annotated[int, Field(ge=0)] = 0
     temperature: Annotated[float, Field(gt=0)] = 0.8
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_named_one_brings_its_name(cls, values: Any) -> Any:
+        scheme, _, name = str(values.get("path", "")).partition(":") if isinstance(values, dict) else ("", "", "")
+        return {"name": name, **values} if scheme in ("paper", "lm-eval") else values
 
 
 class EndpointSettings(Settings):

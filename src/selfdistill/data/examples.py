@@ -24,7 +24,7 @@ from selfdistill.core.worlds import world_of
 from selfdistill.data.conversations import conversation, listed, missing, text_of, whole
 from selfdistill.data.files import CONVERSATIONS, rows
 from selfdistill.data.notes import WATCHED, Notes, watch, watch_control
-from selfdistill.data.sources import Row, locate
+from selfdistill.data.sources import Row, Source, locate
 
 PAIRS = (
     ("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("question", "response"),
@@ -49,19 +49,20 @@ def stream_examples(
     need_response: bool = True,
     data_dir: str | None = None,
     notes: Notes | None = None,
+    source: Source | None = None,
 ) -> Iterator[Example]:
     """The examples of a dataset, or `settings.sample` of them drawn at random with `seed`, in the order of the file.
 
     `need_response=False` lets rows pass that have no reference, for checks that need none. `data_dir` holds local
-    copies of the datasets that are named `paper:NAME`. `notes` gathers what there is to say of the rows, and the bad
-    ones that are left out.
-    Raises UserError for anything that cannot be read, and for a dataset without rows, when it comes to it.
+    copies of the datasets that are named `paper:NAME`; `source` is one that has no name there. `notes` gathers what
+    there is to say of the rows, and the bad ones that are left out. Raises UserError for anything that cannot be read,
+    and for a dataset without rows, when it comes to it.
     """
     if world := world_of(settings.path):
         return _some(world.examples(settings, task, seed), settings.path)
     adapt: Callable[[Row], Row | None] = dict
-    if settings.path.startswith("paper:"):
-        settings, source = locate(settings, data_dir)
+    if source or settings.path.startswith("paper:"):
+        settings, source = locate(settings, data_dir, source)
         settings = settings.model_copy(update={"sample": settings.sample or source.sample})
         adapt = source.adapt
 
@@ -81,9 +82,10 @@ def read_examples(
     need_response: bool = True,
     data_dir: str | None = None,
     notes: Notes | None = None,
+    source: Source | None = None,
 ) -> list[Example]:
     """All examples that `stream_examples` gives."""
-    return list(stream_examples(settings, task, seed, need_response, data_dir, notes))
+    return list(stream_examples(settings, task, seed, need_response, data_dir, notes, source))
 
 
 def _some(stream: Iterator[Example], path: str) -> Iterator[Example]:
@@ -228,7 +230,8 @@ def _reader(settings: DataSettings, row: Row, where: str, need_response: bool) -
         raise UserError(f"{where}: a preference set. Name the answers to train on: --columns {how}.")
     raise UserError(
         f"{where}: no columns that are understood. {_found(found)} Name them: "
-        'columns = { prompt = "...", response = "..." } (on the command line --columns prompt=...,response=...).'
+        'columns = { prompt = "...", response = "..." } (on the command line --columns prompt=...,response=...; '
+        "in a --task columns.prompt=...,columns.response=...)."
     )
 
 

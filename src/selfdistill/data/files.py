@@ -282,7 +282,8 @@ def _hub_rows(settings: DataSettings) -> Iterator[tuple[str, Row]]:
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"{name}: no such file, and no dataset of that name could be loaded from the hub"
-            f"{' (HF_HUB_OFFLINE is set)' if offline else ''}: {str(error).splitlines()[0][:200]}{local_copies(name)}"
+            f"{' (HF_HUB_OFFLINE is set)' if offline else ''}: {str(error).splitlines()[0][:200]}"
+            f"{local_copies(name, settings.split)}"
         ) from None
     for number, row in enumerate(dataset, 1):
         yield f"{name}, row {number}", dict(row)

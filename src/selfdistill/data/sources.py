@@ -23,24 +23,27 @@ Row = dict[str, Any]
 FILES = ("https:", "hf:")
 """How the address of a file begins that the datasets library can open."""
 
+PACKAGE = "package"
+
 LARGE, SUBSET = 10_000, 2_000
 """Sets of more than 10,000 rows train on 2,000 drawn at random (Section 4.1)."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One dataset. `hub` is a name there, or the address of a file; both are pinned by `revision`.
+    """One dataset. `hub` is a name there, or the address of a file; both are pinned by `revision`. `PACKAGE` has its
+    rows in selfdistill/tasks instead, and no revision.
 
-    `files` names local copies by split, the first that is there is taken. `adapt` brings a row of any of its published
-    forms into the paper's, and gives None for one that holds no conversation. `rows` is the size of the train split as
-    published, `epochs` the paper's (Appendix A); None for what is only evaluated on.
+    `files` names local copies by split, the first that is there is taken; of those in the package there is one. `adapt`
+    brings a row of any of its published forms into the paper's, and gives None for one that holds no conversation.
+    `rows` is the size of the train split as published, `epochs` the paper's (Appendix A); None for what is only
+    evaluated on.
     """
 
     name: str
     hub: str
     revision: str | None
     licence: str
-    columns: tuple[str, ...]
     files: Mapping[str, tuple[str, ...]]
     adapt: Callable[[Row], Row | None] = dict
     config: str | None = None
@@ -50,7 +53,7 @@ class Source:
     @property
     def local(self) -> bool:
         """Whether the dataset comes with the package."""
-        return self.hub == "package"
+        return self.hub == PACKAGE
 
     @property
     def sample(self) -> int | None:
@@ -58,15 +61,15 @@ class Source:
         return SUBSET if self.rows is not None and self.rows > LARGE else None
 
 
-def locate(settings: DataSettings, data_dir: str | None) -> tuple[DataSettings, Source]:
-    """The settings with the place where the rows of `paper:NAME` lie, and its source.
+def locate(settings: DataSettings, data_dir: str | None, source: Source | None = None) -> tuple[DataSettings, Source]:
+    """The settings with the place where the rows of `source`, or of `paper:NAME`, lie, and the source.
 
     Raises UserError for an unknown name or split.
     """
     name = settings.path.partition(":")[2]
-    if name not in SOURCES:
+    if source is None and name not in SOURCES:
         raise UserError(f"{settings.path}: no such dataset. There are: {', '.join(SOURCES)}.")
-    source = SOURCES[name]
+    source = source or SOURCES[name]
     if settings.split not in source.files:
         raise UserError(f"{settings.path}: no split {settings.split!r}. There are: {', '.join(source.files)}.")
     places = [Path(data_dir) / file for file in source.files[settings.split]] if data_dir else []
@@ -87,11 +90,13 @@ def locate(settings: DataSettings, data_dir: str | None) -> tuple[DataSettings, 
     return settings.model_copy(update=update), source
 
 
-def local_copies(place: str) -> str:
-    """For an error: which files in --data-dir would do in the place of what `locate` named; "" for other places."""
+def local_copies(place: str, wanted: str) -> str:
+    """For an error: which files in --data-dir would do in the place of what `locate` named, with its split; "" for
+    other places."""
     for source in SOURCES.values():
         for split, files in source.files.items():
-            if place == source.hub.format(split=split, revision=source.revision):
+            same = place == source.hub.format(split=split, revision=source.revision)
+            if same and (split == wanted or place.startswith(FILES)):
                 return f". A local copy would be one of {', '.join(files)} in --data-dir"
     return ""
 
@@ -180,7 +185,6 @@ SOURCES: dict[str, Source] = {
             "openai/gsm8k",
             "740312add88f781978c0658806c59bc2815b9866",
             "MIT",
-            ("question", "answer"),
             {
                 "train": ("gsm8k_train_sdft.json", "gsm8k_train.json", "gsm8k_train.jsonl"),
                 "test": ("gsm8k_test_sdft.json", "gsm8k_test.json", "gsm8k_test.jsonl"),
@@ -195,7 +199,6 @@ SOURCES: dict[str, Source] = {
             f"{_GITHUB}/sail-sg/sdft/{{revision}}/data/multiarith_test.json",
             "3167df67e1f5c8c3b1ea3da1eb6c0eeefbaaa943",
             "not stated",
-            ("instruction", "output"),
             {"test": ("multiarith_test.json",)},
             _multiarith,
         ),
@@ -204,7 +207,6 @@ SOURCES: dict[str, Source] = {
             f"{_GITHUB}/sail-sg/sdft/{{revision}}/data/openfunction/openfunction_{{split}}.json",
             "10a06038c188df0f601d10e5ddab3dc8e19330e5",
             "Apache-2.0",
-            ("instruction", "output"),
             {"train": ("openfunctions_train.json",), "test": ("openfunctions_test.json",)},
             rows=2211,
             epochs=5,
@@ -214,7 +216,6 @@ SOURCES: dict[str, Source] = {
             "ise-uiuc/Magicoder-OSS-Instruct-75K",
             "5f839b1f368a76b161028bb9edff055db34022b2",
             "MIT",
-            ("problem", "solution"),
             {"train": ("magicoder_train.json", "magicoder_train.jsonl", "magicoder_train_2000.json")},
             _magicoder,
             rows=75197,
@@ -225,7 +226,6 @@ SOURCES: dict[str, Source] = {
             "tatsu-lab/alpaca",
             "dce01c9b08f87459cf36a430d809084718273017",
             "CC BY-NC 4.0",
-            ("instruction", "input", "output"),
             {"train": ("alpaca_train.json", "alpaca_train_2000.json")},
             _alpaca,
             rows=52002,
@@ -236,7 +236,6 @@ SOURCES: dict[str, Source] = {
             "databricks/databricks-dolly-15k",
             "bdd27f4d94b9c1f951818a7da7fd7aeea5dbff1a",
             "CC BY-SA 3.0",
-            ("instruction", "context", "response"),
             {"train": ("dolly_train.json", "dolly_train.jsonl", "dolly_train_2000.json")},
             _dolly,
             rows=15011,
@@ -247,7 +246,6 @@ SOURCES: dict[str, Source] = {
             "hf://datasets/GAIR/lima@{revision}/{split}.jsonl",
             "68958e98267f5fb4a52a03ebcdae4ae59213fa7c",
             "CC BY-NC-SA 4.0",
-            ("conversations",),
             {"train": ("lima_train.json", "lima_train.jsonl")},
             _lima,
             rows=1030,
@@ -258,7 +256,6 @@ SOURCES: dict[str, Source] = {
             "teknium/OpenHermes-2.5",
             "05c3557e57b6dd1d0e0cb8369ba53b43e15fd10b",
             "not stated",
-            ("conversations",),
             {"train": ("openhermes_train.json", "openhermes_train.jsonl")},
             _openhermes,
             rows=1001551,
@@ -269,7 +266,6 @@ SOURCES: dict[str, Source] = {
             "openai/openai_humaneval",
             "7dce6050a7d6d172f3cc5c32aa97f52fa1a2e544",
             "MIT",
-            ("task_id", "prompt", "canonical_solution", "test", "entry_point"),
             {"test": ("HumanEval.jsonl.gz", "HumanEval.jsonl")},
             _humaneval,
         ),
@@ -278,7 +274,6 @@ SOURCES: dict[str, Source] = {
             f"{_GITHUB}/llm-attacks/llm-attacks/{{revision}}/data/advbench/harmful_behaviors.csv",
             "098262edf85f807224e70ecd87b9d83716bf6b73",
             "MIT",
-            ("goal", "target"),
             {"test": ("advbench_harmful_behaviors.csv", "harmful_behaviors.csv")},
             _advbench,
         ),
@@ -287,15 +282,13 @@ SOURCES: dict[str, Source] = {
             "hf://datasets/tatsu-lab/alpaca_eval@{revision}/alpaca_eval.json",
             "2edc6fad8be6b14ea7230aabfd08188da6b8b814",
             "CC BY-NC 4.0",
-            ("instruction", "output"),
             {"test": ("alpaca_eval.json",)},
         ),
         Source(
             "lookalikes",
-            "package",
+            PACKAGE,
             None,
             "Apache-2.0",
-            ("prompt", "response"),
             {"test": ("lookalikes.jsonl",)},
         ),
     )

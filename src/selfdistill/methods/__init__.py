@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from selfdistill.core.errors import UserError
+from selfdistill.core.records import Example, Selected
 from selfdistill.methods import sdft, vanilla
-from selfdistill.methods.base import Method
+from selfdistill.methods.base import Method, Responses
 
 METHODS: dict[str, Method] = {"vanilla": vanilla.METHOD, "sdft": sdft.METHOD}
 
@@ -15,6 +18,20 @@ USUAL = ("vanilla", "sdft")
 def usual(rewrites: bool) -> str:
     """The usual method for references alone, or for selected rewrites."""
     return next(name for name in USUAL if METHODS[name].rewrites == rewrites)
+
+
+def responses(
+    name: str, examples: Sequence[Example], selected: Mapping[str, Selected], mix_ratio: float, seed: int
+) -> Responses:
+    """What trains by the method of that name. Raises UserError where it does not answer every turn of every row."""
+    made = METHODS[name].rows(examples, selected, mix_ratio, seed)
+    missing = [e.id for e in examples if len(made.get(e.id, ())) != len(e.references)]
+    if missing:
+        raise UserError(
+            f"method {name}: its rows answer {len(examples) - len(missing)} of {len(examples)} rows in full (not "
+            f"{missing[0]}). All arms train on the same rows: give every turn a response, such as its reference."
+        )
+    return made
 
 
 def method_named(name: str, where: str) -> Method:

@@ -17,6 +17,7 @@ from selfdistill.comparison.differences import compare
 from selfdistill.core.errors import UserError
 from selfdistill.core.records import Rewrite, Selected, read_records
 from selfdistill.core.store import write_atomic
+from selfdistill.methods import method_named
 from selfdistill.report.markdown import markdown
 from selfdistill.report.summary import sentence
 from selfdistill.run_folder import arms, manifest, training_record
@@ -32,6 +33,8 @@ def build(run: Path) -> dict[str, Any]:
     rewrites = {r.id: r for r in read_records(run / "rewrites.jsonl", Rewrite)}
     reasons = Counter(row.reason.value for row in selected)
     trained = arms(run)
+    for arm in trained:
+        method_named(arm["method"], f"{run / 'run.json'}: arm {arm['name']}")
     measured = {
         arm["name"]: [run / folder for folder in arm["folders"]]
         for arm in [{"name": "seed", "folders": ["seed"]}, *trained]

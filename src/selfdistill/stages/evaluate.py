@@ -40,7 +40,7 @@ from selfdistill.core.records import (
 from selfdistill.core.store import Journal, digest_of, in_time, write_atomic, write_records
 from selfdistill.engines.protocol import Completion, Engine, Request, Sampling
 from selfdistill.run_folder import META, read_results
-from selfdistill.stages.identity import evaluation_identity, note_checks, same_checks
+from selfdistill.stages.identity import changed_checks, evaluation_identity, note_checks
 from selfdistill.tasks.base import Permissions, Task
 from selfdistill.tasks.load import template_of
 from selfdistill.tasks.multiple_choice import expected_steps, measured
@@ -70,7 +70,8 @@ def evaluate(
     if harness and not hasattr(engine, "seed_lm"):
         raise UserError(f"task {harness[0]}: lm-evaluation-harness needs the model here; it cannot ask an endpoint.")
     identity = evaluation_identity(tasks, model, engine, prompter, adapter)
-    same_checks(out, identity)
+    if changed := changed_checks(out, identity):
+        _judge_anew([t for t in tasks if t.settings.name in changed], out)
     meta = out / META
     for name_there in ("items.jsonl", "result.json"):
         if (out / name_there).exists() and not meta.exists():
@@ -92,6 +93,24 @@ def evaluate(
         if task.check_name == "win_rate":
             _write_model_outputs(task, predictions, out, f"{model} {adapter or ''}".strip())
     return _results(tasks, out, predictions, judging)
+
+
+def _judge_anew(tasks: Sequence[Task], out: Path) -> None:
+    """Judge what a stopped evaluation has answered by the checks of now. Raises UserError for a finished one, which
+    may be part of something and changes only where its user says so."""
+    if (out / "predictions.jsonl").is_file():
+        listed = ", ".join(f"check of {t.settings.name} ({t.check_name})" for t in tasks)
+        raise UserError(
+            f"{out}: its answers were judged by another version of the {listed}. Judge them again without a model: "
+            f"selfdistill evaluate --out {out} --regrade (or choose another output folder)."
+        )
+    by_id = {e.id: (t, e) for t in tasks for e in t.items}
+    old = json.loads((out / META).read_text(encoding="utf-8"))
+    with Journal(out / "predictions.jsonl", Prediction, old, lambda p: p.finish_reason == "error") as journal:
+        answered = list(read_records(journal.partial, Prediction)) if journal.done else []
+        fresh = [_judged(*by_id[p.id], p) if p.id in by_id and p.tokens is not None else p for p in answered]
+        write_records(journal.partial, fresh)
+        note_checks(out, tasks)
 
 
 def _write_model_outputs(task: Task, predictions: Sequence[Prediction], out: Path, generator: str) -> None:

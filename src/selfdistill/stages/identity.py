@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from selfdistill.checks import source_digest
-from selfdistill.core.errors import UserError
 from selfdistill.core.store import digest_file, digest_of
 from selfdistill.engines.protocol import Engine
 from selfdistill.run_folder import META
@@ -61,23 +60,18 @@ def _judged_by(task: Task) -> str:
     return f"lm-eval {version('lm_eval')}" if task.harness else source_digest(task.check_name)
 
 
-def same_checks(out: Path, identity: dict[str, Any]) -> None:
-    """Raises UserError where the finished answers in `out` are the same ones, judged by a check of another source: they
-    need no model, so the remedy is another one than for other settings."""
-    if not (out / "predictions.jsonl").is_file():
-        return
+def changed_checks(out: Path, identity: dict[str, Any]) -> list[str]:
+    """The tasks whose answers in `out` were judged by a check of another source, where nothing else has changed: these
+    answers need no model to be judged again."""
     try:
         old = json.loads((out / META).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return
+        return []
     new = json.loads(json.dumps(identity))
     changed = [k for k in {**old, **new} if old.get(k) != new.get(k)]
-    if changed and all(k.startswith(_CHECK) and "lm-eval" not in new.get(k, ()) for k in changed):
-        listed = ", ".join(f"{k} ({new[k][0]})" for k in changed if k in new)
-        raise UserError(
-            f"{out}: its answers were judged by another version of the {listed}. Judge them again without a model: "
-            f"selfdistill evaluate --out {out} --regrade (or choose another output folder)."
-        )
+    if all(k.startswith(_CHECK) and k in new and "lm-eval" not in new[k] for k in changed):
+        return [k.removeprefix(_CHECK) for k in changed]
+    return []
 
 
 def note_checks(out: Path, tasks: Sequence[Task]) -> None:

@@ -25,7 +25,7 @@ from selfdistill.core.store import digest_of, write_records
 from selfdistill.data.examples import drawn, read_examples
 from selfdistill.engines.open import open_seed
 from selfdistill.engines.protocol import Engine
-from selfdistill.methods import METHODS, usual
+from selfdistill.methods import responses, usual
 from selfdistill.models import SeedLM, adapter_digest
 from selfdistill.run_folder import read_results
 from selfdistill.stages.distill import distill, ids_digest
@@ -209,7 +209,7 @@ class Lab:
         train(
             self.seed_lm,
             rows,
-            METHODS[arm.method].rows(rows, selected, arm.mix, recipe.seed),
+            responses(arm.method, rows, selected, arm.mix, recipe.seed),
             folder / "adapter",
             recipe.train,
             prompter,

@@ -1,4 +1,4 @@
-"""The benchmarks of the paper: `path = "paper:NAME"` in a task. One file each, one line here."""
+"""The benchmarks by name, the paper's and ours: `path = "paper:NAME"` in a task. One file each, one line here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a benchmark of the paper is."""
+"""What a benchmark is, and a task with its items."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Literal
 from selfdistill.checks.base import Check
 from selfdistill.core.config import JudgeSettings, TaskSettings
 from selfdistill.core.records import Example
+from selfdistill.data.sources import Source
 
 
 def as_it_stands(question: str) -> str:
@@ -19,13 +20,15 @@ def as_it_stands(question: str) -> str:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One benchmark: where its items come from (`data.sources`), how they are asked and how answers are judged.
+    """One benchmark: where its items come from (the name of a dataset of `data.sources`, or a `Source` of its own), how
+    they are asked and how answers are judged.
 
-    `ask` changes the question; `template` names the template whose evaluation prompt the items stand in, in both
-    prompt formats, where the paper asks them in a form of their own (Figure 13).
+    `split` is what a task reads that names none. `ask` changes the question; `template` names the template whose
+    evaluation prompt the items stand in, in both prompt formats, where the paper asks them in a form of their own
+    (Figure 13).
     """
 
-    source: str
+    source: str | Source
     check: str
     split: str = "test"
     template: str = "using"

@@ -19,6 +19,7 @@ from selfdistill.core.records import Example, Turn
 from selfdistill.core.worlds import quizzes, world_of
 from selfdistill.data.examples import read_examples
 from selfdistill.data.notes import Notes
+from selfdistill.data.sources import SOURCES, Source
 from selfdistill.tasks import BENCHMARKS
 from selfdistill.tasks.base import Permissions, Task, as_it_stands
 from selfdistill.templates import load_template
@@ -105,13 +106,15 @@ def _items(task: TaskSettings, seed: int, check: str, data_dir: str | None, prog
         skip_bad=task.skip_bad,
     )
     ask: Callable[[str], str] = as_it_stands
+    source: Source | None = None
     if kind == "paper":
         benchmark = BENCHMARKS[name]
         split = task.split if "split" in task.model_fields_set else benchmark.split
-        data = data.model_copy(update={"path": f"paper:{benchmark.source}", "split": split})
+        source = benchmark.source if isinstance(benchmark.source, Source) else SOURCES[benchmark.source]
+        data = data.model_copy(update={"path": f"paper:{source.name}", "split": split})
         ask = benchmark.ask
     drawn = seed if world_of(task.path) else LIMIT_SEED
-    rows = read_examples(data, task.name, drawn, check not in NEED_NO_REFERENCE, data_dir, Notes(progress))
+    rows = read_examples(data, task.name, drawn, check not in NEED_NO_REFERENCE, data_dir, Notes(progress), source)
     items = []
     for row in rows:
         *before, last = row.prompt

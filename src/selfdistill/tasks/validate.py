@@ -5,8 +5,8 @@ Out: the answers that the check judges wrongly, and the items that it cannot jud
 
     selfdistill validate --task paper:openfunctions --data-dir data
 
-Each item's gold answer must pass; perturbed ones, an empty one and an off-topic one must not. Where the check finds no
-answer in the reference, it cannot be tried.
+Each item's gold answer must pass; an empty one, an off-topic one and, for the checks in `PERTURB`, the gold answer made
+wrong must not. Where the check finds no answer in the reference, it cannot be tried.
 """
 
 from __future__ import annotations
@@ -54,20 +54,19 @@ class Validation:
 
 
 def validate(task: Task) -> Validation:
-    """Try the task's check over its items. Raises UserError for a task without items, and for a check that
-    cannot be tried this way (a judge, lm-evaluation-harness, the user's own function)."""
+    """Try the task's check over its items. Raises UserError for a check that cannot be tried this way (a judge,
+    lm-evaluation-harness, one that was not permitted)."""
     name, check = task.check_name, task.check
-    if check is None or name not in PERTURB:
-        why = f" ({task.missing})" if task.missing else ""
-        raise UserError(
-            f"task {task.settings.name}: check {name} cannot be tried{why}. These can: {', '.join(PERTURB)}."
-        )
+    if check is None or name == "win_rate":
+        why = task.missing or "a judge and lm-evaluation-harness know no right answer"
+        raise UserError(f"task {task.settings.name}: check {name} cannot be tried: {why}.")
 
     def one(item: Example) -> list[Failure] | str:
         gold = _gold(name, item)
         if (outcome := check(gold, item.reference, item).outcome) in UNREADABLE:
             return UNREADABLE[outcome]
-        wrong = [(what, answer) for what, answer in PERTURB[name](gold, item) if answer != gold]
+        perturb = PERTURB.get(name)
+        wrong = [(what, answer) for what, answer in perturb(gold, item) if answer != gold] if perturb else []
         tried = [("gold", gold), *wrong, ("empty", "")]
         if name != "refusal":  # there an answer beside the topic is an answer
             tried.append(("off-topic", OFF_TOPIC))

@@ -54,6 +54,7 @@ def write_page(run: Path, report: dict[str, Any]) -> Path:
     data = collect(run, manifest.get("arms", [])) | {"reasons": {r.value: r.explained for r in Reason}}
     curves = charts.strength_points(_json(run / "scale.json"))
     points = charts.arm_points(report)
+    methods = [(name, METHODS[name]) for name in dict.fromkeys(arm["method"] for arm in report["arms"])]
     template = Environment(autoescape=True, finalize=clean, trim_blocks=True, lstrip_blocks=True)
     html = template.from_string(_file("page.html")).render(
         policy=f"default-src 'none'; script-src '{_hash(code)}'; style-src '{_hash(styles)}'; img-src data:; "
@@ -72,8 +73,8 @@ def write_page(run: Path, report: dict[str, Any]) -> Path:
         overlap=overlap_lines(report),
         nothing=NOTHING_COMPARED,
         shapes=SHAPES,
-        both=", ".join(f"{METHODS[m.base].short} to {m.short}" for m in METHODS.values() if m.base),
-        methods=[(name, METHODS[name]) for name in dict.fromkeys(arm["method"] for arm in report["arms"])],
+        both=", ".join(f"{METHODS[m.base].short} to {m.short}" for _, m in methods if m.base),
+        methods=methods,
         unjudgeable=(unjudgeable_rows(report["tasks"]), UNJUDGEABLE),
         **_forest(report),
         **_distilled(run, report),
