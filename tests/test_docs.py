@@ -15,6 +15,7 @@ import pytest
 import typer
 
 from selfdistill.cli import app
+from selfdistill.methods import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -117,3 +118,54 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert "--allow-code-execution" in (tmp_path / "cli.html").read_text(encoding="utf-8")
     loaded = r"""<(?:script|img|link)[^>]*(?:src|href)=["'](?:https?:)?//"""  # what a reader's browser would ask for
     assert not [page.name for page in tmp_path.glob("*.html") if re.search(loaded, page.read_text(encoding="utf-8"))]
+
+
+def shown(name: str) -> dict[str, object]:
+    """What the Python blocks of a page define, in their order: whole files, not the lines that go into one of ours."""
+    defined: dict[str, object] = {}
+    exec(SETTING, defined)
+    for language, block in FENCE.findall((ROOT / "docs" / name).read_text(encoding="utf-8")):
+        if language == "python" and not re.search(r'^    "\w+": |^METHODS', block, re.MULTILINE):
+            exec(compile(block, name, "exec", dont_inherit=True), defined)
+    return defined
+
+
+SETTING = """
+import pytest
+from selfdistill.core.config import DataSettings
+from selfdistill.core.records import Example, Selected, Turn
+from selfdistill.data.examples import read_examples
+"""
+
+
+def test_the_checks_that_the_docs_show_work():
+    page = shown("add-check.md")
+    outcomes = [page["check_yes_no"](text, "yes", None).outcome for text in ("Yes, it is.", "No.", "Hm.")]
+    assert outcomes == ["same", "different", "no_answer"]
+    assert page["same_city"]("It is\nParis.", "Paris", None) and not page["same_city"]("", "Paris", None)
+    assert [page["same_word"](text, "b", None).outcome for text in ("a b", "a", "")] == [
+        "same",
+        "different",
+        "no_answer",
+    ]
+
+
+def test_the_method_that_the_docs_show_keeps_the_contract(monkeypatch):
+    import test_methods
+    import test_page
+
+    page = shown("add-method.md")
+    monkeypatch.setitem(METHODS, "shorter", page["METHOD"])
+    for contract in (
+        test_methods.test_every_row_gets_a_response_to_each_of_its_turns,
+        test_methods.test_rewrites_train_where_the_method_says_so,
+        test_methods.test_every_method_says_what_it_is,
+        test_page.test_every_method_can_be_told_apart_on_the_page,
+    ):
+        contract("shorter")
+    page["test_the_shorter_response_trains"]()
+
+
+def test_the_benchmark_that_the_docs_show_is_one():
+    capitals = shown("add-task.md")["CAPITALS"]
+    assert capitals.check == "contains" and capitals.source.local and capitals.split in capitals.source.files
