@@ -9,10 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 
+import forked
 import pytest
 from hypothesis import settings
 
@@ -41,10 +44,21 @@ def hears_control_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def cli(*args: object, **kwargs) -> subprocess.CompletedProcess[str]:
-    """Run `selfdistill` as a user does."""
+def cli(
+    *args: object, cwd: object = None, env: Mapping[str, str] | None = None, prepare: forked.Prepare | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run `selfdistill` as a user does: a forked process, or with an environment of its own a fresh interpreter."""
     command = [sys.executable, "-m", "selfdistill", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, **kwargs)
+    if env is not None:
+        return subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=cwd, env=env)
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder) / "out", Path(folder) / "err"
+        process = forked.start(command[3:], out, err, cwd, prepare)
+        process.join(600)
+        if process.exitcode is None:
+            process.kill()
+            raise TimeoutError(" ".join(command))
+        return subprocess.CompletedProcess(command, process.exitcode, out.read_text(), err.read_text())
 
 
 @pytest.fixture(scope="session")

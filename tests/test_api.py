@@ -6,7 +6,7 @@ import sys
 import time
 
 import pytest
-from conftest import write_jsonl
+from conftest import cli, write_jsonl
 
 import selfdistill as sd
 
@@ -57,9 +57,9 @@ def test_what_was_kept_is_what_lies_in_the_file(chain):
 def test_training_is_that_of_the_command_line(chain, tmp_path):
     kept = chain["kept"]
     out = tmp_path / "adapter"
-    command = [sys.executable, "-m", "selfdistill", "train", "--model", "embedded", "--data", "micro:rare_tools"]
-    command += ["--sample", "12", "--selected", str(kept.path), "--epochs", "1", "--out", str(out)]
-    subprocess.run(command, check=True, capture_output=True)
+    command = ["train", "--model", "embedded", "--data", "micro:rare_tools", "--sample", "12"]
+    done = cli(*command, "--selected", kept.path, "--epochs", 1, "--out", out)
+    assert done.returncode == 0, done.stderr
     ours, theirs = ((f / "adapter_model.safetensors").read_bytes() for f in (chain["tuned"].path, out))
     assert ours == theirs and chain["tuned"].training["rows"] == 12
     assert chain["plain"].training["identity"]["data"] != chain["tuned"].training["identity"]["data"]

@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
+import forked
 import pytest
-from conftest import cli, hears_control_c, write_jsonl
+from conftest import cli, write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -308,31 +310,19 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, foreign_folder):
 @pytest.mark.parametrize(
     ("raised", "line"),
     [
-        ("UserError('nope')", "error: nope"),
-        ("KeyError('x')", "error: unexpected KeyError: 'x'. SELFDISTILL_DEBUG=1 shows where it comes from."),
-        ("ValueError('a\\nb\\x1b[1m')", "error: unexpected ValueError: a b [1m. SELFDISTILL_DEBUG=1 shows where"),
-        ("PermissionError(13, 'Permission denied', 'f')", "error: f: Permission denied."),
+        (UserError("nope"), "error: nope"),
+        (KeyError("x"), "error: unexpected KeyError: 'x'. SELFDISTILL_DEBUG=1 shows where it comes from."),
+        (ValueError("a\nb\x1b[1m"), "error: unexpected ValueError: a b [1m. SELFDISTILL_DEBUG=1 shows where"),
+        (PermissionError(13, "Permission denied", "f"), "error: f: Permission denied."),
     ],
 )
-def test_tracebacks_are_shown_only_on_demand(raised, line):
-    code = f"""
-import sys
-from selfdistill import cli
-from selfdistill.core.errors import UserError
-def broken(*arguments, **options):
-    try:
-        int("the cause http://me:secret@host/")
-    except ValueError:
-        raise {raised} from None
-import selfdistill.data.examples
-selfdistill.data.examples.rows = broken
-sys.argv[1:] = "distill --model embedded --data d --out o".split()
-cli.main()
-"""
+def test_tracebacks_are_shown_only_on_demand(tmp_path, monkeypatch, raised, line):
     for debug in (None, "0", "1"):
-        env = {k: v for k, v in os.environ.items() if k != "SELFDISTILL_DEBUG"}
-        env |= {"SELFDISTILL_DEBUG": debug} if debug else {}
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+        monkeypatch.delenv("SELFDISTILL_DEBUG", raising=False)
+        if debug:
+            monkeypatch.setenv("SELFDISTILL_DEBUG", debug)
+        broken = partial(forked.break_reading, raised)
+        done = cli(*["distill", "--model", "embedded", "--data", "d", "--out", "o"], cwd=tmp_path, prepare=broken)
         *before, last = done.stderr.splitlines()
         assert done.returncode == 2 and last.startswith(line), done.stderr
         if debug == "1":
@@ -381,21 +371,21 @@ def test_columns_may_hold_commas():
 def test_control_c_and_a_full_disk_lose_nothing(tmp_path):
     command = [sys.executable, "-m", "selfdistill", "distill", "--model", "embedded", "--data", "micro:facts", "--sample", "400",
                "--engine", "name=transformers,rows=4", "--out", str(tmp_path / "r.jsonl")]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hears_control_c)
-    partial = tmp_path / "r.jsonl.texts.partial"
-    while process.poll() is None and not (partial.exists() and partial.stat().st_size):
+    process = forked.start(command[3:], err=tmp_path / "error")
+    unfinished = tmp_path / "r.jsonl.texts.partial"
+    while process.is_alive() and not (unfinished.exists() and unfinished.stat().st_size):
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    assert process.wait() == 2
-    said = process.stderr.read()
-    assert "same command goes on" in said and "Traceback" not in said
-    done = partial.read_bytes()
+    os.kill(process.pid, signal.SIGINT)
+    process.join()
+    said = (tmp_path / "error").read_text()
+    assert process.exitcode == 2 and "same command goes on" in said and "Traceback" not in said
+    done = unfinished.read_bytes()
     assert done.endswith(b"\n")
 
     limit = f"ulimit -f {len(done) // 1024 + 2}; trap '' XFSZ; "  # writes past it fail like those to a full disk
     full = subprocess.run(["bash", "-c", limit + " ".join(f"'{c}'" for c in command)], capture_output=True, text=True)
     assert full.returncode == 2 and "Traceback" not in full.stderr and full.stderr.count("error:") == 1, full.stderr
-    assert partial.read_bytes().startswith(done)
+    assert unfinished.read_bytes().startswith(done)
 
 
 def test_the_embedded_model_is_small_and_safe():

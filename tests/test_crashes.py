@@ -10,11 +10,12 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
+from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import forked
 import psutil
 import pytest
 from conftest import cli
@@ -23,36 +24,8 @@ KILLS = int(os.environ.get("KILLS", "1"))
 ROWS = 60
 
 
-WATCHED = """
-import sys
-from selfdistill.cli import main
-from selfdistill.engines import open as engines, openai, ray
-
-asked = sys.argv.pop(1)
-
-def watched(make):
-    def opened(*settings):
-        engine = make(*settings)
-        generate = engine.generate
-        def drawn(requests):
-            with open(asked, "a") as file:
-                for request in requests:
-                    print(request.id, file=file, flush=True)
-                    yield request
-        engine.generate = lambda requests: generate(drawn(requests))
-        return engine
-    return opened
-
-engines.open_local = watched(engines.open_local)
-openai.OpenAIEngine, ray.RayEngine = watched(openai.OpenAIEngine), watched(ray.RayEngine)
-main()
-"""
-"""`selfdistill`, with the ids of all that its engine is asked in a file."""
-
-
-def command(stage: str, folder: Path, engine: str, model: str = "embedded", asked: Path | None = None) -> list[str]:
-    start = [sys.executable, *(["-c", WATCHED, str(asked)] if asked else ["-m", "selfdistill"])]
-    start += [stage, "--model", model, "--engine", engine]
+def command(stage: str, folder: Path, engine: str, model: str = "embedded") -> list[str]:
+    start = [stage, "--model", model, "--engine", engine]
     if stage == "distill":
         more = ["--data", "micro:facts", "--sample", str(ROWS), "--out", str(folder / "out.jsonl")]
     else:
@@ -60,13 +33,13 @@ def command(stage: str, folder: Path, engine: str, model: str = "embedded", aske
     return [*start, *more, "--max-new-tokens", "96"] if stage == "distill" else [*start, *more]
 
 
-def kill_tree(process: subprocess.Popen) -> None:
+def kill_tree(process: BaseProcess) -> None:
     """kill -9 to the process and to all that it started."""
-    everyone = [*psutil.Process(process.pid).children(recursive=True), process]
-    for one in everyone:
-        one.send_signal(signal.SIGKILL)
-    process.wait()
-    psutil.wait_procs(everyone[:-1], timeout=20)
+    started = psutil.Process(process.pid).children(recursive=True)
+    for one in (*started, process):
+        one.kill()
+    process.join()
+    psutil.wait_procs(started, timeout=20)
 
 
 def whole_lines(file: Path) -> bytes:
@@ -74,42 +47,48 @@ def whole_lines(file: Path) -> bytes:
     return data[: data.rfind(b"\n") + 1]
 
 
-def survives(stage: str, engine: str, tmp_path: Path, kills: int = KILLS, model: str = "embedded", env=None) -> None:
+def survives(stage: str, engine: str, tmp_path: Path, kills: int = KILLS, model: str = "embedded") -> None:
     """What stands on disk at a kill is there ever after and is not asked again; the end is that of a quiet run."""
     name = "out.jsonl" if stage == "distill" else "predictions.jsonl"
     growing = f"{name}.texts.partial" if stage == "distill" else f"{name}.partial"
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for folder in (whole, broken):
         folder.mkdir()
-    every = tmp_path / "every"
-    done = subprocess.run(command(stage, whole, engine, model, every), capture_output=True, text=True, env=env)
-    assert done.returncode == 0, done.stderr
-    chance, kept, partial = random.Random(), b"", broken / growing
+    error = tmp_path / "error"
+
+    def start(folder: Path, asked: str) -> BaseProcess:
+        noted = partial(forked.note_requests, str(tmp_path / asked))
+        return forked.start(command(stage, folder, engine, model), err=error, prepare=noted)
+
+    def ends(folder: Path, asked: str) -> list[str]:
+        process = start(folder, asked)
+        process.join(600)
+        assert process.exitcode == 0, error.read_text()
+        return asked_for(asked)
+
+    def asked_for(name: str) -> list[str]:
+        file = tmp_path / name
+        return file.read_text().split() if file.exists() else []
+
+    everything = set(ends(whole, "every"))
+    chance, kept, unfinished = random.Random(), b"", broken / growing
     for turn in range(kills):
-        asked = tmp_path / f"asked{turn}"
-        process = subprocess.Popen(
-            command(stage, broken, engine, model, asked), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env
-        )
-        while process.poll() is None and len(whole_lines(partial)) <= len(kept):
+        process = start(broken, f"asked{turn}")
+        while process.is_alive() and len(whole_lines(unfinished)) <= len(kept):
             time.sleep(0.005)
         time.sleep(chance.random() * 0.3 if turn else 0)  # the first kill is sure to come before the end
-        if process.poll() is None:
+        if process.is_alive():
             kill_tree(process)
-        assert not set(asked.read_text().split()) & ids(kept)
-        if not partial.exists():  # it was faster
+        assert not {*asked_for(f"asked{turn}")} & ids(kept)
+        if not unfinished.exists():  # it was faster
             break
-        now = whole_lines(partial)
+        now = whole_lines(unfinished)
         assert now.startswith(kept)
         kept = now
     assert kept, "no kill came while rows were being made"
-    last = subprocess.run(
-        command(stage, broken, engine, model, tmp_path / "last"), capture_output=True, text=True, env=env
-    )
-    assert last.returncode == 0, last.stderr
-    asked_last = (tmp_path / "last").read_text().split() if (tmp_path / "last").exists() else []
-    everything = set(every.read_text().split())
+    asked_last = ends(broken, "last")
     assert len(everything) == ROWS and ids(kept) < everything
-    finished = process.returncode == 0
+    finished = process.exitcode == 0
     assert sorted(asked_last) == ([] if finished else sorted(everything - ids(kept)))
     assert sorted(f.name for f in whole.iterdir()) == sorted(f.name for f in broken.iterdir())
     for file in (name, f"{name}.meta.json"):
@@ -127,11 +106,11 @@ def test_the_transformers_engine(tmp_path, stage):
     survives(stage, "name=transformers,rows=6", tmp_path)
 
 
-def test_the_openai_engine(tmp_path, real_server):
+def test_the_openai_engine(tmp_path, real_server, monkeypatch):
     url, model = real_server
-    env = os.environ | {"NO_PROXY": "127.0.0.1"}
-    env.pop("OPENAI_API_KEY", None)
-    survives("distill", f"name=openai,base_url={url},concurrency=4", tmp_path, model=model, env=env)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    survives("distill", f"name=openai,base_url={url},concurrency=4", tmp_path, model=model)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs pip install 'selfdistill[ray]'")
@@ -153,14 +132,13 @@ def test_a_lost_worker_of_a_ray_cluster_costs_no_row(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for folder in (whole, broken):
         folder.mkdir()
-    done = cli(*command("distill", whole, "name=transformers")[3:])
+    done = cli(*command("distill", whole, "name=transformers"))
     assert done.returncode == 0, done.stderr
-    process = subprocess.Popen(
-        command("distill", broken, "name=ray,workers=2"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    partial, victim = broken / "out.jsonl.texts.partial", None
-    while process.poll() is None and victim is None:
-        if partial.exists() and partial.stat().st_size:
+    error = tmp_path / "error"
+    process = forked.start(command("distill", broken, "name=ray,workers=2"), err=error)
+    unfinished, victim = broken / "out.jsonl.texts.partial", None
+    while process.is_alive() and victim is None:
+        if unfinished.exists() and unfinished.stat().st_size:
             mine = psutil.Process(process.pid).children(recursive=True)
             victim = next(
                 (
@@ -174,8 +152,8 @@ def test_a_lost_worker_of_a_ray_cluster_costs_no_row(tmp_path):
         time.sleep(0.01)
     assert victim is not None, "no worker seen"
     victim.send_signal(signal.SIGKILL)
-    error = process.communicate(timeout=300)[1]
-    assert process.returncode == 0, error
+    process.join(300)
+    assert process.exitcode == 0, error.read_text()
     assert texts(broken) == texts(whole)
 
 

@@ -76,7 +76,7 @@ def contract(request, embedded, foreign_folder):
     settings = {
         "transformers": TransformersSettings(rows=8),
         "vllm": VllmSettings(dtype="float32", max_num_seqs=8),
-        "ray": RaySettings(workers=2, local=TransformersSettings(rows=8)),
+        "ray": RaySettings(workers=1, local=TransformersSettings(rows=8)),
         "ray with vllm": RaySettings(workers=1, local=VllmSettings(dtype="float32", max_num_seqs=8)),
     }[name]
     engine = local(settings, lm)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 
+import forked
 import pytest
 import torch
 from conftest import cli
@@ -161,16 +158,16 @@ def test_a_run_goes_on_after_its_arms_were_scaled(small_run, tmp_path):
 
 def test_a_kill_between_strengths_loses_nothing(small_run, tmp_path):
     run = copied(small_run, tmp_path)
-    command = [sys.executable, "-m", "selfdistill", "scale", str(run), "--strengths", "0.25,0.5,0.75", "--arm", "sdft"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ))
+    command = ["scale", str(run), "--strengths", "0.25,0.5,0.75", "--arm", "sdft"]
+    process = forked.start(command)
     first = run / "scale" / "sdft-0.25" / "result.json"
     while not first.exists():
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     before = made_when(run / "scale" / "sdft-0.25")
-    done = cli(*command[3:])
+    done = cli(*command)
     assert done.returncode == 0, done.stderr
     assert "0.75" in done.stdout
     assert made_when(run / "scale" / "sdft-0.25") == before

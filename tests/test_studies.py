@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import re
+import time
 
+import forked
 import pytest
 from conftest import SHARED, cli, write_jsonl
 
@@ -113,20 +115,14 @@ def test_other_settings_in_the_same_folder_are_other_runs(done, tmp_path):
 
 
 def test_a_killed_study_goes_on(tmp_path):
-    import signal
-    import subprocess
-    import sys
-    import time
-
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "selfdistill", "study", "figure9", "--out", str(out), *SMALL]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = forked.start(["study", "figure9", "--out", str(out), *SMALL], err=tmp_path / "error")
     until = time.monotonic() + 300
     while not list(out.glob("arms/alpaca-vanilla-*/adapter/training.json")) and time.monotonic() < until:
-        assert process.poll() is None, process.communicate()
+        assert process.is_alive(), (tmp_path / "error").read_text()
         time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    process.join()
     adapter = next(out.glob("arms/alpaca-vanilla-*/adapter/adapter_model.safetensors"))
     stamp = adapter.stat().st_mtime_ns
     ran = cli("study", "figure9", "--out", out, *SMALL)

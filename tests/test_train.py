@@ -11,7 +11,6 @@ import math
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from conftest import SHARED, write_jsonl
@@ -737,27 +737,23 @@ def train_command(out, *settings):
 )
 def test_kill_9_at_random_moments(tmp_path, settings, file):
     def start(out):
-        return subprocess.Popen(
-            [sys.executable, "-m", "selfdistill", *train_command(out, *settings)],
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+        return forked.start(train_command(out, *settings), err=tmp_path / "error")
 
     def ends(out):
         process = start(out)
-        error = process.communicate(timeout=600)[1]
-        assert process.returncode == 0, error
+        process.join(600)
+        assert process.exitcode == 0, (tmp_path / "error").read_text()
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     ends(whole)
     partial, chance = tmp_path / "broken.partial", random.Random()
     for turn in range(KILLS if not settings or KILLS > 2 else 1):
         process, since = start(broken), fit._last_checkpoint(partial)
-        while process.poll() is None and fit._last_checkpoint(partial) in (None, since):
+        while process.is_alive() and fit._last_checkpoint(partial) in (None, since):
             time.sleep(0.005)
         time.sleep(chance.random() * 0.6 if turn else 0)  # the first kill is sure to come before the end
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.kill()
+        process.join()
         if broken.exists():  # it was faster
             break
         mark(partial)
@@ -770,14 +766,12 @@ def test_a_changed_setting_of_an_unfinished_training_is_refused(tmp_path, embedd
     def again(*args):
         return run_cli(capsys, monkeypatch, *train_command(tmp_path / "out"), *args)
 
-    process = subprocess.Popen(
-        [sys.executable, "-m", "selfdistill", *train_command(tmp_path / "out")], stderr=subprocess.DEVNULL
-    )
+    process = forked.start(train_command(tmp_path / "out"))
     partial = tmp_path / "out.partial"
-    while process.poll() is None and not list(partial.glob("checkpoint-*/trainer_state.json")):
+    while process.is_alive() and not list(partial.glob("checkpoint-*/trainer_state.json")):
         time.sleep(0.01)
     process.kill()
-    process.wait()
+    process.join()
     assert checkpoints(partial)
     before = {f: f.stat().st_mtime_ns for f in partial.rglob("*")}
     for change, told in (

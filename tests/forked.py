@@ -1,0 +1,99 @@
+"""`selfdistill` in a process of its own that is forked from one which has imported everything.
+
+A command then starts in milliseconds instead of seconds, and is a real process: it has a working directory, an exit code
+and an end by signals. What libraries read from the environment when they are imported is that of the tests; a command
+that needs another one takes a fresh interpreter (`conftest.cli` with `env`).
+"""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(["forked_imports"])
+
+Prepare = Callable[[], object]
+"""What is called in the new process before the command: a function of this module, or a partial of one."""
+
+
+def start(
+    arguments: list[str],
+    out: Path | str = os.devnull,
+    err: Path | str = os.devnull,
+    cwd: object = None,
+    prepare: Prepare | None = None,
+) -> BaseProcess:
+    """Start `selfdistill ARGUMENTS`; what it writes goes to the two files."""
+    place, environment = str(cwd or Path.cwd()), dict(os.environ)
+    process = _SERVER.Process(target=_run, args=(arguments, str(out), str(err), place, environment, prepare))
+    process.start()
+    return process
+
+
+def _run(
+    arguments: list[str], out: str, err: str, cwd: str, environment: dict[str, str], prepare: Prepare | None
+) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for number, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, "r" if n == 0 else "w", encoding="utf-8") for n in range(3))
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = ["selfdistill", *arguments]
+    from selfdistill.cli import main
+
+    try:
+        if prepare:
+            prepare()
+        main()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        atexit._run_exitfuncs()  # a forked process ends without them
+
+
+def note_requests(file: str) -> None:
+    """The ids of all that engines are asked, in a file."""
+    from selfdistill.engines import open as engines
+    from selfdistill.engines import openai, ray
+
+    def noted(make):
+        def opened(*settings):
+            engine = make(*settings)
+            generate = engine.generate
+
+            def drawn(requests):
+                with Path(file).open("a") as ids:
+                    for request in requests:
+                        print(request.id, file=ids, flush=True)
+                        yield request
+
+            engine.generate = lambda requests: generate(drawn(requests))
+            return engine
+
+        return opened
+
+    engines.open_local = noted(engines.open_local)
+    openai.OpenAIEngine, ray.RayEngine = noted(openai.OpenAIEngine), noted(ray.RayEngine)
+
+
+def break_reading(error: Exception) -> None:
+    """Whatever is read raises the error, after another one that holds a secret."""
+    import selfdistill.data.examples
+
+    def broken(*arguments, **options):
+        try:
+            int("the cause http://me:secret@host/")
+        except ValueError:
+            raise error from None
+
+    selfdistill.data.examples.rows = broken
