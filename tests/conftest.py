@@ -34,6 +34,24 @@ FOREIGN_CHAT = (
 )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="Run the heavy tests, too, as CI does.")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    named = config.args_source is pytest.Config.ArgsSource.ARGS
+    if named and not hasattr(config, "workerinput"):  # files that are named run whole
+        config.option.all = True
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without --all, leave the heavy tests out: kills, clusters, servers, launchers, studies, the docs."""
+    if not config.option.all:
+        heavy = {i for i in items if i.get_closest_marker("heavy") or "real_server" in getattr(i, "fixturenames", ())}
+        config.hook.pytest_deselected(items=[item for item in items if item in heavy])
+        items[:] = [item for item in items if item not in heavy]
+
+
 def write_jsonl(path: Path, rows: list[dict]) -> Path:
     path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
     return path

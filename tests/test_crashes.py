@@ -20,6 +20,8 @@ import psutil
 import pytest
 from conftest import cli
 
+pytestmark = pytest.mark.heavy
+
 KILLS = int(os.environ.get("KILLS", "1"))
 ROWS = 60
 

@@ -109,6 +109,7 @@ def test_files_of_code_exist(name):
     any(importlib.util.find_spec(module) is None for module in ("sphinx", "myst_parser", "furo")),
     reason="needs the extra docs: pip install 'selfdistill[docs]'",
 )
+@pytest.mark.heavy
 def test_the_site_builds_without_a_warning(tmp_path):
     build = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "docs", str(tmp_path)]
     made = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)

@@ -65,8 +65,8 @@ RAY = _needs("ray", "pip install 'selfdistill[ray]'")
         "transformers",
         "transformers, foreign model",
         pytest.param("vllm", marks=VLLM),
-        pytest.param("ray", marks=RAY),
-        pytest.param("ray with vllm", marks=[VLLM, RAY]),
+        pytest.param("ray", marks=[RAY, pytest.mark.heavy]),
+        pytest.param("ray with vllm", marks=[VLLM, RAY, pytest.mark.heavy]),
     ],
 )
 def contract(request, embedded, foreign_folder):
@@ -223,6 +223,7 @@ def test_it_starts_again_after_closing(contract):
 
 
 @RAY
+@pytest.mark.heavy
 def test_what_can_never_run_on_a_cluster_is_one_line(embedded, tmp_path):
     engine = local(RaySettings(gpus=64), embedded)
     with pytest.raises(UserError, match=r"engine.gpus = 64: the cluster has 0 GPUs"):

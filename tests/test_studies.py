@@ -17,6 +17,8 @@ from selfdistill.studies.lab import SEED, Arm, load_world
 from selfdistill.studies.tables import NAMES
 from selfdistill.studies.values import paper_numbers
 
+pytestmark = pytest.mark.heavy
+
 SMALL = ["--quick", "--limit", "6", "--set", "data.sample=16", "--set", "train.epochs=1"]
 
 

@@ -16,6 +16,8 @@ from selfdistill.core.errors import UserError
 from selfdistill.core.records import Prediction, Verdict, read_records
 from selfdistill.pipeline import arms_of
 
+pytestmark = pytest.mark.heavy
+
 RECIPE = """
 model = "embedded"
 seeds = [3, 4]
