@@ -24,9 +24,9 @@ from typer.testing import CliRunner
 
 from selfdistill.cli import app
 
-# `--cpu` would start one process, whatever `--num_processes` says, unless MPI is there to start more.
 pytestmark = pytest.mark.heavy
 
+# `--cpu` would start one process, whatever `--num_processes` says, unless MPI is there to start more.
 LAUNCHER = split("--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no")
 FSDP2 = split(
     "--use_fsdp --fsdp_version 2 --fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP --fsdp_reshard_after_forward true "

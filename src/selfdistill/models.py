@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from selfdistill.core.adapters import is_adapter
 from selfdistill.core.digests import digest_weights
 from selfdistill.core.errors import UserError
 from selfdistill.core.launch import launched_with
@@ -183,7 +184,7 @@ def _complain_early(where: str) -> None:
         single = " A single GGUF file is no such folder." if path.suffix == ".gguf" else ""
         raise UserError(f"model {where}: expected a folder in Hugging Face format, got a file.{single}")
     weights = [f for f in sorted(path.glob("*.safetensors")) if not f.name.startswith("adapter_")]
-    if (path / "adapter_config.json").is_file() and not weights:
+    if is_adapter(path) and not weights:
         raise UserError(_is_an_adapter(path))
     if not (path / "config.json").is_file():
         raise UserError(

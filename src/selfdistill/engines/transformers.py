@@ -11,9 +11,9 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from selfdistill.core.adapters import is_adapter
 from selfdistill.core.errors import UserError
 from selfdistill.engines.memory import free_bytes, out_of_memory
 from selfdistill.engines.protocol import Completion, Request, Score, Scoring, completion, rejected
@@ -304,7 +304,7 @@ class TransformersEngine:
             return
         from peft import PeftModel
 
-        if not (Path(path) / "adapter_config.json").is_file():
+        if not is_adapter(path):
             self.seed_lm.unload()  # two whole models are one too many
             self.instead = load_model(path, self.seed_lm.dtype).model
             try:

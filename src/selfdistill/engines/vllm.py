@@ -16,6 +16,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+from selfdistill.core.adapters import CONFIG, WEIGHTS, is_adapter
 from selfdistill.core.config import VllmSettings
 from selfdistill.core.errors import UserError
 from selfdistill.engines.protocol import Completion, Request, Score, Scoring, completion, rejected
@@ -116,9 +117,8 @@ class VllmEngine:
             return
         before = self._folder, self._lora
         self.tuned = path
-        config = Path(path) / "adapter_config.json"
-        if config.is_file():
-            self._lora = (path, _rank(path, config, self.seed_lm))
+        if is_adapter(path):
+            self._lora = (path, _rank(path, self.seed_lm))
         else:
             self._folder = str(path)
         try:
@@ -212,20 +212,20 @@ def _version() -> str:
     return next((f"{name} {version}" for name, version in sorted(found.items())), "unknown")
 
 
-def _rank(path: str, config: Path, seed_lm: SeedLM) -> int:
+def _rank(path: str, seed_lm: SeedLM) -> int:
     """The rank that vLLM must be started for. Raises UserError for an adapter of another model: vLLM's process would
     die of it."""
     from safetensors import safe_open
 
     modules = dict(seed_lm.skeleton().named_modules())
-    with safe_open(Path(path) / "adapter_model.safetensors", "pt") as weights:
+    with safe_open(Path(path) / WEIGHTS, "pt") as weights:
         for key in weights.keys():  # noqa: SIM118
             name = key.removeprefix("base_model.model.").partition(".lora_")[0]
             width = getattr(modules.get(name), "in_features", None)
             if ".lora_A." in key and weights.get_slice(key).get_shape()[1] != width:
                 has = "has no such module" if width is None else f"has {width} inputs there"
                 raise UserError(f"adapter {path}: does not fit this model: {name}: the model {has}.")
-    settings = json.loads(config.read_text(encoding="utf-8"))
+    settings = json.loads((Path(path) / CONFIG).read_text(encoding="utf-8"))
     rank = max([settings["r"], *settings.get("rank_pattern", {}).values()])
     if rank > RANKS[-1]:
         raise UserError(f'adapter {path}: rank {rank}; vLLM takes up to {RANKS[-1]}. Take engine = "transformers".')

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from selfdistill.comparison.differences import compare
+from selfdistill.core.adapters import is_adapter
 from selfdistill.core.config import Recipe
 from selfdistill.core.recipe import load_recipe
 from selfdistill.core.records import Reason, Selected, read_records
@@ -59,7 +60,7 @@ class _Made:
     @property
     def whole(self) -> bool:
         """Whether all weights are here, not an adapter."""
-        return not (self.folder / "adapter_config.json").is_file()
+        return not is_adapter(self.folder)
 
 
 def write_cards(run: Path) -> None:

@@ -14,6 +14,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from selfdistill.core.adapters import is_adapter
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.store import locked, write_atomic
@@ -34,7 +35,7 @@ def merge(model: str, adapter: str, out: Path, progress: Progress | None = None)
     if out.exists():
         raise UserError(f"{out}: exists. Choose another output folder.")
     folder = Path(adapter)
-    if not (folder / "adapter_config.json").is_file():
+    if not is_adapter(folder):
         raise UserError(
             f"adapter {adapter}: no adapter_config.json in the folder. Expected a PEFT adapter; a model with all its "
             "weights needs no merging."

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
+from selfdistill.core.adapters import is_adapter
 from selfdistill.core.errors import UserError
 from selfdistill.core.records import Example
 from selfdistill.engines.protocol import Completion, Request, Sampling
@@ -39,7 +39,7 @@ def divergences(
     path is that of training.
     `tuned` is an adapter or a whole model. Raises UserError for a tuned model with another vocabulary.
     """
-    if not _is_adapter(tuned) and load_model(tuned).tokenizer.get_vocab() != seed_lm.tokenizer.get_vocab():
+    if not is_adapter(tuned) and load_model(tuned).tokenizer.get_vocab() != seed_lm.tokenizer.get_vocab():
         raise UserError(f"{tuned}: has another vocabulary than {seed_lm.name}; their tokens cannot be compared.")
     sampling = Sampling(max_new_tokens, temperature=1.0, seed=seed)
     requests = [Request(e.id, prompter.evaluate(e.prompt), sampling) for e in items]
@@ -64,10 +64,6 @@ def _sampled(engine: TransformersEngine, requests: Sequence[Request]) -> dict[st
     return made
 
 
-def _is_adapter(tuned: str) -> bool:
-    return (Path(tuned) / "adapter_config.json").is_file()
-
-
 @contextmanager
 def _both(seed_lm: SeedLM, tuned: str) -> Iterator[tuple[Logits, Logits]]:
     """The seed LM and the tuned model side by side; with an adapter, one model with it off and on."""
@@ -82,7 +78,7 @@ def _both(seed_lm: SeedLM, tuned: str) -> Iterator[tuple[Logits, Logits]]:
 
         return answer
 
-    if not _is_adapter(tuned):
+    if not is_adapter(tuned):
         yield logits(seed_lm.model), logits(load_model(tuned, seed_lm.dtype).model)
         return
     model = PeftModel.from_pretrained(seed_lm.model, tuned).eval()

@@ -25,6 +25,7 @@ from selfdistill.checks.coherence import incoherent
 from selfdistill.comparison.differences import same_prompts
 from selfdistill.comparison.intervals import wilson
 from selfdistill.comparison.scores import read_answers
+from selfdistill.core.adapters import is_adapter
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.records import Example, Prediction, read_records
@@ -161,7 +162,7 @@ def _positive(values: Sequence[float]) -> dict[str, float | None]:
 
 def weights(tuned: str, seed: str) -> dict[str, Any]:
     """Norm of the weights' change in all, and by kind of module (q_proj, ...)."""
-    whole = not (Path(tuned) / "adapter_config.json").is_file()
+    whole = not is_adapter(tuned)
     modules = module_shifts(Path(tuned), Path(resolve(seed)) if whole else None)
     kinds: dict[str, float] = defaultdict(float)
     for module, norm in modules.items():

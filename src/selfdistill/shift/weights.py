@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -10,20 +9,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from selfdistill.core.adapters import FACTORS, WEIGHTS, is_adapter, plain_lora
 from selfdistill.core.errors import UserError
-
-# What may stand in adapter_config.json without touching the product B A, beside what is read below. Everything else
-# that is set (use_dora, modules_to_save, target_parameters, what PEFT will think of next) is refused.
-_HARMLESS = {
-    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "eva_config", "exclude_modules",
-    "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern", "layers_to_transform", "lora_alpha",
-    "lora_dropout", "megatron_core", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision",
-    "target_modules", "task_type", "use_rslora",
-}  # fmt: skip
-
-
-# The others (PiSSA, OLoRA, LoftQ, CorDA, LoRA-GA) change the base weights too, and the factors do not show it.
-_HARMLESS_STARTS = (True, False, "gaussian", "eva", "orthogonal")
 
 
 def parameter_shift(folder: Path, seed_folder: Path | None = None) -> float:
@@ -42,7 +29,7 @@ def module_shifts(folder: Path, seed_folder: Path | None = None) -> dict[str, fl
     Raises UserError for a folder without such weights or with damaged ones, for adapters that are more than the product
     of two factors (DoRA, trained biases or embeddings), and for two models whose tensors differ in name or shape.
     """
-    if (folder / "adapter_config.json").is_file():
+    if is_adapter(folder):
         squares = dict(_adapter_squares(folder))
     elif not any(folder.glob("model*.safetensors")):
         raise UserError(
@@ -60,12 +47,9 @@ def module_shifts(folder: Path, seed_folder: Path | None = None) -> dict[str, fl
 
 def _adapter_squares(folder: Path) -> Iterator[tuple[str, float]]:
     """The squared norm of the change of each module of an adapter."""
-    config = _adapter_config(folder)
-    first, second = ".lora_A.weight", ".lora_B.weight"
-    with _weights(folder, "adapter_model.safetensors") as tensors:
-        for name in tensors:
-            if not name.endswith((first, second)):
-                raise UserError(f"{folder}: not supported: the adapter's tensor {name}. {_MERGE}")
+    config = plain_lora(folder, _MERGE)
+    first, second = FACTORS
+    with _weights(folder, WEIGHTS) as tensors:
         modules = {name.removesuffix(first).removesuffix(second) for name in tensors}
         for module in sorted(modules):
             if module + first not in tensors or module + second not in tensors:
@@ -79,22 +63,6 @@ def _adapter_squares(folder: Path) -> Iterator[tuple[str, float]]:
 
 
 _MERGE = "Merge the adapter into its base, and give the merged folder and the seed LM's."
-
-
-def _adapter_config(folder: Path) -> dict[str, Any]:
-    """adapter_config.json, if it describes a plain LoRA."""
-    path = folder / "adapter_config.json"
-    try:
-        config: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError):
-        raise UserError(f"{path}: damaged; expected a JSON object as PEFT writes it.") from None
-    odd = sorted(key for key, value in config.items() if value and key not in _HARMLESS)
-    for key, good in (("peft_type", ("LORA",)), ("init_lora_weights", (None, *_HARMLESS_STARTS))):
-        if config.get(key) not in good:
-            odd.append(f"{key} = {json.dumps(config.get(key))}")
-    if odd:
-        raise UserError(f"{path}: not supported: {', '.join(odd)}. {_MERGE}")
-    return config
 
 
 def _scale(module: str, rank: int, config: Mapping[str, Any]) -> float:

@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
+from selfdistill.core.adapters import is_adapter
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.store import digest_of
@@ -67,7 +68,7 @@ def kind_of(place: str) -> Literal["answers", "adapter", "model"]:
     if path.is_dir():
         if (path / "result.json").is_file() or any(path.glob("samples_*.jsonl")):
             return "answers"
-        if (path / "adapter_config.json").is_file():
+        if is_adapter(path):
             return "adapter"
         return "model" if (path / "config.json").is_file() else "answers"
     nowhere = place.startswith((".", "/", "~")) or place.count("/") > 1

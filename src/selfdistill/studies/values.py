@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 from selfdistill.comparison.intervals import mean_difference
+from selfdistill.core.adapters import is_adapter
 from selfdistill.core.errors import UserError
 from selfdistill.core.records import Metric, Prediction, read_records
 from selfdistill.models import resolve
@@ -72,7 +73,7 @@ def moved_weights(lab: Lab, arm: Arm) -> float:
     folder = lab.adapter(arm)
     if folder is None:
         return 0.0
-    if (folder / "adapter_config.json").is_file():
+    if is_adapter(folder):
         return parameter_shift(folder)
     seed = resolve(lab.seed_lm.name)
     if not Path(seed).is_dir():  # loaded from the hub a moment ago, so its files are here

@@ -8,6 +8,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from selfdistill.core.adapters import CONFIG, WEIGHTS, is_adapter, plain_lora
 from selfdistill.core.errors import UserError
 from selfdistill.models import SeedLM, adapter_digest, load_model
 
@@ -36,7 +37,7 @@ def scaled(folder: Path, strength: float, out: Path, seed_lm: SeedLM) -> Path:
         raise UserError(f"{out}: was made from other weights than the arm's of today. Remove {out.parent}.")
     shutil.rmtree(partial, ignore_errors=True)  # of a killed process
     partial.mkdir(parents=True)
-    if (folder / "adapter_config.json").is_file():
+    if is_adapter(folder):
         _scale_adapter(folder, strength, partial)
     else:
         _interpolate(folder, strength, partial, seed_lm)
@@ -47,29 +48,20 @@ def scaled(folder: Path, strength: float, out: Path, seed_lm: SeedLM) -> Path:
 
 def check_scalable(folder: Path) -> None:
     """Raises UserError for an adapter whose weight change is more than the product of two factors."""
-    config = folder / "adapter_config.json"
-    if not config.is_file():
-        return
-    from safetensors import safe_open
-
-    if json.loads(config.read_text(encoding="utf-8")).get("use_dora"):
-        raise UserError(f"{folder}: a DoRA adapter also rescales the base's weights, so no strength of it is W + s dW.")
-    with safe_open(folder / "adapter_model.safetensors", "pt") as weights:
-        odd = [name for name in weights.keys() if ".lora_A." not in name and ".lora_B." not in name]  # noqa: SIM118
-    if odd:
-        raise UserError(f"{folder}: cannot be scaled: {odd[0]} is no factor of LoRA.")
+    if is_adapter(folder):
+        plain_lora(folder, "Its weight change cannot be scaled: no strength of it is W + s dW.")
 
 
 def _scale_adapter(folder: Path, strength: float, out: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     check_scalable(folder)
-    weights = load_file(folder / "adapter_model.safetensors")
+    weights = load_file(folder / WEIGHTS)
     for name, weight in weights.items():
         if ".lora_B." in name:
             weights[name] = weight.float() * strength
-    save_file(weights, out / "adapter_model.safetensors", metadata={"format": "pt"})
-    shutil.copy(folder / "adapter_config.json", out)
+    save_file(weights, out / WEIGHTS, metadata={"format": "pt"})
+    shutil.copy(folder / CONFIG, out)
 
 
 def _interpolate(folder: Path, strength: float, out: Path, seed_lm: SeedLM) -> None:
