@@ -14,13 +14,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
+import selfdistill as sd
 from selfdistill.checks import CHECKS
 from selfdistill.checks.authors import safe_by_keyword
 from selfdistill.checks.calls import find_calls
 from selfdistill.checks.refusals import stance
-from selfdistill.core.config import DataSettings
 from selfdistill.core.records import Example
-from selfdistill.data.examples import read_examples
 from selfdistill.tasks.validate import PERTURB
 
 PAIRS = (
@@ -60,7 +59,7 @@ def main() -> None:
     parser.add_argument("--data-dir", required=True)
     folder = parser.parse_args().data_dir
     for name, split, ours, theirs in PAIRS:
-        items = read_examples(DataSettings(path=f"paper:{name}", split=split), data_dir=folder)
+        items = sd.read(f"paper:{name}", split=split, data_dir=folder)
         counts: Counter[tuple[str, str, str]] = Counter()
         for item in items:
             for what, answer in tried(ours, item):
@@ -72,7 +71,7 @@ def main() -> None:
                         print(f"  {name} {split} [{what}] ours {key[1]}, theirs {key[2]}: {answer[:160]!r}")
         print(f"{name} {split}, {len(items)} items: {dict(counts) or 'no disagreement'}")
     for name, split in (("alpaca_eval", "test"), ("alpaca", "train"), ("dolly", "train"), ("lima", "train")):
-        items = read_examples(DataSettings(path=f"paper:{name}", split=split), data_dir=folder)
+        items = sd.read(f"paper:{name}", split=split, data_dir=folder)
         refused = sum(stance(e.reference) == "refuse" for e in items)
         unclear = sum(stance(e.reference) is None for e in items)
         safe = sum(safe_by_keyword(e.reference) for e in items)

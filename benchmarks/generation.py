@@ -25,8 +25,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from selfdistill.core.config import DataSettings, TransformersSettings, VllmSettings
-from selfdistill.data.examples import read_examples
+import selfdistill as sd
+from selfdistill.core.config import TransformersSettings, VllmSettings
 from selfdistill.engines.local import end_ids, open_local
 from selfdistill.engines.protocol import Completion, Request, Sampling, completion
 from selfdistill.models import SeedLM, load_model
@@ -40,7 +40,7 @@ LIMIT = 256
 def prompts(lm: SeedLM, data: str, rows: int) -> list[Request]:
     """Distillation prompts of the microworld."""
     prompter = Prompter.create(lm.tokenizer)
-    examples = read_examples(DataSettings(path=f"micro:{data}", sample=rows))
+    examples = sd.read(f"micro:{data}", sample=rows)
     return [Request(e.id, prompter.distill(e.prompt, e.reference), Sampling(LIMIT)) for e in examples]
 
 
@@ -246,7 +246,6 @@ def study(items: int, rows: int, slow: bool, out: Path) -> dict[str, Any]:
     """The demo's study: seconds by stage, and every prediction."""
     from selfdistill import pipeline
     from selfdistill.cli.demo import demo_recipe
-    from selfdistill.core.records import Prediction, read_records
     from selfdistill.engines import open as opened
 
     make_engine = opened.make_engine
@@ -265,9 +264,7 @@ def study(items: int, rows: int, slow: bool, out: Path) -> dict[str, Any]:
     stages = json.loads((out / "run.json").read_text())["seconds"]
     training = sum(v for k, v in stages.items() if k.startswith("train"))
     answers = {
-        f"{arm} {p.id}": p.text
-        for arm in ("seed", "vanilla", "sdft")
-        for p in read_records(out / arm / "predictions.jsonl", Prediction)
+        f"{arm} {p.id}": p.text for arm in ("seed", "vanilla", "sdft") for p in sd.Evaluation(out / arm).predictions
     }
     return {"seconds": seconds, "training": training, "generation": spent["generation"], "answers": answers}
 

@@ -16,53 +16,35 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from selfdistill.checks import load_check
+import selfdistill as sd
 from selfdistill.cli.demo import TARGETS, demo_recipe
 from selfdistill.core.config import Recipe
 from selfdistill.core.progress import Progress
-from selfdistill.core.records import Selected, TaskResult, read_records
+from selfdistill.core.records import TaskResult
 from selfdistill.core.store import write_atomic
-from selfdistill.data.examples import read_examples
-from selfdistill.engines.open import make_engine
-from selfdistill.methods.sdft import mixed
-from selfdistill.models import SeedLM, adapter_digest, load_model
-from selfdistill.stages.distill import distill
-from selfdistill.stages.evaluate import evaluate
-from selfdistill.stages.select import select
-from selfdistill.stages.train import train
-from selfdistill.tasks.base import Permissions
-from selfdistill.tasks.load import load_tasks
-from selfdistill.templates import Prompter
 
 STRENGTHS: dict[str, dict[str, Any]] = {"weak": {"preset": "paper", "lr": 6e-3, "epochs": 5.0}, "strong": {}}
 Scores = dict[str, dict[str, TaskResult]]
 
 
-def cell(
-    recipe: Recipe, folder: Path, lm: SeedLM, progress: Progress, seed: int, seed_results: Path
-) -> dict[str, Scores]:
+def cell(lm: sd.Model, recipe: Recipe, items: int, folder: Path, seed: int, seed_results: Path) -> dict[str, Scores]:
     """Distill once, then train and evaluate both arms at every strength. Returns strength -> arm -> task -> result."""
-    examples = read_examples(recipe.data, seed=seed)
-    prompter = Prompter.create(lm.tokenizer, recipe.prompt)
-    engine = make_engine(recipe.engine, lm, prompter)
-    tasks = load_tasks(recipe.tasks, 0, Permissions(allow_code=True), progress)
-    reference = evaluate(tasks, seed_results, lm.digest, engine, prompter, name="seed", progress=progress)
-    rewrites = folder / "rewrites.jsonl"
-    distill(examples, rewrites, lm.digest, engine, prompter, recipe.distill, seed, progress)
-    select(examples, rewrites, folder / "selected.jsonl", load_check(recipe.select.check), progress)
-    selected = {row.id: row for row in read_records(folder / "selected.jsonl", Selected)}
+    data, distilling, training, *tasks = (
+        settings.model_dump(exclude_unset=True)
+        for settings in (recipe.data, recipe.distill, recipe.train, *recipe.tasks)
+    )
+    asked = [sd.task(**task | {"limit": items}, allow_code_execution=True) for task in tasks]
+    rows = sd.read(**data, seed=seed)
+    made = sd.distill(lm, rows, folder / "rewrites.jsonl", seed=seed, **distilling)
+    kept = sd.select(rows, made, recipe.select.check, folder / "selected.jsonl")
+    reference = sd.evaluate(lm, asked, out=seed_results).results
     found: dict[str, Scores] = {}
     for strength, changed in STRENGTHS.items():
-        settings = recipe.train.model_copy(update=changed)
-        found[strength] = {"seed": {r.task: r for r in reference}}
-        for arm, ratio in (("vanilla", 0.0), ("sdft", 1.0)):
-            name, out = f"{strength} {arm}", folder / strength / arm
-            responses = mixed(examples, selected, ratio, seed)
-            adapter = train(lm, examples, responses, out / "adapter", settings, prompter, seed, name, progress)
-            with engine.adapter(str(adapter)):
-                digest = adapter_digest(str(adapter))
-                results = evaluate(tasks, out, lm.digest, engine, prompter, digest, name=name, progress=progress)
-            found[strength][arm] = {r.task: r for r in results}
+        found[strength] = {"seed": reference}
+        for arm, chosen in (("vanilla", None), ("sdft", kept)):
+            out = folder / strength / arm
+            tuned = sd.train(lm, rows, chosen, out=out / "adapter", seed=seed, **training | changed)
+            found[strength][arm] = sd.evaluate(lm, asked, tuned, out).results
     return found
 
 
@@ -116,15 +98,13 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=100, help="items per ability")
     parser.add_argument("--target", choices=TARGETS, action="append", help="only this target")
     args = parser.parse_args()
-    progress, lm = Progress(), load_model("embedded")
+    progress, lm = Progress(), sd.load("embedded")
     for seed in range(args.seeds):
         for target in args.target or TARGETS:
             folder = args.out / target / str(seed)
             if not (folder / "figures.json").is_file():
                 recipe = demo_recipe(target, allow_code=True)
-                tasks = tuple(t.model_copy(update={"limit": args.items}) for t in recipe.tasks)
-                recipe = recipe.model_copy(update={"tasks": tasks})
-                found = cell(recipe, folder, lm, progress, seed, args.out / target / "seed")
+                found = cell(lm, recipe, args.items, folder, seed, args.out / target / "seed")
                 made = {strength: figures(scores, target) for strength, scores in found.items()}
                 write_atomic(folder / "figures.json", json.dumps(made, indent=1) + "\n")
             write_atomic(args.out / "table.md", table(_cells(args.out)))

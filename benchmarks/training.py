@@ -30,9 +30,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from selfdistill.core.config import DataSettings, TrainSettings
+import selfdistill as sd
+from selfdistill.core.config import TrainSettings
 from selfdistill.core.progress import Progress
-from selfdistill.data.examples import read_examples
 from selfdistill.models import SeedLM, load_model
 from selfdistill.templates import Prompter
 from selfdistill.training.batches import Batches, Layout, Rows
@@ -47,8 +47,7 @@ SEED = 0
 def data(lm: SeedLM, rows: int) -> list[tuple[list[int], list[int]]]:
     """Tokenized rows with labels."""
     prompter = Prompter.create(lm.tokenizer)
-    examples = read_examples(DataSettings(path=f"micro:{MIXED}", sample=rows))
-    return [row for e in examples for row in sequences(e, e.references, prompter)]
+    return [row for e in sd.read(f"micro:{MIXED}", sample=rows) for row in sequences(e, e.references, prompter)]
 
 
 def tuned(lm: SeedLM, settings: TrainSettings) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,6 +90,8 @@ def load_model(name: str, dtype: str = "auto", quantized: bool = False) -> SeedL
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    # PEFT asks transformers by an old name, whatever we do.
+    warnings.filterwarnings("ignore", ".*gradient_checkpointing.* is deprecated", FutureWarning)
     device = pick_device()
     with _explained(name):
         tokenizer = transformers.AutoTokenizer.from_pretrained(where, trust_remote_code=False)

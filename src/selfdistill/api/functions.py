@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -10,11 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from selfdistill.api.given import PLACE, given, place
 from selfdistill.api.views import Adapter, Comparison, Evaluation, Kept, Rewrites, Rows, Run
 from selfdistill.core.config import (
     ENGINES,
     DataSettings,
     DistillSettings,
+    EngineSettings,
     PromptSettings,
     TaskSettings,
     TrainSettings,
@@ -22,6 +25,7 @@ from selfdistill.core.config import (
 )
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
+from selfdistill.core.records import Example
 
 if TYPE_CHECKING:
     from selfdistill.engines.protocol import Engine
@@ -36,40 +40,65 @@ def _progress() -> Progress:
     return progress if progress.console.is_terminal else Progress(quiet=True)
 
 
+MODEL, KEPT, TASKS = "what load() returned", "what select() returned", "what task() returned"
+NAMED = "a path or a name"
+
+
+def _rows(what: str, rows: Any) -> Rows:
+    """The rows that were given; a list of their examples will do."""
+    if isinstance(rows, list) and all(isinstance(row, Example) for row in rows):
+        return Rows("a list", tuple(rows))
+    found: Rows = given(f"{what}: rows", rows, Rows, "what read() returned")
+    return found
+
+
 # --- the model ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Model:
     """A seed LM and how it is asked: `format` and `template` as in a recipe's `[prompt]`, `engine` as in its
-    `engine`. Weights are read at the first use."""
+    `engine`. Settings are checked at once; weights are read at the first use."""
 
     name: str
     format: Literal["chat", "paper"] = "chat"
     template: str = "using"
     engine: Mapping[str, Any] = field(default_factory=lambda: {"name": "transformers"})
 
+    def __post_init__(self) -> None:
+        from selfdistill.templates import load_template
+
+        load_template(self._settings[1].template)
+
+    @cached_property
+    def _settings(self) -> tuple[EngineSettings, PromptSettings]:
+        name = self.engine.get("name", "transformers")
+        if name not in ENGINES or name == "openai":
+            local = ", ".join(engine for engine in ENGINES if engine != "openai")
+            raise UserError(f"engine {name!r}: expected one of {local}.")
+        prompt = checked(PromptSettings, {"format": self.format, "template": self.template}, "prompt")
+        return checked(ENGINES[name], dict(self.engine), "engine"), prompt
+
     @cached_property
     def opened(self) -> tuple[SeedLM, Prompter, Engine]:
         """The model, what makes its prompts, and what generates with it."""
         from selfdistill.engines.open import open_seed
 
-        name = self.engine.get("name", "transformers")
-        if name not in ENGINES or name == "openai":
-            local = ", ".join(engine for engine in ENGINES if engine != "openai")
-            raise UserError(f"engine {name!r}: expected one of {local}.")
-        settings: Any = checked(ENGINES[name], dict(self.engine), "engine")
-        prompt = checked(PromptSettings, {"format": self.format, "template": self.template}, "prompt")
+        settings, prompt = self._settings
         return open_seed(settings, self.name, prompt, warn=_progress().warn)
 
 
 def load(
-    name: str, format: Literal["chat", "paper"] = "chat", template: str = "using", engine: str | Mapping[str, Any] = ""
+    name: str | Path,
+    format: Literal["chat", "paper"] = "chat",
+    template: str = "using",
+    engine: str | Mapping[str, Any] = "",
 ) -> Model:
-    """A model folder, a name on the hub, or `embedded`. `engine` is a name, or settings with a name. Nothing is read
-    before it is needed."""
+    """A model folder, a name on the hub, or `embedded`. `engine` is a name, or settings with a name. Settings are
+    checked at once; the model is read when it is needed."""
+    given("load: engine", engine, (str, Mapping), "a name, or settings")
     settings = {"name": engine or "transformers"} if isinstance(engine, str) else dict(engine)
-    return Model(name, format, template, settings)
+    return Model(str(given("load: name", name, PLACE, "a folder or a name")), format, template, settings)
 
 
 # --- rows, rewrites, what was kept -------------------------------------------------------------------------------
@@ -90,9 +119,10 @@ def read(
     `prompt="question", response="answer"`. Raises UserError with file and line for what cannot be read."""
     from selfdistill.data.examples import read_examples
 
-    values = {"path": str(path), "format": format, "split": split, "sample": sample, "skip_bad": skip_bad}
+    path = str(given("read: path", path, PLACE, NAMED))
+    values = {"path": path, "format": format, "split": split, "sample": sample, "skip_bad": skip_bad}
     settings = checked(DataSettings, values | {"columns": columns}, "data")
-    return Rows(str(path), tuple(read_examples(settings, seed=seed, data_dir=data_dir)))
+    return Rows(path, tuple(read_examples(settings, seed=seed, data_dir=data_dir)))
 
 
 def distill(model: Model, rows: Rows, out: str | Path, *, seed: int = 0, **settings: Any) -> Rewrites:
@@ -100,9 +130,11 @@ def distill(model: Model, rows: Rows, out: str | Path, *, seed: int = 0, **setti
     was. `settings` are those of `[distill]`: candidates, temperature, top_p, max_new_tokens, stop."""
     from selfdistill.stages.distill import distill as stage
 
-    lm, prompter, engine = model.opened
+    given("distill: model", model, Model, MODEL)
+    rows, path = _rows("distill", rows), place("distill: out", out)
     made = checked(DistillSettings, settings, "distill")
-    return Rewrites(Path(out), stage(rows, Path(out), lm.digest, engine, prompter, made, seed, _progress()))
+    lm, prompter, engine = model.opened
+    return Rewrites(path, stage(rows, path, lm.digest, engine, prompter, made, seed, _progress()))
 
 
 def select(
@@ -118,10 +150,12 @@ def select(
     from selfdistill.checks import load_check
     from selfdistill.stages.select import select as stage
 
+    rows = _rows("select", rows)
+    written = rewrites.path if isinstance(rewrites, Rewrites) else rewrites
+    source = place("select: rewrites", written, "what distill() returned, or a path")
+    loaded = load_check(given("select: check", check, str, "a name"), allow_code_execution)
     folder = tempfile.TemporaryDirectory() if out is None else None
-    path = Path(folder.name) / "selected.jsonl" if folder else Path(str(out))
-    source = rewrites.path if isinstance(rewrites, Rewrites) else Path(rewrites)
-    loaded = load_check(check, allow_code_execution)
+    path = Path(folder.name) / "selected.jsonl" if folder else place("select: out", out)
     return Kept(path, rows, stage(rows, source, path, loaded, _progress()), folder)
 
 
@@ -145,6 +179,9 @@ def train(
     from selfdistill.methods import method_named, responses, usual
     from selfdistill.stages.train import train as stage
 
+    given("train: model", model, Model, MODEL)
+    rows, path = _rows("train", rows), place("train: out", out)
+    given("train: kept", kept, (Kept, type(None)), KEPT)
     made = checked(TrainSettings, settings, "train")
     if isinstance(made.mix_ratio, tuple) or isinstance(made.size, tuple):
         raise UserError("train: a list of mix_ratio or size makes several arms; `run` does that.")
@@ -154,7 +191,7 @@ def train(
     if method_named(kind, "method").rewrites and kept is None:
         raise UserError(f"method {method!r} trains on selected rewrites; give train() what select() kept.")
     answers = responses(kind, examples, {} if kept is None else kept.by_id, made.mix_ratio, seed)
-    return Adapter(stage(lm, examples, answers, Path(out), made, prompter, seed, progress=_progress()))
+    return Adapter(stage(lm, examples, answers, path, made, prompter, seed, progress=_progress()))
 
 
 # --- evaluation --------------------------------------------------------------------------------------------------
@@ -167,6 +204,7 @@ def task(path: str | Path, check: str | None = None, *, seed: int = 0, **setting
     from selfdistill.tasks.base import Permissions
     from selfdistill.tasks.load import load_tasks
 
+    given("task: path", path, PLACE, NAMED)
     permissions = Permissions(settings.pop("allow_code_execution", False), None, settings.pop("data_dir", None))
     scheme, colon, last = str(path).partition(":")
     name = last if colon else Path(scheme).stem
@@ -187,11 +225,20 @@ def evaluate(
     from selfdistill.stages.evaluate import evaluate as stage
     from selfdistill.tasks.base import Task
 
+    given("evaluate: model", model, Model, MODEL)
+    asked = [tasks] if isinstance(tasks, Task) else tasks
+    if not isinstance(asked, Sequence) or not all(isinstance(one, Task) for one in asked):
+        given("evaluate: tasks", asked, Task, TASKS)
+    trained = "what train() returned, or a path"
+    tuned = None if adapter is None else str(place("evaluate: adapter", adapter, trained))
     folder = tempfile.TemporaryDirectory() if out is None else None
-    path = Path(folder.name if folder else str(out))
-    tuned = None if adapter is None else str(Path(adapter))
+    path = Path(folder.name) if folder else place("evaluate: out", out)
+    if not asked:
+        raise UserError("evaluate: no tasks. Give it at least one that task() returned.")
+    names = Counter(one.settings.name for one in asked)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise UserError(f"evaluate: two tasks are named {twice[0]}. Name them apart, task(..., name=...).")
     lm, prompter, engine = model.opened
-    asked = [tasks] if isinstance(tasks, Task) else list(tasks)
     with closing(engine), engine.adapter(tuned):
         stage(asked, path, lm.digest, engine, prompter, adapter_digest(tuned), progress=_progress())
     if failed := engine_errors(path):
@@ -199,14 +246,22 @@ def evaluate(
     return Evaluation(path, folder)
 
 
-def compare(**arms: Evaluation | str | Path) -> Comparison:
+def compare(*unnamed: Any, **arms: Evaluation | str | Path) -> Comparison:
     """Compare evaluations by name, in this order: `compare(seed=..., sdft=...)`. A path may also be a file of item
     scores that another program wrote. Raises UserError where they did not answer the same items."""
     from selfdistill.comparison.differences import compare as stage
 
-    if len(arms) < 2:
+    if unnamed or len(arms) < 2:
         raise UserError("compare: name two evaluations or more, compare(seed=..., sdft=...).")
-    places = {name: arm.path if isinstance(arm, Evaluation) else Path(arm) for name, arm in arms.items()}
+    answers = "what evaluate() returned, or a path"
+    places = {
+        name: place(f"compare: {name}", arm.path if isinstance(arm, Evaluation) else arm, answers)
+        for name, arm in arms.items()
+    }
+    first: dict[Path, str] = {}
+    for name, where in places.items():
+        if (other := first.setdefault(where.resolve(), name)) != name:
+            raise UserError(f"compare: {other} and {name} are the same answers, {where}. Give it different ones.")
     return Comparison(places, stage(places), list(arms.values()))
 
 
@@ -219,5 +274,7 @@ def run(recipe: str | Path, out: str | Path, *overrides: str) -> Run:
     from selfdistill.core.recipe import load_recipe
     from selfdistill.pipeline import run as chain
 
-    chain(load_recipe(Path(recipe), list(overrides)), Path(out), _progress())
-    return Run(Path(out))
+    source, path = place("run: recipe", recipe, "a path or a name of ours"), place("run: out", out)
+    texts = [given("run: an override", text, str, 'text such as "train.epochs=1"') for text in overrides]
+    chain(load_recipe(source, texts), path, _progress())
+    return Run(path)

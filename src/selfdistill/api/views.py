@@ -11,8 +11,9 @@ from html import escape
 from io import StringIO
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
+from selfdistill.api.given import given, place
 from selfdistill.core.errors import UserError
 from selfdistill.core.records import Example, Prediction, Reason, Rewrite, Selected, TaskResult, read_records
 from selfdistill.report.tables import difference_rows, score_cell, yield_sentence
@@ -33,6 +34,23 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[object]], title: str =
     body = "".join(f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows)
     caption = f"<caption>{escape(title)}</caption>" if title else ""
     return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+class _View:
+    """A view of what lies at `path`."""
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", place(f"{type(self).__name__}: path", self.path))
+
+    def _read(self, name: str, expected: str) -> dict[str, Any]:
+        """What a file of the folder says. Raises UserError where it is missing."""
+        path = self.path / name
+        if not path.is_file():
+            raise UserError(f"{self.path}: no {name}. Expected {expected}.")
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
 
 
 @dataclass(frozen=True)
@@ -79,12 +97,15 @@ def _dataset(rows: Sequence[Example], chosen: Sequence[Selected], form: Form) ->
 
     from selfdistill.stages.select import exported
 
+    if form not in get_args(Form):
+        *most, last = get_args(Form)
+        raise UserError(f"to_dataset: form {form!r}. Expected {', '.join(most)} or {last}.")
     made: Dataset = Dataset.from_list([exported(e, row, form) for e, row in zip(rows, chosen, strict=True)])
     return made
 
 
 @dataclass(frozen=True)
-class Rewrites:
+class Rewrites(_View):
     """What `distill` wrote: a view of rewrites.jsonl. `errors` rows failed for a reason that may pass; the same call
     tries them again."""
 
@@ -113,7 +134,7 @@ class Rewrites:
 
 
 @dataclass(frozen=True)
-class Kept:
+class Kept(_View):
     """What `select` decided: a view of selected.jsonl, and the rows it is about."""
 
     path: Path
@@ -147,7 +168,7 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Adapter:
+class Adapter(_View):
     """A trained adapter: a plain PEFT folder (with `tune = "full"` a model folder), with training.json beside it."""
 
     path: Path
@@ -155,8 +176,7 @@ class Adapter:
     @cached_property
     def training(self) -> dict[str, Any]:
         """What training.json says: settings, rows, what was left out, losses."""
-        found: dict[str, Any] = json.loads((self.path / "training.json").read_text(encoding="utf-8"))
-        return found
+        return self._read("training.json", "a folder that `train` wrote")
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -168,7 +188,7 @@ class Adapter:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(_View):
     """What a model answered: a view of an evaluation folder (items.jsonl, predictions.jsonl, result.json)."""
 
     path: Path
@@ -206,11 +226,21 @@ class Comparison:
     _kept: Any = field(default=None, repr=False)
 
     def gate(self, margin: float = 0.02, base: str | None = None, new: str | None = None) -> Gate:
-        """May `new` (the last) take the place of `base` (the first)? `margin` is the tolerated loss, as a share."""
+        """May `new` (the last) take the place of `base` (the first)? `margin` is the tolerated loss as a share: 0.02 is
+        two points, which the command line writes as `--margin 2`."""
         from selfdistill.comparison.gate import gate
 
+        share = "a share, such as 0.02 for two points"
+        if not 0 < given("gate: margin", margin, (int, float), share) < 1:
+            raise UserError(f"gate: margin {margin:g}: expected a share between 0 and 1, such as 0.02 for two points.")
         first, *_, last = self.places
-        return gate(self.places[base or first], self.places[new or last], margin)
+        a, b, listed = base or first, new or last, ", ".join(self.places)
+        for arm in (a, b):
+            if arm not in self.places:
+                raise UserError(f"gate: no arm {arm!r}. There are: {listed}.")
+        if a == b:
+            raise UserError(f"gate: {a!r} is base and new. Name two arms of: {listed}.")
+        return gate(self.places[a], self.places[b], margin)
 
     def to_pandas(self) -> pd.DataFrame:
         """A row a task and pair: the difference (b - a) with its interval, as shares, and p."""
@@ -225,7 +255,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(_View):
     """The folder of a run."""
 
     path: Path
@@ -233,11 +263,7 @@ class Run:
     @cached_property
     def report(self) -> dict[str, Any]:
         """What report.json holds."""
-        path = self.path / "report.json"
-        if not path.is_file():
-            raise UserError(f"{self.path}: no report.json. Expected the folder of a finished `selfdistill run`.")
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return found
+        return self._read("report.json", "the folder of a finished `selfdistill run`")
 
     @cached_property
     def arms(self) -> dict[str, Evaluation]:

@@ -99,8 +99,9 @@ def tuned_model(seed_lm: SeedLM, settings: TrainSettings) -> Iterator[Any]:
         yield model
     finally:
         model.disable_input_require_grads()
-        if base.is_gradient_checkpointing:
-            base.gradient_checkpointing_disable()
+        for module in base.modules():  # transformers renames the functions that do this
+            if getattr(module, "gradient_checkpointing", False):
+                module.gradient_checkpointing = False
         model.unload()
         base.eval()
 
