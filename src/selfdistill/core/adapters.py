@@ -39,6 +39,8 @@ def plain_lora(folder: Path, instead: str) -> dict[str, Any]:
         config: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError):
         raise UserError(f"{path}: damaged; expected a JSON object as PEFT writes it.") from None
+    if not (folder / WEIGHTS).is_file():
+        raise UserError(f"{folder}: no weights ({WEIGHTS}) in the folder. Only safetensors are read.")
     odd = sorted(key for key, value in config.items() if value and key not in _HARMLESS)
     for key, good in (("peft_type", ("LORA",)), ("init_lora_weights", (None, *_HARMLESS_STARTS))):
         if config.get(key) not in good:
