@@ -127,7 +127,7 @@ def test_options_are_named_where_they_are_wrong(said, name):
         (["--quiet"], "missing command"),
         (["train", "--quiet"], "`selfdistill --quiet train ...`"),
         (["report", "a", "b"], "report: got unexpected extra argument(s) (b)"),
-        (["shift", "a", "--prompts", "1"], "greater than or equal to 2"),
+        (["shift", "a", "--prompts", "1"], "expected 2 or more"),
     ],
 )
 def test_wrong_arguments_say_how_to_mend_them(said, arguments, words):
