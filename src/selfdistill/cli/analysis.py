@@ -241,7 +241,9 @@ def study(
     ] = None,
     datasets: Annotated[str | None, typer.Option(help="Train on these only: openfunctions,gsm8k,...")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="100 rows, 30 items a task, fewer points on curves.")] = False,
-    limit: Annotated[int | None, typer.Option(help="Most items of a task; without it, all.", min=1)] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Most items of a task; without it, as the recipes say.", min=1)
+    ] = None,
     overrides: Overrides = None,
     allowed: AllowedJudge,
     out: Annotated[Path, out_folder("Folder for runs, tables and figures.")] = Path("selfdistill-studies"),

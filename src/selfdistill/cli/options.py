@@ -107,8 +107,9 @@ OptionalAdapter = Annotated[
 
 _TASK = typer.Option(
     "--task",
-    help="name=math,path=test.jsonl,check=last_number[,limit=200,...]; or paper:NAME, lm-eval:NAME, micro:ABILITY, or "
-    'micro for all of these. As often as needed. A value with ,key= in it goes into quotes: check="regex:...".',
+    help="name=math,path=t.jsonl,check=last_number and, after further commas, what else a task of a recipe takes "
+    "(limit=200); or paper:NAME, lm-eval:NAME, micro:ABILITY, or micro for all of these. As often as needed. A value "
+    'with ,key= in it goes into quotes: check="regex:...".',
     rich_help_panel=DATA,
 )
 Tasks = Annotated[list[str], _TASK]

@@ -263,7 +263,8 @@ def new_files(*paths: Path) -> Iterator[list[BinaryIO]]:
             new.replace(path)
     finally:
         for new in news:
-            new.unlink(missing_ok=True)
+            with suppress(NotADirectoryError):
+                new.unlink(missing_ok=True)
 
 
 @contextmanager
