@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with settings, in our words: which key, what was given, what was expected."""
+"""What pydantic finds wrong, in our words: which key, what was given, what was expected."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def settings_error(
         return f"{own or where}: {key!r} is missing. Add it."
     got = "" if item["type"] == "value_error" else f" = {item['input']!r}"
     if own:
-        return f"{own}{got}: {_wanted(item)}."
-    return f"{where}: {key}{got}: {_wanted(item)}." if key else f"{where}: {_wanted(item)}."
+        return f"{own}{got}: {wanted(item)}."
+    return f"{where}: {key}{got}: {wanted(item)}." if key else f"{where}: {wanted(item)}."
 
 
 def _path(item: ErrorDetails, values: Any) -> list[str | int]:
@@ -101,7 +101,8 @@ WORDS = {
 """What was expected, by how pydantic's name of the error begins."""
 
 
-def _wanted(item: ErrorDetails) -> str:
+def wanted(item: ErrorDetails) -> str:
+    """What was expected of one value."""
     kind, more = item["type"], item.get("ctx", {})
     if kind == "value_error":
         return item["msg"].removeprefix("Value error, ")

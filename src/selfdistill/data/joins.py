@@ -83,7 +83,8 @@ def _refuse_without_responses(settings: DataSettings, first: dict[str, Any]) -> 
     others = [column for column in first if column not in (prompt, "id", "task", *SYSTEMS)]
     columns = f"prompt={prompt},response={others[0] if len(others) == 1 else '...'}"
     raise UserError(
-        f"{name}: no column holds the rewrite (found: {', '.join(sorted(first))}). Name it: --columns {columns}."
+        f"{name}: no column holds the rewrite (found: {', '.join(sorted(first))}). Name it: --columns {columns}. "
+        "The names hold for --data, too."
     )
 
 
