@@ -68,9 +68,9 @@ def test_an_address_with_a_secret_is_refused_and_not_repeated(form, secret):
         (RaySettings, {"address": url}, "address"),
         (Recipe, {"model": url, "data": {"path": "d.jsonl"}}, "model"),
         (Recipe, {"model": "m", "data": {"path": url}}, "data.path"),
-        (Recipe, {"model": "m", "data": {"path": "d.jsonl"}, "tasks": [task]}, "tasks.0.path"),
+        (Recipe, {"model": "m", "data": {"path": "d.jsonl"}, "tasks": [task]}, "tasks[1] (t): path"),
         (Recipe, {"model": "m", "data": {"path": "d"}, "engine": {"name": "openai", "base_url": url, "model": "m"}},
-         "engine.openai.base_url"),
+         "engine.base_url"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=f"^here: {re.escape(key)}: .*environment") as caught:
             checked(kind, values, "here")

@@ -18,7 +18,7 @@ from conftest import cli, write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfdistill.cli.options import columns_of, task_values
+from selfdistill.cli.values import columns_of, task_values
 from selfdistill.core.errors import UserError
 from selfdistill.core.records import Prediction, Selected, read_records
 from selfdistill.microworld.world import items

@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from conftest import cli, write_jsonl
 
 from selfdistill.cli import GROUPS, app, main
 from selfdistill.cli.options import command
+from selfdistill.core.recipe import load_recipe
 
 COMMANDS = typer.main.get_command(app).commands
 FUNCTIONS = {function.__name__: command(function) for functions in GROUPS.values() for function in functions}
@@ -78,6 +81,37 @@ def test_every_command_and_option_says_what_it_does(said, name):
         assert parameter.help, (name, parameter.name)
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_every_command_ends_with_an_example_that_parses(said, name):
+    out = said(name, "--help")[1]
+    last = " ".join(out.rpartition("╯")[2].split())
+    start, called, *arguments = shlex.split(last.removeprefix("Example: "))
+    assert last.startswith("Example: ") and (start, called) == ("selfdistill", name)
+    COMMANDS[name].make_context(name, arguments)
+
+
+def test_the_help_lists_what_there_is_and_cuts_nothing_off(said, monkeypatch):
+    from selfdistill.checks import CHECKS
+    from selfdistill.methods import METHODS
+
+    monkeypatch.setenv("COLUMNS", "80")
+    helps = {name: said(name, "--help")[1] for name in COMMANDS}
+    assert all(check in helps["select"] for check in CHECKS)
+    assert all(method in helps["train"] for method in METHODS)
+    assert not [name for name, text in helps.items() if "…" in text]
+    assert "seed LM" in helps["distill"] and "the seed LM)" in helps["distill"]
+
+
+def test_one_thing_has_one_name_and_stands_in_one_panel():
+    panels = {
+        flag: {p.rich_help_panel for command in COMMANDS.values() for p in command.params if flag in p.opts}
+        for flag in ("--task", "--model", "--adapter", "--out", "--json")
+    }
+    assert all(len(found) == 1 for found in panels.values()), panels
+    flags = {flag for command in COMMANDS.values() for p in command.params for flag in p.opts}
+    assert not flags & {"--base", "--tuned", "--work"}
+
+
 def test_the_help_shows_the_commands_in_groups(said):
     code, out, _ = said("--help")
     found = [out.index(f" {group} ") for group in GROUPS]
@@ -127,7 +161,7 @@ def test_options_are_named_where_they_are_wrong(said, name):
         (["--quiet"], "missing command"),
         (["train", "--quiet"], "`selfdistill --quiet train ...`"),
         (["report", "a", "b"], "report: got unexpected extra argument(s) (b)"),
-        (["shift", "a", "--prompts", "1"], "greater than or equal to 2"),
+        (["shift", "a", "--prompts", "1"], "expected 2 or more"),
     ],
 )
 def test_wrong_arguments_say_how_to_mend_them(said, arguments, words):
@@ -205,6 +239,7 @@ def world(tmp_path_factory, small_run):
     data = folder / "data.jsonl"
     rewrites = write_jsonl(folder / "r.jsonl", [{"prompt": f"Say {k}.", "completion": f"It is {k}."} for k in range(4)])
     asked = {
+        "demo": ["demo", "--out", run],
         "run": ["run", run / "recipe.toml", "--out", run],
         "select": ["select", "--data", data, "--rewrites", rewrites, "--check", "last_number", "--out", "{}/s.jsonl"],
         "validate": ["validate", "--task", task],
@@ -232,8 +267,10 @@ SPEAKS = [name for name in COMMANDS if any(p.name == "json" for p in COMMANDS[na
 
 
 @pytest.mark.parametrize("name", SPEAKS)
-def test_json_is_the_whole_output_and_quiet_leaves_no_word_beside_it(said, world, tmp_path, name):
+def test_json_is_the_whole_output_and_quiet_leaves_no_word_beside_it(said, world, tmp_path, monkeypatch, name):
     run, asked = world
+    recipe = load_recipe(run / "recipe.toml", [])
+    monkeypatch.setattr("selfdistill.cli.demo.demo_recipe", lambda *_: recipe)  # a small one, which is finished
 
     def call(place, *options, before=()):
         (tmp_path / place).mkdir()
@@ -245,7 +282,8 @@ def test_json_is_the_whole_output_and_quiet_leaves_no_word_beside_it(said, world
     found = only(with_json[1])
     assert with_json[0] == code and found
     assert out.split()[0] in with_json[2]  # what a person reads is there, too
-    assert call("quiet", before=["--quiet"]) == (code, out.replace("plain/", "quiet/"), "")
+    quiet = call("quiet", before=["--quiet"])
+    assert [quiet[0], timeless(quiet[1]), quiet[2]] == [code, timeless(out.replace("plain/", "quiet/")), ""]
     assert call("both", "--json", before=["--quiet"]) == (code, with_json[1], "")
     files = {
         "run": run / "report.json", "report": run / "report.json", "scale": run / "scale.json",
@@ -253,6 +291,10 @@ def test_json_is_the_whole_output_and_quiet_leaves_no_word_beside_it(said, world
     }  # fmt: skip
     if name in files:
         assert found == only(files[name].read_text())
+
+
+def timeless(text):
+    return re.sub(r"[\d.]+ minutes", "", text)
 
 
 def test_json_says_what_the_records_say(said, world, tmp_path):

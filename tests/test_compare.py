@@ -141,7 +141,7 @@ def test_what_a_name_means(tmp_path):
 
 def test_models_and_adapters_are_asked_once_and_compared(tmp_path):
     random_adapter(tmp_path / "adapter", 0.5)
-    command = ("compare", "embedded", tmp_path / "adapter", "--base", "embedded", "--work", tmp_path / "work",
+    command = ("compare", "embedded", tmp_path / "adapter", "--model", "embedded", "--out", tmp_path / "work",
                "--task", "name=facts,path=micro:facts,limit=12,max_new_tokens=24")  # fmt: skip
     done = cli(*command, "--json")
     assert done.returncode == 0, done.stderr
@@ -163,9 +163,9 @@ def test_models_and_adapters_are_asked_once_and_compared(tmp_path):
 
 
 @pytest.mark.parametrize("arguments, said", [
-    (["embedded", "ADAPTER", "--work", "w", "--task", "micro:facts"], "--base"),
-    (["embedded", "FILE", "--task", "micro:facts"], "--work"),
-    (["embedded", "FILE", "--work", "w"], "--task"),
+    (["embedded", "ADAPTER", "--out", "w", "--task", "micro:facts"], "--model"),
+    (["embedded", "FILE", "--task", "micro:facts"], "--out"),
+    (["embedded", "FILE", "--out", "w"], "--task"),
     (["FILE", "FILE"], "two different"),
     (["FILE", "none.jsonl"], "no such file"),
 ])  # fmt: skip

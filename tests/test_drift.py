@@ -125,7 +125,7 @@ def test_a_tuned_model_against_its_seed_by_the_command(tmp_path):
         tasks = ["--task", "name=facts,path=micro:facts,limit=6", "--task", "name=tools,path=micro:tools,role=target,limit=4"]  # fmt: skip
         done = cli("evaluate", "--model", "embedded", *extra, *tasks, "--out", tmp_path / name)
         assert done.returncode == 0, done.stderr
-    done = cli("shift", tmp_path / "seed", tmp_path / "tuned", "--model", "embedded", "--tuned", folder,
+    done = cli("shift", tmp_path / "seed", tmp_path / "tuned", "--model", "embedded", "--adapter", folder,
                "--prompts", 3, "--json")  # fmt: skip
     assert done.returncode == 0, done.stderr
     pair = json.loads(done.stdout)["pairs"][0]

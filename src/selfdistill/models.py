@@ -6,6 +6,7 @@ Safetensors only, no remote code.
 
 from __future__ import annotations
 
+import difflib
 import gc
 import json
 import os
@@ -23,7 +24,7 @@ from selfdistill.core.digests import digest_weights
 from selfdistill.core.errors import UserError
 from selfdistill.core.launch import launched_with
 from selfdistill.core.store import digest_file, digest_of
-from selfdistill.core.worlds import model_folder
+from selfdistill.core.worlds import MODELS, model_folder
 from selfdistill.data.packed import refuse_pointer
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -173,6 +174,10 @@ def _explained(name: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+        if "not a valid model identifier" in first:
+            raise UserError(
+                _nowhere(name, "no such model on the hub, or none without a login (hf auth login)")
+            ) from None
         raise UserError(f"model {name}: cannot be loaded: {first}") from None
 
 
@@ -182,6 +187,14 @@ def _complain_early(where: str) -> None:
     if not path.exists():
         if where.startswith((".", "/", "~")) or where.count("/") > 1:
             raise UserError(f"model {where}: no such folder.")
+        from huggingface_hub import constants, try_to_load_from_cache
+
+        try:
+            cached = try_to_load_from_cache(where, "config.json")
+        except ValueError:
+            raise UserError(_nowhere(where, "no name that the hub could have")) from None
+        if constants.HF_HUB_OFFLINE and not isinstance(cached, str):
+            raise UserError(_nowhere(where, "not in the hub's cache (HF_HUB_OFFLINE is set)"))
         return
     if not path.is_dir():
         single = " A single GGUF file is no such folder." if path.suffix == ".gguf" else ""
@@ -201,6 +214,12 @@ def _complain_early(where: str) -> None:
     for file in (path / "config.json", *tokenizers, *weights):
         refuse_pointer(file)
     _check_weights(path, weights)
+
+
+def _nowhere(name: str, else_where: str) -> str:
+    near = difflib.get_close_matches(name, MODELS, 1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"model {name}: no such folder, and {else_where}.{hint}"
 
 
 def _is_an_adapter(path: Path) -> str:
@@ -271,9 +290,9 @@ def adapter_digest(path: str | None) -> str | None:
     """What identifies an adapter, or a fully tuned model, in records. Raises UserError for a folder that is neither."""
     if path is None:
         return None
-    from selfdistill.models import digest
-
     folder = Path(path)
+    if not folder.is_dir():
+        raise UserError(f"adapter {path}: {'a file; expected a folder' if folder.exists() else 'no such folder'}.")
     if (folder / "adapter_model.safetensors").is_file():
         refuse_pointer(folder / "adapter_model.safetensors")
         return digest_of([digest_file(folder / f"adapter_{part}") for part in ("model.safetensors", "config.json")])

@@ -63,6 +63,8 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
     for bad input and for an `out` that holds another run."""
     progress = progress or Progress()
     claim(out, recipe)
+    if not recipe.tasks:
+        progress.warn("no [[tasks]]: nothing will be measured")
     # Everything that can be wrong with the input shows here, before anything is written or made.
     check = load_check(recipe.select.check, recipe.allow_code_execution, None, recipe.code_without_walls, progress)
     notes = Notes(progress)

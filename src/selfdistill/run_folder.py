@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def claim(out: Path, recipe: Recipe) -> None:
     if not out.exists():
         return
     if not out.is_dir():
-        raise UserError(f"{out}: a file; expected a folder for the run.")
+        raise UserError(f"{out}: a file; expected a folder.")
     old = out / "recipe.toml"
     files = list(out.iterdir())  # in one look, while the first process of a launcher may begin to write
     if old not in files:
@@ -172,7 +172,8 @@ def _git() -> str | None:
 
 
 def manifest(run: Path) -> dict[str, Any]:
-    """run.json, which lists at least the trained arms."""
+    """run.json, which lists at least the trained arms. Raises UserError where it is not there, and where another
+    version made it."""
     try:
         found: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
         found["arms"]
@@ -180,7 +181,19 @@ def manifest(run: Path) -> dict[str, Any]:
         raise UserError(
             f"{run}: no run.json with a list of arms. Expected the folder of a `selfdistill run`."
         ) from None
+    listed = found["arms"] if isinstance(found["arms"], list) else [found["arms"]]
+    for arm in listed:
+        keys = arm.keys() if isinstance(arm, dict) else ()
+        if lacking := [field.name for field in fields(Arm) if field.name not in keys]:
+            raise _of_another_version(run, "run.json", [f"{key} of an arm" for key in lacking])
     return found
+
+
+def _of_another_version(run: Path, file: str, lacking: Sequence[str]) -> UserError:
+    return UserError(
+        f"{run}: made by another version of selfdistill ({file} lacks {', '.join(lacking)}). Run the recipe into a new "
+        "folder."
+    )
 
 
 def arms(run: Path) -> list[dict[str, Any]]:
@@ -205,7 +218,10 @@ def pairs(report: dict[str, Any]) -> list[tuple[str, str]]:
 def training_record(arm: Path) -> dict[str, Any]:
     """What training.json of an arm says of its rows and losses."""
     record = json.loads((arm / "adapter" / "training.json").read_text(encoding="utf-8"))
-    return {k: record[k] for k in ("rows", "dropped", "loss", "held_out", "chosen")}
+    kept = ("rows", "dropped", "loss", "held_out", "chosen")
+    if lacking := [k for k in kept if k not in record]:
+        raise _of_another_version(arm.parent, f"{arm.name}/adapter/training.json", lacking)
+    return {k: record[k] for k in kept}
 
 
 def engine_errors(out: Path) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -26,10 +28,11 @@ then stops the others."""
 
 GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
     "All in one": (pipeline.demo, pipeline.run, analysis.study),
-    "Make data": (pipeline.distill, pipeline.select, analysis.validate),
-    "Train": (pipeline.train, analysis.scale),
+    "Make data": (pipeline.distill, pipeline.select),
+    "Train": (pipeline.train,),
     "Measure": (
-        pipeline.evaluate, analysis.compare, analysis.gate, analysis.shift, analysis.report, analysis.show,
+        analysis.validate, pipeline.evaluate, analysis.compare, analysis.gate, analysis.shift, analysis.scale,
+        analysis.report, analysis.show,
     ),
     "Share": (publish.merge, publish.push),
 }  # fmt: skip
@@ -101,7 +104,8 @@ def start(
 
 for panel, commands in GROUPS.items():
     for function in commands:
-        app.command(rich_help_panel=panel)(command(function))
+        text, mark, example = (inspect.getdoc(function) or "").partition("\n\nExample: ")
+        app.command(rich_help_panel=panel, help=text, epilog=mark.strip() + f" {example}")(command(function))
 
 
 def main() -> NoReturn:
@@ -118,6 +122,11 @@ def main() -> NoReturn:
     except typer.TyperException as error:
         _fail(_usage(error), error)
     except OSError as error:
+        if isinstance(error, FileExistsError | NotADirectoryError) and error.filename:
+            from selfdistill.core.store import file_above
+
+            if file := file_above(Path(error.filename)):
+                _fail(f"{file}: a file; expected a folder.", error)
         _fail(f"{error.filename or 'system'}: {error.strerror or error}.", error)
     except Exception as error:
         if "No space left on device" in str(error):  # safetensors and others wrap a full disk in errors of their own
@@ -130,10 +139,12 @@ def _usage(error: typer.TyperException, command: str | None = None) -> str:
     """What is wrong with the arguments, in our form: the command, what, what was expected, where to read more."""
     if command and getattr(error, "option_name", None) == "--quiet":
         return f"{command}: --quiet stands before the command: `selfdistill --quiet {command} ...`"
-    said = error.format_message().replace("Input should", "it should")
+    from selfdistill.core.said import plain_limits
+
+    said = plain_limits(error.format_message())
     said = said[:1].lower() + said[1:] + ("" if said.endswith((".", "?")) else ".")
     wanted: str | None = getattr(getattr(error, "param", None), "help", None)
-    expected = f" Expected: {wanted}" if wanted else ""
+    expected = f" Expected: {wanted}" if wanted and ": expected " not in said else ""
     where, more = (f"{command}: ", f"selfdistill {command} --help") if command else ("", "selfdistill --help")
     return f"{where}{said}{expected} `{more}` shows what there is."
 

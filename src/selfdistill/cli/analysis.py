@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from selfdistill.cli.options import (
+    DATA,
     MODEL,
     OUTPUT,
     Allowed,
@@ -16,17 +17,23 @@ from selfdistill.cli.options import (
     Asked,
     Model,
     OptionalTasks,
+    Overrides,
     Prompt,
     RunFolder,
     Seed,
     Tasks,
     Terminal,
-    tasks_of,
+    out_file,
+    out_folder,
 )
+from selfdistill.cli.values import tasks_of
 
 
 def validate(*, task: Tasks, allowed: Allowed, terminal: Answers) -> None:
-    """Try a task's check on all its gold answers, and on the same answers made wrong."""
+    """Try a task's check on all its gold answers, and on the same answers made wrong.
+
+    Example: selfdistill validate --task name=math,path=test.jsonl,check=last_number
+    """
     from collections import Counter
     from dataclasses import asdict
 
@@ -64,19 +71,21 @@ def compare(
         ),
     ],
     task: OptionalTasks = None,
-    base: Annotated[str | None, typer.Option(help="The model of the adapters.", rich_help_panel=MODEL)] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The model that adapters among them belong to.", rich_help_panel=MODEL)
+    ] = None,
     asked: Asked,
     allowed: AllowedJudge,
     seed: Seed = 0,
-    work: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for the answers of models and adapters; a second time they are there.", rich_help_panel=OUTPUT
-        ),
+    out: Annotated[
+        Path | None, out_folder("Folder for the answers of models and adapters; a second time they are there.")
     ] = None,
     terminal: Answers,
 ) -> None:
-    """Compare answers to the same items: scores, and paired differences with intervals."""
+    """Compare answers to the same items: scores, and paired differences with intervals.
+
+    Example: selfdistill compare runs/first/seed runs/first/vanilla runs/first/sdft
+    """
     from selfdistill.comparison.differences import compare as run_compare
     from selfdistill.core.errors import UserError
     from selfdistill.report.terminal import show_comparison
@@ -96,7 +105,7 @@ def compare(
 
     if task and all(Path(a).exists() and kind_of(a) == "answers" for a in arms):
         raise UserError("compare: --task says what to ask models; these are answers already. Leave it out.")
-    places = measure(arms, base, work, load, lambda m: asked.open(m, progress), progress)
+    places = measure(arms, model, out, load, lambda m: asked.open(m, progress), progress)
     table = run_compare(dict(zip(names, places, strict=True)))
     show_comparison(table, terminal.console())
     terminal.give(table)
@@ -104,18 +113,36 @@ def compare(
 
 def gate(
     *,
-    base: Annotated[Path, typer.Argument(help="Answers of the model to hold on to: as for compare.")],
-    new: Annotated[Path, typer.Argument(help="Answers of the model that is to take its place, to the same items.")],
+    base: Annotated[
+        Path,
+        typer.Argument(
+            help="Answers of the model to hold on to: a folder that `evaluate` wrote, or a file of item scores."
+        ),
+    ],
+    new: Annotated[
+        Path,
+        typer.Argument(
+            help="Answers of the model that is to take its place, to the same items: such a folder or file."
+        ),
+    ],
     margin: Annotated[float, typer.Option(help="Tolerated loss on each probe, in points.")] = 2.0,
-    alpha: Annotated[float, typer.Option(help="Chance of a wrong pass, and of a wrong fail.")] = 0.05,
-    task: Annotated[list[str] | None, typer.Option(help="Test this task only; as often as needed.")] = None,
-    junit: Annotated[Path | None, typer.Option(help="Write a JUnit XML report.", rich_help_panel=OUTPUT)] = None,
+    alpha: Annotated[
+        float, typer.Option(help="Significance level: the chance of a wrong pass, and of a wrong fail.")
+    ] = 0.05,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help="Name of a task to test, as often as needed; without it, all.", rich_help_panel=DATA),
+    ] = None,
+    junit: Annotated[Path | None, out_file("JUnit XML report to write.", "--junit")] = None,
     listed: Annotated[
         int, typer.Option("--list", help="Show at most so many lost items of a task.", min=0, rich_help_panel=OUTPUT)
     ] = 20,
     terminal: Answers,
 ) -> None:
-    """Pass a model only if it lost nothing that matters (exit 0), fail it (1), or say that items are too few (3)."""
+    """Pass a model only if it lost nothing that matters (exit 0), fail it (1), or say that items are too few (3).
+
+    Example: selfdistill gate runs/first/seed runs/first/sdft --margin 5
+    """
     from selfdistill.comparison import gate as stage
     from selfdistill.core.errors import UserError
     from selfdistill.core.store import write_atomic
@@ -143,13 +170,16 @@ def shift(
     model: Annotated[
         str | None, typer.Option(help="The model that gave the first answers.", rich_help_panel=MODEL)
     ] = None,
-    tuned: Annotated[
-        str | None, typer.Option(help="The adapter or model that gave the second ones.", rich_help_panel=MODEL)
+    adapter: Annotated[
+        str | None, typer.Option(help="The adapter or tuned model that gave the second ones.", rich_help_panel=MODEL)
     ] = None,
     prompt: Prompt,
     terminal: Answers,
 ) -> None:
-    """How far a model has moved: its texts, its distribution, its weights."""
+    """How far a model has moved: its texts, its distribution, its weights.
+
+    Example: selfdistill shift runs/first
+    """
     from selfdistill.core.errors import UserError
     from selfdistill.models import load_model
     from selfdistill.report.tables import shift_table
@@ -161,16 +191,16 @@ def shift(
         found = drift.drift_run(folders[0], prompts, progress)
     elif len(folders) == 2:
         a, b = folders
-        if bool(model) != bool(tuned):
-            raise UserError("--model and --tuned belong together.")
+        if bool(model) != bool(adapter):
+            raise UserError("shift: --model and --adapter belong together.")
         pair = {"a": a.name, "b": b.name, "texts": drift.compare_texts(a, b)}
         if not pair["texts"] and not model:
             raise UserError("shift: all items are multiple choice, so there are no texts to compare. Name the models.")
-        if model and tuned:
+        if model and adapter:
             seed_lm = load_model(model)
             prompter = prompt.prompter(seed_lm.tokenizer, progress)
             items = drift.grouped(a)
-            pair |= drift.compare_models(seed_lm, tuned, items, prompter, prompts, 512, seed, "shift", progress)
+            pair |= drift.compare_models(seed_lm, adapter, items, prompter, prompts, 512, seed, "shift", progress)
         found = {"pairs": [pair]}
     else:
         raise UserError("shift: expected a run, or two evaluation folders or files.")
@@ -189,7 +219,10 @@ def scale(
     ] = None,
     terminal: Answers,
 ) -> None:
-    """Evaluate a run's arms at several strengths of their training, without training again."""
+    """Evaluate a run's arms with the weight change scaled, without training again.
+
+    Example: selfdistill scale runs/first --strengths 0.25,0.5,0.75
+    """
     from selfdistill.report.curve import show
     from selfdistill.stages.scale import scale as run_scale
     from selfdistill.stages.scale import strengths_of
@@ -208,15 +241,18 @@ def study(
     ] = None,
     datasets: Annotated[str | None, typer.Option(help="Train on these only: openfunctions,gsm8k,...")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="100 rows, 30 items a task, fewer points on curves.")] = False,
-    limit: Annotated[int | None, typer.Option(help="Most items of a task.", min=1)] = None,
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value in every recipe.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Most items of a task; without it, as the recipes say.", min=1)
+    ] = None,
+    overrides: Overrides = None,
     allowed: AllowedJudge,
-    out: Annotated[Path, typer.Option(help="Folder for runs, tables and figures.", rich_help_panel=OUTPUT)] = Path(
-        "selfdistill-studies"
-    ),
+    out: Annotated[Path, out_folder("Folder for runs, tables and figures.")] = Path("selfdistill-studies"),
     terminal: Terminal,
 ) -> None:
-    """Replay tables and figures of the paper, on any model."""
+    """Replay tables and figures of the paper, on any model.
+
+    Example: selfdistill study table1 --quick --out studies
+    """
     from selfdistill.studies import run_studies
 
     world = world or ("micro" if model == "embedded" else "paper")
@@ -229,7 +265,10 @@ def study(
 
 
 def report(*, folder: RunFolder, terminal: Answers) -> None:
-    """Write report.html, report.md and report.json of a run again, and show them."""
+    """Write report.html, report.md and report.json of a run again, and show them.
+
+    Example: selfdistill report runs/first
+    """
     from selfdistill.report.build import build
     from selfdistill.report.terminal import show as show_report
 
@@ -244,11 +283,16 @@ def show(
     id: Annotated[str, typer.Option(help="Id of a training row or an item, or how it begins.")],
     terminal: Answers,
 ) -> None:
-    """One row or item of a run, whole: what was rewritten, what every arm answered."""
+    """One row or item of a run, whole: what was rewritten, what every arm answered.
+
+    Example: selfdistill show runs/first --id 0f3a5b
+    """
     from selfdistill.core.errors import UserError
     from selfdistill.report.item import find
     from selfdistill.report.item import show as show_found
+    from selfdistill.run_folder import manifest
 
+    manifest(folder)
     if len(id) < 4:
         raise UserError(f"--id {id!r}: expected four characters of it or more.")
     found = find(folder, id)

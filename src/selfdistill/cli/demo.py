@@ -9,6 +9,7 @@ import time
 import tomllib
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -30,10 +31,13 @@ def demo_recipe(target: str, allow_code: bool, without_walls: bool = False) -> R
     return checked(Recipe, tomllib.loads(text) | permitted, f"{target}.toml")
 
 
-def demo(out: Path, target: str, allow_code: bool, without_walls: bool, progress: Progress, console: Console) -> None:
-    """Run the demo into `out` and print what it shows."""
-    started = time.monotonic()
-    report = run(demo_recipe(target, allow_code, without_walls), out, progress)
+def demo(
+    out: Path, target: str, allow_code: bool, without_walls: bool, progress: Progress, console: Console
+) -> dict[str, Any]:
+    """Run the demo into `out`, print what it shows, and return the report."""
+    started, recipe = time.monotonic(), demo_recipe(target, allow_code, without_walls)
+    progress.note(f"demo: the embedded model learns {target}, twice; 5 to 15 minutes on two cores")
+    report = run(recipe, out, progress)
     side_by_side(out, console)
     show(report, console)
     console.print(
@@ -43,3 +47,4 @@ def demo(out: Path, target: str, allow_code: bool, without_walls: bool, progress
         highlight=False,
         markup=False,
     )
+    return report

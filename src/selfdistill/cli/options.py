@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
@@ -17,10 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from selfdistill.cli.values import columns_of, settings_of
+
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from selfdistill.core.config import DataSettings, JudgeSettings, PromptSettings, TaskSettings
+    from selfdistill.core.config import DataSettings, JudgeSettings, PromptSettings
     from selfdistill.core.progress import Progress
     from selfdistill.data.notes import Notes
     from selfdistill.tasks.base import Permissions
@@ -60,18 +61,55 @@ def _keyword(name: str, default: Any, annotation: Any) -> inspect.Parameter:
 
 # --- single options ----------------------------------------------------------------------------------------------
 
+
+def _folder(param: typer.CallbackParam, value: Path | None) -> Path | None:
+    """A folder to write. Raises UserError, before anything is loaded, where a file stands in its place or above it."""
+    return _free(param, value, value)
+
+
+def _file(param: typer.CallbackParam, value: Path | None) -> Path | None:
+    """A file to write, which needs a folder above it."""
+    return _free(param, value, value and value.parent)
+
+
+def _free(param: typer.CallbackParam, value: Path | None, folder: Path | None) -> Path | None:
+    from selfdistill.core.errors import UserError
+    from selfdistill.core.store import file_above
+
+    if folder and (file := file_above(folder)):
+        raise UserError(f"{param.opts[0]} {value}: {'' if file == value else f'{file} is '}a file; expected a folder.")
+    return value
+
+
+def out_folder(help: str, name: str = "--out") -> Any:
+    """The option of a folder to write."""
+    return typer.Option(name, help=help, callback=_folder, rich_help_panel=OUTPUT)
+
+
+def out_file(help: str, name: str = "--out") -> Any:
+    """The option of a file to write."""
+    return typer.Option(name, help=help, callback=_file, rich_help_panel=OUTPUT)
+
+
 _MODEL = typer.Option("--model", help="Model folder, hub name, or `embedded`.", rich_help_panel=MODEL)
 Model = Annotated[str, _MODEL]
 OptionalModel = Annotated[str | None, _MODEL]
 
-_ADAPTER = typer.Option("--adapter", help="PEFT adapter folder.", rich_help_panel=MODEL)
-Adapter = Annotated[str, _ADAPTER]
-OptionalAdapter = Annotated[str | None, _ADAPTER]
+Adapter = Annotated[str, typer.Option("--adapter", help="PEFT adapter folder.", rich_help_panel=MODEL)]
+OptionalAdapter = Annotated[
+    str | None,
+    typer.Option(
+        "--adapter",
+        help="PEFT adapter folder, or a model with all weights tuned; without it, the model as it is.",
+        rich_help_panel=MODEL,
+    ),
+]
 
 _TASK = typer.Option(
     "--task",
-    help="name=math,path=test.jsonl,check=last_number[,limit=200,...]; or paper:NAME, lm-eval:NAME, micro:ABILITY, or "
-    'micro for all of these. As often as needed. A value with ,key= in it goes into quotes: check="regex:...".',
+    help="name=math,path=t.jsonl,check=last_number and, after further commas, what else a task of a recipe takes "
+    "(limit=200); or paper:NAME, lm-eval:NAME, micro:ABILITY, or micro for all of these. As often as needed. A value "
+    'with ,key= in it goes into quotes: check="regex:...".',
     rich_help_panel=DATA,
 )
 Tasks = Annotated[list[str], _TASK]
@@ -79,7 +117,9 @@ OptionalTasks = Annotated[list[str] | None, _TASK]
 
 DataDir = Annotated[str | None, typer.Option(help="Folder with local copies of paper: datasets.", rich_help_panel=DATA)]
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a finished run.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
+Seed = Annotated[int, typer.Option(help="Random seed (not the seed LM).", min=0)]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Any setting of the recipe, as key=value: "
+    "--set train.epochs=1. As often as needed.")]  # fmt: skip
 
 
 # --- groups ------------------------------------------------------------------------------------------------------
@@ -152,7 +192,9 @@ class Rows:
         str, typer.Option(help="Column names: prompt=question,response=answer.", rich_help_panel=DATA)
     ] = ""
     split: Annotated[str, typer.Option(help="Split of a hub, folder or micro dataset.", rich_help_panel=DATA)] = "train"
-    sample: Annotated[int | None, typer.Option(help="Draw that many rows at random.", rich_help_panel=DATA)] = None
+    sample: Annotated[
+        int | None, typer.Option(help="Draw that many rows at random; without it, all.", rich_help_panel=DATA)
+    ] = None
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave bad rows out, count and list them.", rich_help_panel=DATA)
     ] = False
@@ -182,13 +224,17 @@ class Prompt:
     template: Annotated[
         str,
         typer.Option(
-            help="using, refer, math, or a text file with {instruction} and {reference}.", rich_help_panel=PROMPT
+            help="With --format paper, the text around a question: using, refer, math, or the text file of distill.",
+            rich_help_panel=PROMPT,
         ),
     ] = "using"
     prompt_format: Annotated[
         str,
         typer.Option(
-            "--format", help="chat: the model's chat template; paper: the paper's text.", rich_help_panel=PROMPT
+            "--format",
+            help="What stands around a question, in training and answering alike: chat, the model's chat template; "
+            "paper, the paper's text.",
+            rich_help_panel=PROMPT,
         ),
     ] = "chat"
 
@@ -226,6 +272,11 @@ class Asked(Prompt):
 
         values = settings_of(self.engine, "--engine") if "=" in self.engine else {"name": self.engine}
         name = values.setdefault("name", "transformers")
+        if name == "openai" and "base_url" not in values:
+            raise UserError(
+                f"--engine {self.engine}: base_url is missing. Write --engine "
+                "name=openai,base_url=http://localhost:8000/v1,model=NAME."
+            )
         if name not in ENGINES:
             raise UserError(f"--engine {name}: expected one of {', '.join(ENGINES)}.")
         if name == "openai":
@@ -234,6 +285,20 @@ class Asked(Prompt):
         chosen = checked(ENGINES[name], values, "--engine")
         seed_lm, prompter, engine = open_seed(chosen, model, self.settings(), warn=progress.warn)
         return seed_lm.digest, prompter, engine
+
+
+@dataclass(frozen=True)
+class Rewriting(Asked):
+    """How a model is asked for rewrites, and by which engine."""
+
+    template: Annotated[
+        str,
+        typer.Option(
+            help="Wording of the request for a rewrite: using, refer, math, or a text file with {instruction} and "
+            "{reference}.",
+            rich_help_panel=PROMPT,
+        ),
+    ] = "using"
 
 
 @dataclass(frozen=True)
@@ -248,7 +313,7 @@ class Code:
         bool,
         typer.Option(
             "--code-without-walls",
-            help="Run it also where walls of the sandbox are missing: in your own container.",
+            help="Run it even where the kernel cannot isolate it. Only inside a container of your own.",
             rich_help_panel=CODE,
         ),
     ] = False
@@ -296,80 +361,20 @@ class AllowedJudge(Allowed):
         return checked(JudgeSettings, {"base_url": self.judge_url, "model": self.judge_model}, "judge")
 
 
-# --- texts that hold several values ------------------------------------------------------------------------------
-
-
-def pairs_of(texts: Sequence[str], mark: str, option: str) -> dict[str, str]:
-    """`name=value` texts, or with another mark, as a dict. Raises UserError for what is no pair, and for one
-    that stands there twice."""
+def once(terminal: Terminal, overrides: Sequence[str], keys: Mapping[str, str]) -> None:
+    """Raises UserError for a setting that an option and a --set give. `keys` are the settings' names by the options'
+    parameters."""
     from selfdistill.core.errors import UserError
 
-    pairs: dict[str, str] = {}
-    for text in texts:
-        key, _, value = (part.strip() for part in text.partition(mark))
-        if not key or not value:
-            raise UserError(f"{option} {text}: expected NAME{mark}VALUE.")
-        if key in pairs:
-            raise UserError(f"{option} {text}: {key} stands there twice.")
-        pairs[key] = value
-    return pairs
-
-
-def settings_of(text: str, option: str) -> dict[str, str]:
-    """`name=x,check=regex:a,b,role=target` as a dict. A value ends where a comma and another `key=` follow. A regex may
-    hold such a text itself: it ends only before a key that a task has. What stands in double quotes is one value."""
-    from selfdistill.core.config import TaskSettings
-
-    keys = "|".join([*TaskSettings.model_fields, r"columns\.[^=,]+"])
-    quoted = r'"[^"]*"(?=\s*(?:,|$))'
-    regex = rf"(?<=\bcheck=)regex:.*?(?=,\s*(?:{keys})=|$)"
-    plain = r".*?(?=,\s*[A-Za-z_][\w.-]*\s*=|$)"
-    parts = re.findall(rf"(?s)([^=]*?=(?:{quoted}|{regex}|{plain})|.+$)(?:\s*,\s*|$)", text)
-    values = pairs_of(parts, "=", option)
-    return {k: v[1:-1] if re.fullmatch(r'(?s)"[^"]*"', v) else v for k, v in values.items()}
-
-
-def columns_of(text: str) -> dict[str, str]:
-    """--columns as a dict."""
-    return settings_of(text, "--columns") if text else {}
-
-
-def tasks_of(texts: Sequence[str]) -> list[TaskSettings]:
-    """--task values as settings. Raises UserError for what no task can be."""
-    from selfdistill.core.config import TaskSettings, checked
-
-    return [checked(TaskSettings, values, "--task") for values in task_values(texts)]
-
-
-def task_values(texts: Sequence[str]) -> list[dict[str, Any]]:
-    """--task values as they would stand in a recipe; `micro` stands for all abilities of the microworld, 200 items
-    each."""
-    from selfdistill.microworld.world import ABILITIES
-
-    tasks: list[dict[str, Any]] = []
-    for text in texts:
-        names = list(ABILITIES) if text == "micro" else [text[6:]] if text.startswith("micro:") else []
-        tasks += [{"name": n, "path": f"micro:{n}", "limit": 200, "max_new_tokens": 128} for n in names]
-        if text.startswith(("paper:", "lm-eval:")):
-            path, _, rest = text.partition(",")
-            settings = settings_of(rest, "--task") if rest else {}
-            tasks.append({"name": path.partition(":")[2], "path": path} | settings)
-        elif not names:
-            values: dict[str, Any] = dict(settings_of(text, "--task"))
-            columns = {k.removeprefix("columns."): values.pop(k) for k in list(values) if k.startswith("columns.")}
-            tasks.append(values | ({"columns": columns} if columns else {}))
-    return tasks
-
-
-def must_be_new(*files: Path) -> None:
-    """Raises UserError for a file that is there already: nothing is overwritten."""
-    from selfdistill.core.errors import UserError
-
-    for file in files:
-        if file.exists():
-            raise UserError(f"{file}: exists. Remove it or choose another name.")
-
-
-def skipped(out: Path) -> Path:
-    """Where the bad rows that were left out are listed: beside the output."""
-    return out.with_name(f"{out.stem}.skipped.jsonl")
+    context = terminal.context
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if option.name not in keys or source is None or source.name != "COMMANDLINE":
+            continue
+        key = keys[option.name]
+        for text in overrides:
+            if text.partition("=")[0].strip() == key:
+                flag = next(name for name in option.opts if name.startswith("--"))
+                value = context.params[option.name]
+                given = flag if value is True else f"{flag} {value}"
+                raise UserError(f"{context.info_name}: {key} is given twice ({given}, --set {text}). Give it once.")

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from selfdistill.cli.options import (
+    DATA,
     OUTPUT,
     AllowedJudge,
     Answers,
@@ -18,44 +19,53 @@ from selfdistill.cli.options import (
     OptionalAdapter,
     OptionalModel,
     OptionalTasks,
+    Overrides,
     Prompt,
+    Rewriting,
     Rows,
     Seed,
     Terminal,
-    must_be_new,
-    pairs_of,
-    skipped,
-    tasks_of,
+    once,
+    out_file,
+    out_folder,
 )
+from selfdistill.cli.values import must_be_new, pairs_of, skipped, tasks_of
 
 
 def demo(
     *,
     target: Annotated[str, typer.Option(help="What to fine-tune on: rare_tools or chat.")] = "rare_tools",
-    out: Annotated[Path, typer.Option(help="Folder for the run.", rich_help_panel=OUTPUT)] = Path("selfdistill-demo"),
+    out: Annotated[Path, out_folder("Folder for the run.")] = Path("selfdistill-demo"),
     code: Code,
-    terminal: Terminal,
+    terminal: Answers,
 ) -> None:
-    """Show on the embedded model what the paper claims, in a few minutes on a laptop."""
+    """Show on the embedded model what the paper claims, in 5 to 15 minutes on two cores.
+
+    Example: selfdistill demo --target chat --out demo
+    """
     from selfdistill.cli.demo import demo as run_demo
 
-    run_demo(out, target, code.allow_code, code.without_walls, terminal.progress(), terminal.console())
+    terminal.give(run_demo(out, target, code.allow_code, code.without_walls, terminal.progress(), terminal.console()))
 
 
 def run(
     *,
     recipe: Annotated[Path, typer.Argument(help="A TOML recipe, or one of ours: paper/gsm8k, micro/alpaca, ...")],
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value, as often as needed.")] = None,
+    overrides: Overrides = None,
     code: Code,
-    out: Annotated[Path, typer.Option(help="Folder for the run.", rich_help_panel=OUTPUT)],
+    out: Annotated[Path, out_folder("Folder for the run.")],
     terminal: Answers,
 ) -> None:
-    """Distill, select, train both arms, evaluate, compare and report, as a recipe says."""
+    """Distill, select, train the arms, evaluate, compare and report, as a recipe says.
+
+    Example: selfdistill run micro/alpaca --set train.epochs=1 --out runs/first
+    """
     from selfdistill.core.launch import process
     from selfdistill.core.recipe import load_recipe
     from selfdistill.pipeline import run as run_recipe
     from selfdistill.report.terminal import show
 
+    once(terminal, overrides or [], {"allow_code": "allow_code_execution", "without_walls": "code_without_walls"})
     report = run_recipe(load_recipe(recipe, [*(overrides or []), *code.overrides()]), out, terminal.progress())
     if process().main:
         console = terminal.console()
@@ -69,16 +79,23 @@ def distill(
     *,
     rows: Rows,
     model: Model,
-    asked: Asked,
-    candidates: Annotated[int, typer.Option(help="Rewrites per row; more than one needs a temperature.")] = 1,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Nucleus sampling.")] = 1.0,
+    asked: Rewriting,
+    candidates: Annotated[int, typer.Option(help="Rewrites per row; more than one needs a --temperature above 0.")] = 1,
+    temperature: Annotated[
+        float, typer.Option(help="Of sampling; 0 takes the likeliest token each time (greedy).")
+    ] = 0.0,
+    top_p: Annotated[
+        float, typer.Option(help="Sample from the likeliest tokens that make up this share; 1 is all.")
+    ] = 1.0,
     max_new_tokens: Annotated[int, typer.Option(help="Longest rewrite in tokens.")] = 512,
     seed: Seed = 0,
-    out: Annotated[Path, typer.Option(help="Rewrites to write, for example rewrites.jsonl.", rich_help_panel=OUTPUT)],
+    out: Annotated[Path, out_file("Rewrites to write, for example rewrites.jsonl.")],
     terminal: Terminal,
 ) -> None:
-    """Let the seed LM rewrite every reference response."""
+    """Let the model that will be tuned (the seed LM) rewrite every reference response.
+
+    Example: selfdistill distill --model embedded --data micro:chat --sample 100 --out rewrites.jsonl
+    """
     from selfdistill.core.config import DistillSettings, checked
     from selfdistill.core.store import write_records
     from selfdistill.data.notes import Notes, warn_of_special
@@ -114,15 +131,14 @@ def select(
     check: Annotated[
         str,
         typer.Option(
-            help="last_number, exact, contains, regex:PATTERN, function_call, refusal, python_tests, authors_*, none, "
-            "or module:function."
+            help="What a rewrite's answer is compared by: last_number, exact, contains, function_call, refusal, "
+            "python_tests, authors_general, authors_math, authors_openfunctions, authors_magicoder, micro_win_rate, "
+            "regex:PATTERN, or module:function. none compares nothing, and keeps what is whole and coherent."
         ),
     ] = "none",
     seed: Seed = 0,
     code: Code,
-    out: Annotated[
-        Path, typer.Option(help="Selected rows to write, for example selected.jsonl.", rich_help_panel=OUTPUT)
-    ],
+    out: Annotated[Path, out_file("Selected rows to write, for example selected.jsonl.")],
     export: Annotated[
         list[str] | None,
         typer.Option(
@@ -132,7 +148,10 @@ def select(
     ] = None,
     terminal: Answers,
 ) -> None:
-    """Keep each rewrite that is as good as its reference; export the dataset."""
+    """Keep each rewrite that is as good as its reference; export the dataset.
+
+    Example: selfdistill select --data train.jsonl --rewrites rewrites.jsonl --check last_number --out selected.jsonl
+    """
     from selfdistill.checks import load_check
     from selfdistill.core.config import SelectSettings, checked
     from selfdistill.core.records import Reason
@@ -165,40 +184,57 @@ def train(
         Path | None, typer.Option(help="What `select` wrote; without it, the references train.")
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help="What trains on what; without it, sdft with --selected, else vanilla.")
+        str | None,
+        typer.Option(
+            help="What trains: vanilla, the references; sdft, the rewrites that select kept. Without it, sdft with "
+            "--selected, else vanilla."
+        ),
     ] = None,
-    epochs: Annotated[float, typer.Option(help="Times over the rows.")] = 2,
+    epochs: Annotated[float, typer.Option(help="Passes over the rows.")] = 2,
     lr: Annotated[float, typer.Option(help="Peak learning rate, cosine to 0.")] = 1e-4,
-    batch_size: Annotated[int, typer.Option(help="Rows of a step.")] = 8,
-    accumulation: Annotated[int, typer.Option(help="Gradient accumulation steps.")] = 1,
+    batch_size: Annotated[int, typer.Option(help="Rows per step.")] = 8,
+    accumulation: Annotated[
+        int, typer.Option(help="Batches whose gradients are added up for one step of the optimizer.")
+    ] = 1,
     tune: Annotated[
-        str, typer.Option(help="lora: an adapter; qlora: one on the model in 4 bits; full: all weights, a whole model.")
+        str,
+        typer.Option(help="lora: an adapter; qlora: an adapter on a 4-bit model; full: all weights, a whole model."),
     ] = "lora",
     preset: Annotated[str, typer.Option(help="paper: r = 8 on q,v; strong: r = 64 on all linear.")] = "paper",
-    rank: Annotated[int | None, typer.Option(help="LoRA rank.")] = None,
-    targets: Annotated[str | None, typer.Option(help="Module names with commas, or all-linear.")] = None,
+    rank: Annotated[int | None, typer.Option(help="LoRA rank; without it, as the preset says.")] = None,
+    targets: Annotated[
+        str | None, typer.Option(help="Module names with commas, or all-linear; without it, as the preset says.")
+    ] = None,
     mix_ratio: Annotated[float, typer.Option(help="Share of rows that take the distilled response.")] = 1.0,
-    max_length: Annotated[int | None, typer.Option(help="Leave out rows with more tokens.")] = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="Leave out rows with more tokens; without it, than the model's context has.")
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Any other setting of a recipe's train table: --set dora=true.")
     ] = None,
     task: Annotated[
-        list[str] | None, typer.Option(help="What will be measured, as for evaluate: warns of rows that are its items.")
+        list[str] | None,
+        typer.Option(
+            help="What will be measured, as for evaluate: warns of rows that are its items.", rich_help_panel=DATA
+        ),
     ] = None,
     seed: Seed = 0,
     model: Model,
     prompt: Prompt,
-    out: Annotated[Path, typer.Option(help="Adapter folder to write.", rich_help_panel=OUTPUT)],
+    out: Annotated[Path, out_folder("Folder to write: of the adapter, or of the whole model.")],
     terminal: Terminal,
 ) -> None:
-    """Fine-tune on the selected (or the original) responses."""
+    """Fine-tune on the selected (or the original) responses.
+
+    Example: selfdistill train --model embedded --data train.jsonl --selected selected.jsonl --out adapter
+    """
     from rich.console import Console
 
     from selfdistill.core.config import TrainSettings, checked
     from selfdistill.core.errors import UserError
     from selfdistill.core.launch import process
     from selfdistill.core.progress import Progress
-    from selfdistill.core.recipe import apply_override
+    from selfdistill.core.recipe import apply_overrides
     from selfdistill.data.examples import drawn
     from selfdistill.data.notes import Notes, warn_of_special
     from selfdistill.methods import method_named, responses, usual
@@ -216,9 +252,8 @@ def train(
     }  # fmt: skip
     if targets:
         values["targets"] = targets if targets == "all-linear" else targets.split(",")
-    for override in overrides or []:
-        apply_override(values, override)
-    settings = checked(TrainSettings, values, "train")
+    once(terminal, overrides or [], {key: key for key in (*values, "targets")})
+    settings = checked(TrainSettings, values, "train", apply_overrides(values, overrides or []))
     if selected is None and settings.mix_ratio != 1.0:
         raise UserError("train: mix_ratio mixes selected responses in; name them with --selected.")
     if isinstance(settings.mix_ratio, tuple) or isinstance(settings.size, tuple):
@@ -259,10 +294,13 @@ def evaluate(
         bool, typer.Option("--regrade", help="Judge the stored texts in --out again; no model.")
     ] = False,
     seed: Seed = 0,
-    out: Annotated[Path, typer.Option(help="Folder for predictions and results.", rich_help_panel=OUTPUT)],
+    out: Annotated[Path, out_folder("Folder for predictions and results.")],
     terminal: Answers,
 ) -> None:
-    """Ask a model every item of every task and judge the answers."""
+    """Ask a model every item of every task and judge the answers.
+
+    Example: selfdistill evaluate --model embedded --adapter adapter --task micro:facts --out eval
+    """
     from selfdistill.core.errors import UserError
     from selfdistill.data.notes import warn_of_special
     from selfdistill.models import adapter_digest

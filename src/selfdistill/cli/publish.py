@@ -7,17 +7,20 @@ from typing import Annotated
 
 import typer
 
-from selfdistill.cli.options import OUTPUT, Adapter, Model, Terminal
+from selfdistill.cli.options import OUTPUT, Adapter, Model, Terminal, out_folder
 
 
 def merge(
     *,
     model: Model,
     adapter: Adapter,
-    out: Annotated[Path, typer.Option(help="Model folder to write.", rich_help_panel=OUTPUT)],
+    out: Annotated[Path, out_folder("Model folder to write.")],
     terminal: Terminal,
 ) -> None:
-    """Merge an adapter into its base model: a plain transformers folder."""
+    """Merge an adapter into its base model: a plain transformers folder.
+
+    Example: selfdistill merge --model embedded --adapter runs/first/sdft/adapter --out merged
+    """
     from selfdistill.publish.merge import merge as run_merge
 
     progress = terminal.progress()
@@ -27,12 +30,23 @@ def merge(
 def push(
     *,
     folder: Annotated[Path, typer.Argument(help="Adapter or model folder.")],
-    to: Annotated[str, typer.Option(help="user/name on the hub.")],
-    private: Annotated[bool, typer.Option("--private", help="Where the repository is new, make it private.")] = False,
-    revision: Annotated[str | None, typer.Option(help="Branch, made where there is none.")] = None,
+    to: Annotated[str, typer.Option(help="user/name on the hub.", rich_help_panel=OUTPUT)],
+    private: Annotated[
+        bool,
+        typer.Option("--private", help="Where the repository is new, make it private.", rich_help_panel=OUTPUT),
+    ] = False,
+    revision: Annotated[
+        str | None,
+        typer.Option(
+            help="Branch, made where there is none; without it, the repository's main one.", rich_help_panel=OUTPUT
+        ),
+    ] = None,
     terminal: Terminal,
 ) -> None:
-    """Upload an adapter or a model to the Hugging Face hub. The token comes from HF_TOKEN or the hub's own login."""
+    """Upload an adapter or a model to the Hugging Face hub. The token comes from HF_TOKEN or the hub's own login.
+
+    Example: selfdistill push merged --to user/name
+    """
     from selfdistill.publish.push import push as run_push
 
     terminal.progress().note(f"uploaded to {run_push(folder, to, private, revision)}")

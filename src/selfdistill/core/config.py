@@ -6,8 +6,8 @@ are the paper's settings (Section 4.1, Appendix A) where it states one.
 
 from __future__ import annotations
 
-import difflib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from selfdistill.core.addresses import hidden, is_key, without_secrets
 from selfdistill.core.errors import UserError
+from selfdistill.core.said import settings_error
 
 
 class Settings(BaseModel):
@@ -368,39 +369,10 @@ class Recipe(Settings):
         return tasks
 
 
-def checked(kind: type[S], values: dict[str, Any], where: str) -> S:
-    """Build settings from values. Raises UserError; for an unknown key it lists the valid ones."""
+def checked(kind: type[S], values: dict[str, Any], where: str, given: Mapping[str, str] | None = None) -> S:
+    """Build settings from values. Raises UserError, after `where`, or after how a key was `given` beside it (by its
+    dotted name); for an unknown key it lists the valid ones."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        first, *more = error.errors()
-        # Where a key takes a value or a list, each form has its error; that of the list's own item says more.
-        item = max([first, *(e for e in more if e["loc"][0] == first["loc"][0])], key=lambda e: len(e["loc"]))
-        key = ".".join(str(x) for x in item["loc"] if isinstance(x, int) or x.isidentifier())
-        if item["type"] == "extra_forbidden":
-            valid = _valid_keys(kind, item["loc"][:-1])
-            near = difflib.get_close_matches(str(item["loc"][-1]), valid, 1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"{where}: unknown key {key!r}.{hint} Valid here: {', '.join(valid)}.") from None
-        if item["type"] == "missing":
-            raise UserError(f"{where}: {key!r} is missing. Add it.") from None
-        got = "" if item["type"] == "value_error" else f" = {item['input']!r}"
-        at = f"{where}: {key}{got}" if key else where
-        raise UserError(f"{at}: {item['msg'].removeprefix('Value error, ')}.") from None
-
-
-def _valid_keys(kind: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
-    tables: dict[str, type[BaseModel]] = {
-        "data": DataSettings,
-        "prompt": PromptSettings,
-        "distill": DistillSettings,
-        "select": SelectSettings,
-        "train": TrainSettings,
-        "arms": ArmSettings,
-        "tasks": TaskSettings,
-        "judge": JudgeSettings,
-        **ENGINES,
-    }
-    for part in loc:
-        kind = tables.get(str(part), kind)
-    return sorted(kind.model_fields)
+        raise UserError(settings_error(error, kind, values, where, given or {})) from None

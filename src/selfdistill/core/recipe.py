@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,9 @@ def load_recipe(path: Path, overrides: list[str]) -> Recipe:
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid TOML: {error}") from None
-    for override in overrides:
-        apply_override(tree, override)
-    recipe = checked(Recipe, tree, str(path))
+        quotes = " Text needs quotes." if "Invalid value" in str(error) else ""
+        raise UserError(f"{path}: not valid TOML: {str(error).rstrip('.')}.{quotes}") from None
+    recipe = checked(Recipe, tree, str(path), apply_overrides(tree, overrides))
     return recipe.model_copy(
         update={
             "model": _beside(path, recipe.model),
@@ -41,20 +41,35 @@ def load_recipe(path: Path, overrides: list[str]) -> Recipe:
     )
 
 
-def apply_override(tree: dict[str, Any], text: str) -> None:
-    """Apply `train.epochs=1`. The value is read as TOML; what is not TOML is a string."""
-    key, equals, raw = text.partition("=")
-    if not equals or not key.strip():
-        raise UserError(f"--set {text}: expected key=value, for example train.epochs=1.")
+def apply_overrides(tree: dict[str, Any], texts: Sequence[str]) -> dict[str, str]:
+    """Apply each `train.epochs=1`. A value is read as TOML; what is not TOML is a string. Returns what gave each key,
+    without its value, which may hold a secret. Raises UserError for a key that is given twice."""
+    given: dict[str, str] = {}
+    for text in texts:
+        key, equals, raw = text.partition("=")
+        key, said = key.strip(), f"--set {text}"
+        if not equals or not key:
+            raise UserError(f"{said}: expected key=value, for example train.epochs=1.")
+        if given.get(key, said) != said:
+            raise UserError(f"{key} is given twice ({given[key]}, {said}). Give it once.")
+        given[key] = said
+        _put(tree, key, _value(raw), said)
+    return {key: f"--set {key}" for key in given}
+
+
+def _value(raw: str) -> Any:
     try:
-        value = tomllib.loads(f"v = {raw}")["v"]
+        return tomllib.loads(f"v = {raw}")["v"]
     except tomllib.TOMLDecodeError:
-        value = raw
-    *path, last = key.strip().split(".")
+        return raw
+
+
+def _put(tree: dict[str, Any], key: str, value: Any, said: str) -> None:
+    *path, last = key.split(".")
     for part in path:
         tree = tree.setdefault(part, {})
         if not isinstance(tree, dict):
-            raise UserError(f"--set {text}: {part!r} is no table. Lists are set in the recipe itself.")
+            raise UserError(f"{said}: {part!r} is no table. Lists are set in the recipe itself.")
     tree[last] = value
 
 

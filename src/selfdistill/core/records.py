@@ -17,6 +17,7 @@ from pydantic_core import to_json
 from typing_extensions import TypedDict
 
 from selfdistill.core.errors import UserError
+from selfdistill.core.said import wanted
 
 
 class Turn(TypedDict):
@@ -311,8 +312,12 @@ def explain(error: ValidationError) -> str:
     parts = []
     for item in error.errors()[:3]:
         where = ".".join(str(x) for x in item["loc"]) or "the row"
-        got = "" if item["type"] == "missing" else f", got {str(item['input'])[:60]!r}"
-        parts.append(f"{where}: {item['msg'].lower()}{got}")
+        if item["type"] == "missing":
+            parts.append(f"{where}: is missing")
+        elif item["type"] == "extra_forbidden":
+            parts.append(f"{where}: unknown key")
+        else:
+            parts.append(f"{where}: {wanted(item)}, got {str(item['input'])[:60]!r}")
     return "; ".join(parts)
 
 

@@ -45,7 +45,7 @@ class Journal(Generic[R]):
         self.path, self.kind, self.again = path, kind, again
         self.partial = path.with_name(path.name + ".partial")
         meta = path.with_name(path.name + ".meta.json")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         if path.exists() and not meta.exists():
             raise UserError(f"{path}: exists and was not written by this command. Choose another output.")
         self._held = ExitStack()
@@ -60,7 +60,7 @@ class Journal(Generic[R]):
     def _open(self, meta: Path, settings: dict[str, Any]) -> None:
         path = self.path
         if path.exists() or self.partial.exists():
-            _same_settings(meta, settings)
+            _same_settings(path, meta, f"{self.kind.__name__.lower()}s", settings)
         else:
             meta.write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         self.finished = path.exists()
@@ -186,19 +186,27 @@ def discard(path: Path) -> None:
         path.with_name(name).unlink(missing_ok=True)
 
 
-def _same_settings(meta: Path, settings: dict[str, Any]) -> None:
+def _same_settings(path: Path, meta: Path, what: str, settings: dict[str, Any]) -> None:
+    """Raises UserError that names the settings in which those of before and `settings` differ, and no others."""
     try:
         old = json.loads(meta.read_text(encoding="utf-8"))
     except ValueError:
         raise UserError(f"{meta}: damaged. Remove it and the file it belongs to, and run again.") from None
     new = json.loads(json.dumps(settings))
-    changed = [k for k in {**old, **new} if old.get(k) != new.get(k)]
-    if changed:
-        listed = "; ".join(f"{k}: {_short(old.get(k))} -> {_short(new.get(k))}" for k in changed)
+    if changed := list(_changes(old, new)):
         raise UserError(
-            f"{meta.parent}: holds a run with other settings ({listed}). Choose another output folder, or restore the "
+            f"{path}: holds {what} with other settings ({'; '.join(changed)}). Choose another output, or restore the "
             "settings."
         )
+
+
+def _changes(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    """Dotted names whose values differ, as `name: old -> new`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in {**old, **new}:
+            yield from _changes(old.get(key), new.get(key), f"{name}.{key}" if name else str(key))
+    elif old != new:
+        yield f"{name}: {_short(old)} -> {_short(new)}"
 
 
 def _short(value: Any) -> str:
@@ -206,9 +214,22 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def make_folder(folder: Path) -> None:
+    """The folder with those above it. Raises UserError where one of them is a file."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{file_above(folder) or folder}: a file; expected a folder.") from None
+
+
+def file_above(path: Path) -> Path | None:
+    """The file that stands where the path needs a folder; None where there is none."""
+    return next((place for place in (path, *path.parents) if place.is_file()), None)
+
+
 def write_atomic(path: Path, text: str) -> None:
     """Write a small file under its final name in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     new = path.with_name(path.name + ".new")
     new.write_text(text, encoding="utf-8")
     new.replace(path)
@@ -236,13 +257,14 @@ def new_files(*paths: Path) -> Iterator[list[BinaryIO]]:
     try:
         with ExitStack() as opened:
             for path in paths:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(path.parent)
             yield [opened.enter_context(new.open("wb")) for new in news]
         for new, path in zip(news, paths, strict=True):
             new.replace(path)
     finally:
         for new in news:
-            new.unlink(missing_ok=True)
+            with suppress(NotADirectoryError):
+                new.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -251,7 +273,7 @@ def locked(folder: Path, beside: bool = False) -> Iterator[None]:
 
     The lock lies in the folder; `beside` it where the folder gets another name meanwhile.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     lock = folder.with_name(folder.name + LOCK) if beside else folder / LOCK
     with _lock(lock, f"{folder}: another process is working in this folder. Wait for it, or stop it."):
         yield

@@ -1,8 +1,8 @@
 """Worlds: sources of data that are made, not read. The core knows their names and asks them for the rest.
 
 A world is a module with `examples(settings, task, seed)`, an iterator of `Example`s; `check_of(ability)`, the check
-that judges an ability; `MODEL`, the folder of the model that lives in it; and `QUIZZES` with `write_quizzes(folder,
-items, seed)`, its multiple-choice tasks in the form of lm-evaluation-harness.
+that judges an ability (UserError for one that is not there); `MODEL`, the folder of the model that lives in it; and
+`QUIZZES` with `write_quizzes(folder, items, seed)`, its multiple-choice tasks in the form of lm-evaluation-harness.
 """
 
 from __future__ import annotations

@@ -71,7 +71,10 @@ def stream_examples(
     def every() -> Iterator[Example]:
         return _numbered(_convert(settings, task, need_response, adapt, told))
 
-    stream = every() if settings.sample is None else _drawn(every, settings.sample, seed)
+    def fewer(there: int) -> None:
+        told.progress.note(f"{settings.path}: {there} rows, fewer than the {settings.sample} asked for; all are taken")
+
+    stream = every() if settings.sample is None else _drawn(every, settings.sample, seed, fewer)
     return _some(stream, settings.path)
 
 
@@ -97,9 +100,14 @@ def _some(stream: Iterator[Example], path: str) -> Iterator[Example]:
     yield from stream
 
 
-def _drawn(every: Callable[[], Iterator[Example]], count: int, seed: int) -> Iterator[Example]:
-    """`count` rows drawn at random, in their order. Two passes: one counts (and finds bad rows), one takes."""
+def _drawn(
+    every: Callable[[], Iterator[Example]], count: int, seed: int, fewer: Callable[[int], None]
+) -> Iterator[Example]:
+    """`count` rows drawn at random, in their order. Two passes: one counts (and finds bad rows), one takes. Where there
+    are not as many, `fewer` is told."""
     there = sum(1 for _ in every())
+    if 0 < there < count:
+        fewer(there)
     chosen = range(there) if count >= there else sorted(random.Random(seed).sample(range(there), count))
     again = enumerate(every())
     for wanted in chosen:
@@ -233,6 +241,17 @@ def _reader(settings: DataSettings, row: Row, where: str, need_response: bool) -
         'columns = { prompt = "...", response = "..." } (on the command line --columns prompt=...,response=...; '
         "in a --task columns.prompt=...,columns.response=...)."
     )
+
+
+def has_response(settings: DataSettings, row: Row) -> bool:
+    """Whether a row has a column for its response, or what is read of it says itself what is lacking."""
+    if "messages" in settings.columns or settings.format not in ("auto", "columns", "prompt-completion"):
+        return True
+    if settings.columns and settings.format != "prompt-completion":
+        names = {"prompt": "prompt", "response": "response"} | settings.columns
+        return names["response"] in row or names["prompt"] not in row
+    forms = ({"instruction", "output"}, {"chosen"}, _OWN, *({c} for c in CONVERSATIONS), *map(set, PAIRS))
+    return any(row.keys() >= form for form in forms) or not any(prompt in row for prompt, _ in PAIRS)
 
 
 def _need(found: set[str], names: list[str], where: str) -> None:

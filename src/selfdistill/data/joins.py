@@ -25,7 +25,8 @@ from pydantic_core import from_json, to_json
 from selfdistill.core.config import DataSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.records import Candidate, Example, Record, Rewrite, dump, parse
-from selfdistill.data.examples import stream_examples
+from selfdistill.core.store import make_folder
+from selfdistill.data.examples import PAIRS, SYSTEMS, has_response, stream_examples
 from selfdistill.data.files import rows
 from selfdistill.data.packed import PACKED, refuse_pointer
 
@@ -61,7 +62,30 @@ def open_rewrites(path: Path, form: DataSettings | None, folder: Path) -> ById |
     if path.is_file() and path.stat().st_size == 0:
         return ById(path)
     _, first = next(rows(settings), ("", {}))
-    return ById(path, folder) if _is_rewrite(first) else ByPrompt(settings, folder)
+    if _is_rewrite(first):
+        return ById(path, folder)
+    if not has_response(settings, first):
+        _refuse_without_responses(settings, first)
+    return ByPrompt(settings, folder)
+
+
+def _refuse_without_responses(settings: DataSettings, first: dict[str, Any]) -> None:
+    """A dataset whose first row has no response that is understood has none, or not in every row."""
+    name = settings.path
+    for where, row in rows(settings):
+        if has_response(settings, row):
+            lacking, there = ", ".join(sorted(row.keys() - first.keys())), where.removeprefix(f"{name}, ")
+            raise UserError(
+                f"{name}: the first row lacks columns that {there} has ({lacking}). Write them in every row, with "
+                '"" where there is no rewrite.'
+            )
+    prompt = next((p for p, _ in PAIRS if p in first), "...")
+    others = [column for column in first if column not in (prompt, "id", "task", *SYSTEMS)]
+    columns = f"prompt={prompt},response={others[0] if len(others) == 1 else '...'}"
+    raise UserError(
+        f"{name}: no column holds the rewrite (found: {', '.join(sorted(first))}). Name it: --columns {columns}. "
+        "The names hold for --data, too."
+    )
 
 
 def _is_rewrite(row: dict[str, Any]) -> bool:
@@ -137,7 +161,7 @@ class ById(_Places[Rewrite]):
             return file
         file.close()
         self.unit = "row"
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         copy: Any = TemporaryFile(dir=folder)  # noqa: SIM115  # closed by __exit__
         for _, row in rows(DataSettings(path=str(path))):
             copy.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
@@ -263,7 +287,7 @@ class ByPrompt(_Places[Example]):
     """
 
     def __init__(self, settings: DataSettings, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         super().__init__(TemporaryFile(dir=folder), settings.path, Example)  # noqa: SIM115  # closed by __exit__
         self.folder = folder
         self.places: dict[bytes, int | _Same] = {}  # of most prompts there is one row, and its place will do

@@ -18,18 +18,23 @@ MODEL = str(resources.files("selfdistill.microworld") / "model")
 
 
 def check_of(ability: str) -> str | None:
-    """The check of an ability; None for what is none."""
-    return world.ABILITIES[ability][1] if ability in world.ABILITIES else None
+    """The check of an ability; None for several. Raises UserError for what is none."""
+    _known(ability, ability.split("+"))
+    return None if "+" in ability else world.ABILITIES[ability][1]
+
+
+def _known(path: str, names: list[str]) -> None:
+    for name in names:
+        if name not in world.ABILITIES:
+            raise UserError(f"micro:{path}: no ability {name!r}. There are: {', '.join(world.ABILITIES)}.")
 
 
 def examples(settings: DataSettings, task: str, seed: int) -> Iterator[Example]:
     """A dataset of the microworld in the annotator's terse style: `micro:ABILITY`, or equal parts of several
     (`micro:chat+facts`)."""
-
-    names = settings.path.partition(":")[2].split("+")
-    for name in names:
-        if name not in world.ABILITIES:
-            raise UserError(f"{settings.path}: no ability {name!r}. There are: {', '.join(world.ABILITIES)}.")
+    abilities = settings.path.partition(":")[2]
+    names = abilities.split("+")
+    _known(abilities, names)
     if settings.split not in ("train", "test"):
         raise UserError(f"{settings.path}: split {settings.split!r}; the microworld has train and test.")
     streams = [(world.items(name, settings.split, seed), world.ABILITIES[name][1]) for name in names]

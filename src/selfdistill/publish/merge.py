@@ -32,9 +32,13 @@ def merge(model: str, adapter: str, out: Path, progress: Progress | None = None)
     `out` that exists, an adapter that does not fit, and a base whose weights are quantized.
     """
     progress = progress or Progress()
+    if out.is_file():
+        raise UserError(f"{out}: a file; expected a folder.")
     if out.exists():
         raise UserError(f"{out}: exists. Choose another output folder.")
     folder = Path(adapter)
+    if not folder.is_dir():
+        raise UserError(f"adapter {adapter}: {'a file; expected a folder' if folder.exists() else 'no such folder'}.")
     if not is_adapter(folder):
         raise UserError(
             f"adapter {adapter}: no adapter_config.json in the folder. Expected a PEFT adapter; a model with all its "

@@ -27,12 +27,12 @@ def build(run: Path) -> dict[str, Any]:
     """Read a finished run folder, write report.json, report.md and report.html, and return what is in report.json."""
     from selfdistill.report.page import write_page  # the page shows what this module says
 
+    trained = arms(run)
     if not (run / "selected.jsonl").is_file():
         raise UserError(f"{run}: no selected.jsonl. Expected the folder of a finished `selfdistill run`.")
     selected = list(read_records(run / "selected.jsonl", Selected))
     rewrites = {r.id: r for r in read_records(run / "rewrites.jsonl", Rewrite)}
     reasons = Counter(row.reason.value for row in selected)
-    trained = arms(run)
     for arm in trained:
         method_named(arm["method"], f"{run / 'run.json'}: arm {arm['name']}")
     measured = {

@@ -32,7 +32,7 @@ def _said(tasks: list[dict[str, Any]], labels: dict[str, str]) -> str:
     both = [(t, {name: d for name, d in found.items() if d}) for t, found in moved if all(found.values())]
     parts = [
         f"On the target {t['task']}, {labels[base]} moved the model by {_points(d[base])} and {labels[arm]} by "
-        f"{_points(d[arm], '')}."
+        f"{_points(d[arm], '')}{_behind(difference_of(t, base, arm), labels[base], labels[arm])}."
         for t, d in both
         if t["role"] == "target"
     ]
@@ -47,6 +47,14 @@ def _said(tasks: list[dict[str, Any]], labels: dict[str, str]) -> str:
             f"{they} changed by {mean[base]:+.1f} and {mean[arm]:+.1f} points."
         )
     return " ".join(parts)
+
+
+def _behind(d: dict[str, Any] | None, base: str, arm: str) -> str:
+    """Said where the arm reaches less on the target than its base."""
+    if not d or d["value"] >= 0:
+        return ""
+    noise = "" if _moved(d) else " (inside the noise)"
+    return f": there {arm} is {-100 * d['value']:.1f} points behind {base}{noise}"
 
 
 def _points(d: dict[str, Any], unit: str = " points") -> str:

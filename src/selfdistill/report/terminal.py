@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,29 @@ from selfdistill.report.tables import (
 from selfdistill.report.unjudgeable import unjudgeable_rows
 from selfdistill.run_folder import arms
 
+INTERVAL = re.compile(r"^([+-]?\d[\d.]*) \[[^\]]*\]")
+
 
 def print_table(header: list[str], rows: list[list[str]], title: str, console: Any) -> None:
-    """Print a table on a rich console."""
+    """Print a table on a rich console. A terminal that is too narrow for it gets values without their intervals, and
+    says so; what is no terminal has no width."""
+    from rich.measure import Measurement
+
+    table = _table(header, rows, title)
+    needed = Measurement.get(console, console.options.update(width=10_000), table).maximum
+    width = console.width
+    if needed > width and console.is_terminal:
+        short = [[INTERVAL.sub(r"\1", cell) for cell in row] for row in rows]
+        if short != rows:
+            table = _table(header, short, title.replace("[95 % interval]", "(no room for the intervals)"))
+    elif needed > width and not console.is_jupyter:
+        console.width = needed
+    console.print(table)
+    if console.width != width:
+        console.width = width
+
+
+def _table(header: list[str], rows: list[list[str]], title: str) -> Any:
     from rich.markup import escape
     from rich.table import Table
 
@@ -35,7 +56,7 @@ def print_table(header: list[str], rows: list[list[str]], title: str, console: A
         table.add_column(name, justify="left" if i == 0 else "right", no_wrap=i == 0, overflow="fold")
     for row in rows:
         table.add_row(*(escape(plain(cell)) for cell in row))
-    console.print(table)
+    return table
 
 
 def show(report: dict[str, Any], console: Any) -> None:

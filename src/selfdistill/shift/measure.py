@@ -6,7 +6,7 @@ Out: shift.json, and a table.
 
     selfdistill shift runs/mine                                   # every arm of a run against its seed LM
     selfdistill shift eval/a eval/b                               # texts alone
-    selfdistill shift eval/a eval/b --model M --tuned adapter     # texts, distribution and weights
+    selfdistill shift eval/a eval/b --model M --adapter adapter    # texts, distribution and weights
 """
 
 from __future__ import annotations

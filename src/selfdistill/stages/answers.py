@@ -12,6 +12,7 @@ from selfdistill.core.adapters import is_adapter
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.store import digest_of
+from selfdistill.core.worlds import model_folder
 from selfdistill.models import adapter_digest
 from selfdistill.run_folder import engine_errors
 from selfdistill.stages.evaluate import evaluate
@@ -36,13 +37,18 @@ def measure(
     for place in dict.fromkeys(places):
         kind = kind_of(place)
         if kind == "adapter" and base is None:
-            raise UserError(f"{place}: an adapter. Name its model with --base.")
+            raise UserError(f"{place}: an adapter. Name its model with --model.")
         if kind != "answers":
             models.setdefault(str(base) if kind == "adapter" else place, []).append(place)
     if not models:
         return [Path(place) for place in places]
     if work is None:
-        raise UserError(f"{next(iter(models.values()))[0]}: a model, not answers. Name a folder for them with --work.")
+        for place in (place for arms in models.values() for place in arms if not Path(place).exists()):
+            if not model_folder(place):
+                raise UserError(
+                    f"{place}: no such file or folder. If it is a model on the hub, add --out FOLDER and --task."
+                )
+        raise UserError(f"{next(iter(models.values()))[0]}: a model, not answers. Name a folder for them with --out.")
     tasks, found = load(), {}
     for model, arms in models.items():
         digest, prompter, engine = open_engine(model)

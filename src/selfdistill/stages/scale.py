@@ -29,7 +29,7 @@ from selfdistill.core.store import locked, write_atomic
 from selfdistill.engines.open import open_seed
 from selfdistill.engines.protocol import Engine
 from selfdistill.models import SeedLM, adapter_digest
-from selfdistill.run_folder import engine_errors, read_results
+from selfdistill.run_folder import engine_errors, manifest, read_results
 from selfdistill.stages.evaluate import evaluate
 from selfdistill.stages.identity import evaluation_identity
 from selfdistill.tasks.base import Permissions, Task
@@ -71,8 +71,8 @@ def scale(
     model, a task or the engine is no longer what the run had.
     """
     progress = progress or Progress()
-    recipe, manifest = _finished(run)
-    chosen = _chosen(run, manifest, arms)
+    recipe, found = _finished(run)
+    chosen = _chosen(run, found, arms)
     for name in chosen:
         check_scalable(run / name / "adapter")
     with locked(run):
@@ -94,21 +94,14 @@ def scale(
 
 
 def _finished(run: Path) -> tuple[Recipe, dict[str, Any]]:
-    try:
-        manifest = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        manifest = None
-    if not isinstance(manifest, dict):
-        raise UserError(f"{run}: no run.json. Expected the folder of a finished `selfdistill run`.")
-    if manifest.get("status") != "finished":
-        raise UserError(f"{run}: the run is not finished ({manifest.get('status')}). Finish it with the same command.")
-    if "arms" not in manifest:
-        raise UserError(f"{run}: run.json names no arms; an older version wrote it. Run it again.")
-    return load_recipe(run / "recipe.toml", []), manifest
+    found = manifest(run)
+    if found.get("status") != "finished":
+        raise UserError(f"{run}: the run is not finished ({found.get('status')}). Finish it with the same command.")
+    return load_recipe(run / "recipe.toml", []), found
 
 
-def _chosen(run: Path, manifest: dict[str, Any], arms: Sequence[str]) -> list[str]:
-    names = [arm["name"] for arm in manifest["arms"]]
+def _chosen(run: Path, found: dict[str, Any], arms: Sequence[str]) -> list[str]:
+    names = [arm["name"] for arm in found["arms"]]
     if unknown := [name for name in arms if name not in names]:
         raise UserError(f"--arm {unknown[0]}: {run} has no such arm. There are: {', '.join(names)}.")
     return [name for name in names if name in arms or not arms]

@@ -25,7 +25,7 @@ from selfdistill.core.errors import UserError
 from selfdistill.core.launch import process
 from selfdistill.core.progress import Progress
 from selfdistill.core.records import Example
-from selfdistill.core.store import digest_of, locked, write_atomic
+from selfdistill.core.store import digest_of, locked, make_folder, write_atomic
 from selfdistill.models import SeedLM
 from selfdistill.templates import Prompter
 from selfdistill.training.lora import check_trainable
@@ -114,6 +114,8 @@ def _finished(out: Path, identity: dict[str, Any]) -> bool:
     """Whether `out` holds this very adapter. Raises UserError if it holds anything else."""
     if not out.exists():
         return False
+    if out.is_file():
+        raise UserError(f"{out}: a file; expected a folder.")
     record = out / "training.json"
     if not record.is_file():
         raise UserError(f"{out}: exists and holds no adapter of ours. Choose another output folder.")
@@ -141,7 +143,7 @@ def _go_on(partial: Path, identity: dict[str, Any]) -> None:
         what = f"{partial}: holds an unfinished training with other"
         _same(old, identity, what, "Choose another output folder, or delete that one.")
     elif process().main:
-        partial.mkdir(parents=True, exist_ok=True)
+        make_folder(partial)
         write_atomic(record, json.dumps(identity, indent=1) + "\n")
 
 

@@ -58,7 +58,10 @@ def _check_name(task: TaskSettings) -> str:
     kind, _, name = task.path.partition(":")
     own = None
     if world := world_of(task.path):
-        own = world.check_of(name)
+        try:
+            own = world.check_of(name)
+        except UserError as error:
+            raise UserError(f"task {task.name}: {error}") from None
     elif kind == "paper":
         if name not in BENCHMARKS:
             raise UserError(f"task {task.name}: {task.path}: no such benchmark. There are: {', '.join(BENCHMARKS)}.")
