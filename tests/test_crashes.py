@@ -10,6 +10,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import time
 from functools import partial
 from multiprocessing.process import BaseProcess
@@ -35,12 +36,12 @@ def command(stage: str, folder: Path, engine: str, model: str = "embedded") -> l
     return [*start, *more, "--max-new-tokens", "96"] if stage == "distill" else [*start, *more]
 
 
-def kill_tree(process: BaseProcess) -> None:
+def kill_tree(process: BaseProcess | subprocess.Popen) -> None:
     """kill -9 to the process and to all that it started."""
     started = psutil.Process(process.pid).children(recursive=True)
     for one in (*started, process):
         one.kill()
-    process.join()
+    process.join() if isinstance(process, BaseProcess) else process.wait()
     psutil.wait_procs(started, timeout=20)
 
 

@@ -243,7 +243,9 @@ def refused(model, adapter, out, match):
 
 def test_what_cannot_be_merged_is_refused_before_anything_is_written(small_run, tmp_path, foreign_folder):
     adapter, out = small_run / "sdft" / "adapter", tmp_path / "out"
-    refused("embedded", tmp_path / "nothing", out, r"no adapter_config\.json")
+    refused("embedded", tmp_path / "nothing", out, "no such folder")
+    (tmp_path / "empty").mkdir()
+    refused("embedded", tmp_path / "empty", out, r"no adapter_config\.json")
     refused("embedded", resolve("embedded"), out, "needs no merging")
     refused(foreign_folder, adapter, out, "does not fit")
     # An adapter of a model with more layers: PEFT itself would leave the rest out.

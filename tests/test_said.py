@@ -43,7 +43,7 @@ TRAIN = "train --model embedded --data d.jsonl --out a"
     [
         (f"{TRAIN} --lr 0.2 --set lr=0.1", "train: lr is given twice (--lr 0.2, --set lr=0.1). Give it once."),
         (f"{TRAIN} --targets q,v --set targets=q", "train: targets is given twice (--targets q,v, --set targets=q). "),
-        (f"{TRAIN} --set lr=1 --set lr=2", "lr is given twice (--set lr=1, --set lr=2). Give it once."),
+        (f"{TRAIN} --set lr=1 --set lr=-2", "--set lr = -2: expected more than 0."),  # the last one holds
         (f"{TRAIN} --set lr=-1", "--set lr = -1: expected more than 0."),
         (f"{TRAIN} --lr -1", "train: lr = -1.0: expected more than 0."),
         (

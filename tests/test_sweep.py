@@ -133,7 +133,7 @@ def test_a_recipe_names_its_arms():
     for tables, said in (
         ([{"method": "sdft"}, {"method": "vanilla", "name": "sdft"}], "two arms are named sdft"),
         ([{"method": "sdft", "name": "seed"}], "a run has a file of that name"),
-        ([{"method": "sdft", "name": "a/b"}], "arms.0.name"),
+        ([{"method": "sdft", "name": "a/b"}], r"arms\[1\] \(a/b\): name"),
         ([{"method": "sdft", "nam": "x"}], "Did you mean 'name'"),
     ):
         with pytest.raises(UserError, match=said):

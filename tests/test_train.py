@@ -723,7 +723,7 @@ def test_another_checkpoint_distance_counts_from_there_on(tmp_path, embedded):
 
 def train_command(out, *settings):
     sets = [x for s in ("checkpoint_steps=2", "dropout=0.1", *settings) for x in ("--set", s)]
-    data = ["--model", "embedded", "--data", "micro:facts", "--sample", "24", "--batch-size", "4", "--epochs", "2"]
+    data = ["--model", "embedded", "--data", "micro:facts", "--sample", "24", "--batch-size", "4"]
     return ["train", *data, "--out", str(out), *sets]
 
 

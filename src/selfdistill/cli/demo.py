@@ -36,7 +36,6 @@ def demo(
 ) -> dict[str, Any]:
     """Run the demo into `out`, print what it shows, and return the report."""
     started, recipe = time.monotonic(), demo_recipe(target, allow_code, without_walls)
-    progress.note(f"demo: the embedded model learns {target}, twice; 5 to 15 minutes on two cores")
     report = run(recipe, out, progress)
     side_by_side(out, console)
     show(report, console)

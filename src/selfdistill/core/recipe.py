@@ -42,19 +42,17 @@ def load_recipe(path: Path, overrides: list[str]) -> Recipe:
 
 
 def apply_overrides(tree: dict[str, Any], texts: Sequence[str]) -> dict[str, str]:
-    """Apply each `train.epochs=1`. A value is read as TOML; what is not TOML is a string. Returns what gave each key,
-    without its value, which may hold a secret. Raises UserError for a key that is given twice."""
+    """Apply each `train.epochs=1`; of those for one key, the last. A value is read as TOML; what is not TOML is a string.
+    Returns what gave each key, without its value, which may hold a secret."""
     given: dict[str, str] = {}
     for text in texts:
         key, equals, raw = text.partition("=")
         key, said = key.strip(), f"--set {text}"
         if not equals or not key:
             raise UserError(f"{said}: expected key=value, for example train.epochs=1.")
-        if given.get(key, said) != said:
-            raise UserError(f"{key} is given twice ({given[key]}, {said}). Give it once.")
-        given[key] = said
+        given[key] = f"--set {key}"
         _put(tree, key, _value(raw), said)
-    return {key: f"--set {key}" for key in given}
+    return given
 
 
 def _value(raw: str) -> Any:
