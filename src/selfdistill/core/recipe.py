@@ -42,8 +42,8 @@ def load_recipe(path: Path, overrides: list[str]) -> Recipe:
 
 
 def apply_overrides(tree: dict[str, Any], texts: Sequence[str]) -> dict[str, str]:
-    """Apply each `train.epochs=1`; of those for one key, the last. A value is read as TOML; what is not TOML is a string.
-    Returns what gave each key, without its value, which may hold a secret."""
+    """Apply each `train.epochs=1`; of those for one key, the last. A value is read as TOML; what is not TOML is a
+    string. Returns what gave each key, without its value, which may hold a secret."""
     given: dict[str, str] = {}
     for text in texts:
         key, equals, raw = text.partition("=")
