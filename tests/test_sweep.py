@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from statistics import mean, stdev
 
 import pytest
@@ -14,7 +15,9 @@ from selfdistill.comparison.intervals import paired, repeated
 from selfdistill.core.config import Recipe, checked
 from selfdistill.core.errors import UserError
 from selfdistill.core.records import Prediction, Verdict, read_records
+from selfdistill.methods import METHODS
 from selfdistill.pipeline import arms_of
+from selfdistill.run_folder import Arm, same_arms
 
 pytestmark = pytest.mark.heavy
 
@@ -138,3 +141,26 @@ def test_a_recipe_names_its_arms():
     ):
         with pytest.raises(UserError, match=said):
             arms(*tables)
+
+
+def test_an_arm_is_compared_with_its_base_of_the_same_mix_ratio(monkeypatch):
+    monkeypatch.setitem(METHODS, "shorter", replace(METHODS["sdft"], base="sdft"))
+    monkeypatch.setitem(METHODS, "plain", replace(METHODS["vanilla"], base="sdft"))
+    tables = [{"method": name} for name in ("vanilla", "sdft", "shorter", "plain")]
+    recipe = {"model": "m", "data": {"path": "d"}, "train": {"mix_ratio": [0.5, 1.0]}, "arms": tables}
+    arms = arms_of(checked(Recipe, recipe, "r"), 10)
+    names = {a.name for a in arms}
+    assert {a.name: a.base for a in arms if a.method in ("shorter", "plain")} == {
+        "shorter-mix0.5": "sdft-mix0.5", "shorter-mix1": "sdft-mix1", "plain": "sdft-mix1",
+    }  # fmt: skip
+    assert all(a.base in names for a in arms if a.base)
+
+
+def test_a_run_of_other_arms_is_left_as_it_is(tmp_path):
+    manifest = tmp_path / "run.json"
+    first = [Arm("sdft", "sdft", None, 1.0, None, 0)]
+    same_arms(manifest, first)  # there is none yet
+    manifest.write_text(json.dumps({"arms": [asdict(arm) for arm in first]}))
+    same_arms(manifest, first)
+    with pytest.raises(UserError, match=r"holds a run of the arms sdft; these would be sdft, more"):
+        same_arms(manifest, [*first, Arm("more", "vanilla", None, 0.0, None, 0)])
