@@ -126,13 +126,12 @@ def arms_of(recipe: Recipe, examples: int) -> list[Arm]:
             base = first.get(method.base or "")
             for mix in mixes if method.rewrites else mixes[-1:]:
                 share = [f"mix{mix:g}"] if len(mixes) > 1 else []
-
-                def label(name: str, kind: str, share: list[str] = share, end: list[str] = end) -> str:
-                    return "-".join([name, *(share if METHODS[kind].rewrites else []), *end])
-
-                against = base and label(base, named[base])
-                mix_ratio = mix if method.rewrites else 0.0
-                arms.append(Arm(label(name, kind), kind, against, mix_ratio, size, seed))
+                of_base = share if base and METHODS[named[base]].rewrites else []
+                against = base and "-".join([base, *of_base, *end])
+                if method.rewrites:
+                    arms.append(Arm("-".join([name, *share, *end]), kind, against, mix, size, seed))
+                else:
+                    arms.append(Arm("-".join([name, *end]), kind, against, 0.0, size, seed))
     return arms
 
 

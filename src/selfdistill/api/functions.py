@@ -176,7 +176,7 @@ def train(
     the usual one for either. `settings` are those of `[train]`. An adapter that is there already, trained in the same
     way, is left as it is."""
     from selfdistill.data.examples import drawn
-    from selfdistill.methods import method_named, responses, usual
+    from selfdistill.methods import chosen, responses
     from selfdistill.stages.train import train as stage
 
     given("train: model", model, Model, MODEL)
@@ -187,9 +187,7 @@ def train(
         raise UserError("train: a list of mix_ratio or size makes several arms; `run` does that.")
     lm, prompter, _ = model.opened
     examples = drawn(rows, made.size, seed)
-    kind = method or usual(rewrites=kept is not None)
-    if method_named(kind, "method").rewrites and kept is None:
-        raise UserError(f"method {method!r} trains on selected rewrites; give train() what select() kept.")
+    kind = chosen(method, kept is not None, "train: method", "give train() what select() kept")
     answers = responses(kind, examples, {} if kept is None else kept.by_id, made.mix_ratio, seed)
     return Adapter(stage(lm, examples, answers, path, made, prompter, seed, progress=_progress()))
 

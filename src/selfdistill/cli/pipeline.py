@@ -237,7 +237,8 @@ def train(
     from selfdistill.core.recipe import apply_overrides
     from selfdistill.data.examples import drawn
     from selfdistill.data.notes import Notes, warn_of_special
-    from selfdistill.methods import method_named, responses, usual
+    from selfdistill.methods import chosen as chosen_method
+    from selfdistill.methods import responses
     from selfdistill.models import load_model
     from selfdistill.publish.card import write_card
     from selfdistill.stages.select import read_selected
@@ -263,10 +264,7 @@ def train(
     examples = rows.read(seed, notes)
     chosen = {} if selected is None else read_selected(examples, selected)
     examples = drawn(examples, settings.size, seed)
-    kind = method or usual(rewrites=selected is not None)
-    trained = method_named(kind, "--method")
-    if trained.rewrites and selected is None:
-        raise UserError(f"--method {kind} trains on selected rewrites; name them with --selected.")
+    kind = chosen_method(method, selected is not None, "--method", "name them with --selected")
     answers = responses(kind, examples, chosen, settings.mix_ratio, seed)
     # Nothing is judged here, so that no wall, no judge and no word about them is needed.
     anything = Permissions(True, None, rows.data_dir, True)

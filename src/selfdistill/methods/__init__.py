@@ -20,6 +20,15 @@ def usual(rewrites: bool) -> str:
     return next(name for name in USUAL if METHODS[name].rewrites == rewrites)
 
 
+def chosen(name: str | None, rewrites: bool, where: str, remedy: str) -> str:
+    """The method of that name, or without one the usual for what there is. Raises UserError, after `where`, for an
+    unknown one, and with a `remedy` for one that needs the rewrites that there are not."""
+    name = name or usual(rewrites)
+    if method_named(name, where).rewrites and not rewrites:
+        raise UserError(f"{where} {name} trains on selected rewrites; {remedy}.")
+    return name
+
+
 def responses(
     name: str, examples: Sequence[Example], selected: Mapping[str, Selected], mix_ratio: float, seed: int
 ) -> Responses:
