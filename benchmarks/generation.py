@@ -29,8 +29,8 @@ import selfdistill as sd
 from selfdistill.core.config import TransformersSettings, VllmSettings
 from selfdistill.engines.local import end_ids, open_local
 from selfdistill.engines.protocol import Completion, Request, Sampling, completion
-from selfdistill.models import SeedLM, load_model
-from selfdistill.templates import Prompt, Prompter
+from selfdistill.models.prompts import Prompt, Prompter
+from selfdistill.models.seed_lm import SeedLM, load_model
 
 MIXED = "tools+rare_tools+code+word_problems+facts+chat"
 FAMILIES = {"word problems": "word_problems", "calls": "tools+rare_tools", "code": "code"}

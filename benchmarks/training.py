@@ -33,8 +33,8 @@ from typing import Any
 import selfdistill as sd
 from selfdistill.core.config import TrainSettings
 from selfdistill.core.progress import Progress
-from selfdistill.models import SeedLM, load_model
-from selfdistill.templates import Prompter
+from selfdistill.models.prompts import Prompter
+from selfdistill.models.seed_lm import SeedLM, load_model
 from selfdistill.training.batches import Batches, Layout, Rows
 from selfdistill.training.tokens import sequences
 

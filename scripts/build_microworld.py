@@ -24,8 +24,9 @@ from typing import Any
 from selfdistill.core.records import Turn
 from selfdistill.microworld import lexicon as lex
 from selfdistill.microworld import world
-from selfdistill.models import load_model
-from selfdistill.templates import MATH, REFER, TEMPLATES, USING, Prompter
+from selfdistill.models.prompts import Prompter
+from selfdistill.models.seed_lm import load_model
+from selfdistill.models.templates import MATH, REFER, TEMPLATES, USING
 
 VOCABULARY = 1024
 SPECIAL = ("<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")

@@ -81,7 +81,7 @@ def cli(
 
 @pytest.fixture(scope="session")
 def embedded():
-    from selfdistill.models import load_model
+    from selfdistill.models.seed_lm import load_model
 
     return load_model("embedded")
 
@@ -115,7 +115,7 @@ def random_adapter(folder: Path, std: float) -> str:
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from selfdistill.models import load_model
+    from selfdistill.models.seed_lm import load_model
 
     torch.manual_seed(0)
     tuned = get_peft_model(load_model("embedded").model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
@@ -130,7 +130,7 @@ def random_adapter(folder: Path, std: float) -> str:
 def engine(embedded):
     from selfdistill.core.config import TransformersSettings
     from selfdistill.engines.open import make_engine
-    from selfdistill.templates import Prompter
+    from selfdistill.models.prompts import Prompter
 
     prompter = Prompter.create(embedded.tokenizer)
     return make_engine(TransformersSettings(rows=16), embedded, prompter)

@@ -25,7 +25,9 @@ from selfdistill.core.progress import Progress
 from selfdistill.core.records import Example, Prediction, Verdict, dump, read_records
 from selfdistill.data.examples import read_examples
 from selfdistill.engines.open import make_engine
-from selfdistill.models import adapter_digest, load_model
+from selfdistill.models.folder import adapter_digest
+from selfdistill.models.prompts import Prompter
+from selfdistill.models.seed_lm import load_model
 from selfdistill.report.summary import sentence
 from selfdistill.report.tables import shift_table
 from selfdistill.shift import measure as drift
@@ -33,7 +35,6 @@ from selfdistill.stages.evaluate import evaluate, regrade
 from selfdistill.tasks.base import Permissions
 from selfdistill.tasks.load import load_tasks
 from selfdistill.tasks.overlap import overlap_line, overlaps
-from selfdistill.templates import Prompter
 
 
 def load(*settings: TaskSettings):

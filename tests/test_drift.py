@@ -11,11 +11,11 @@ from conftest import cli, random_adapter, write_jsonl
 from selfdistill.core.config import DataSettings
 from selfdistill.core.errors import UserError
 from selfdistill.data.examples import read_examples
-from selfdistill.models import load_model
+from selfdistill.models.prompts import Prompter
+from selfdistill.models.seed_lm import load_model
 from selfdistill.shift import measure as drift
 from selfdistill.shift.kl import divergences
 from selfdistill.shift.weights import module_shifts, parameter_shift
-from selfdistill.templates import Prompter
 
 pytest.importorskip("sacrebleu", reason="needs the paper extra")
 

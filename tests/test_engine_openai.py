@@ -25,7 +25,7 @@ from conftest import cli, free_port, hears_control_c, write_jsonl
 from selfdistill.core.config import OpenAISettings
 from selfdistill.core.errors import UserError
 from selfdistill.engines.protocol import Completion, Request, Sampling, Score, Scoring
-from selfdistill.templates import Prompt
+from selfdistill.models.prompts import Prompt
 
 pytest.importorskip("openai", reason="the engine needs the openai package: pip install 'selfdistill[openai]'")
 

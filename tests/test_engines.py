@@ -19,8 +19,9 @@ from selfdistill.engines.open import make_engine
 from selfdistill.engines.protocol import Request, Sampling, Scoring
 from selfdistill.engines.transformers import TransformersEngine
 from selfdistill.microworld.world import ABILITIES, items
-from selfdistill.models import SeedLM, load_model
-from selfdistill.templates import USING, Prompt, Prompter
+from selfdistill.models.prompts import Prompt, Prompter
+from selfdistill.models.seed_lm import SeedLM, load_model
+from selfdistill.models.templates import USING
 
 LIMIT = 40
 

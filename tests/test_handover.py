@@ -19,7 +19,9 @@ from selfdistill.core.config import Recipe, checked
 from selfdistill.core.errors import UserError
 from selfdistill.core.recipe import load_recipe
 from selfdistill.core.records import Example, Prediction, Rewrite, read_records
-from selfdistill.models import adapter_digest, load_model, resolve
+from selfdistill.models import resolve
+from selfdistill.models.folder import adapter_digest
+from selfdistill.models.seed_lm import load_model
 from selfdistill.publish.card import shown, write_card, write_cards
 from selfdistill.publish.merge import merge
 from selfdistill.publish.push import push

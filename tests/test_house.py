@@ -10,7 +10,7 @@ import selfdistill
 HOUSE = Path(selfdistill.__file__).parent
 
 ORDER = (
-    "core", "run_folder", "data", "models", "templates", "engines", "checks", "tasks", "methods", "comparison", "training",
+    "core", "run_folder", "data", "models", "engines", "checks", "tasks", "methods", "comparison", "training",
     "stages", "shift", "report", "publish", "pipeline", "api", "studies", "microworld", "cli",
 )  # fmt: skip
 """From what knows nothing to what knows all. A room imports from its own floor and from those before it."""

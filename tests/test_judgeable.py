@@ -22,6 +22,7 @@ from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.records import Example, Prediction, Verdict, read_records
 from selfdistill.microworld.world import items
+from selfdistill.models.prompts import Prompter
 from selfdistill.pipeline import run
 from selfdistill.report.build import build
 from selfdistill.report.tables import score_cell
@@ -30,7 +31,6 @@ from selfdistill.studies.lab import item_values
 from selfdistill.tasks.base import Permissions, Task
 from selfdistill.tasks.load import load_tasks
 from selfdistill.tasks.validate import validate
-from selfdistill.templates import Prompter
 
 WIDE = os.environ | {"COLUMNS": "200"}
 WHY = "the reference has no answer"

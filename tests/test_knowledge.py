@@ -14,9 +14,9 @@ from selfdistill.core.records import Prediction, Verdict, dump, parse
 from selfdistill.engines.protocol import Scoring
 from selfdistill.microworld.quizzes import CHANCE, QUIZZES, write_quizzes
 from selfdistill.microworld.world import items
-from selfdistill.models import load_model
+from selfdistill.models.prompts import Prompter
+from selfdistill.models.seed_lm import load_model
 from selfdistill.tasks.harness import HARNESS, harness_predictions
-from selfdistill.templates import Prompter
 
 needs_harness = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None,

@@ -8,7 +8,8 @@ import shutil
 import pytest
 
 from selfdistill.core.errors import UserError
-from selfdistill.models import load_model, resolve
+from selfdistill.models import resolve
+from selfdistill.models.seed_lm import load_model
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 

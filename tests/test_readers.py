@@ -20,8 +20,8 @@ from selfdistill.core.progress import Progress
 from selfdistill.core.records import Example, Rewrite, content_id, dump
 from selfdistill.data.examples import read_examples, stream_examples
 from selfdistill.data.notes import Notes, warn_of_special
+from selfdistill.models.prompts import Prompter
 from selfdistill.stages.select import select
-from selfdistill.templates import Prompter
 from selfdistill.training.tokens import sequences
 
 ROWS = [{"prompt": f"Question {i}", "response": f"Answer {i}\nin two lines"} for i in range(7)]

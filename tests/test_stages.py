@@ -15,13 +15,13 @@ from selfdistill.data.examples import read_examples
 from selfdistill.engines.open import make_engine
 from selfdistill.engines.protocol import Completion
 from selfdistill.microworld.world import items
-from selfdistill.models import load_model
+from selfdistill.models.prompts import Prompter
+from selfdistill.models.seed_lm import load_model
 from selfdistill.stages.distill import distill as run_distill
 from selfdistill.stages.evaluate import evaluate, regrade
 from selfdistill.stages.select import choose, judge, read_selected, select
 from selfdistill.tasks.base import Permissions
 from selfdistill.tasks.load import load_tasks
-from selfdistill.templates import Prompter
 
 
 def micro(ability="facts", count=12):

@@ -20,7 +20,8 @@ from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.recipe import load_recipe
 from selfdistill.core.records import TaskResult
-from selfdistill.models import adapter_digest, load_model
+from selfdistill.models.folder import adapter_digest
+from selfdistill.models.seed_lm import load_model
 from selfdistill.stages.evaluate import evaluate
 from selfdistill.stages.scale import scale, strengths_of
 from selfdistill.tasks.base import Permissions
@@ -75,7 +76,7 @@ def evaluated(run, arm, strength, engine, embedded, prompter, folder):
 
 
 def test_all_of_it_is_the_arm_and_none_of_it_the_seed(small_run, tmp_path, embedded, engine):
-    from selfdistill.templates import Prompter
+    from selfdistill.models.prompts import Prompter
 
     prompter = Prompter.create(embedded.tokenizer)
     seed, arm = ((small_run / name / "predictions.jsonl").read_bytes() for name in ("seed", "vanilla"))

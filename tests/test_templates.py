@@ -4,7 +4,8 @@ import pytest
 
 from selfdistill.core.config import PromptSettings
 from selfdistill.core.errors import UserError
-from selfdistill.templates import MATH, REFER, USING, Prompter, load_template
+from selfdistill.models.prompts import Prompter
+from selfdistill.models.templates import MATH, REFER, USING, load_template
 
 FIGURE_3 = """Below are an instruction that describes a task along with a reference answer. Using the reference answer as a guide, write your own response.
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from selfdistill.checks import CHECKS, load_check
 from selfdistill.checks.judge import parse_verdict
-from selfdistill.checks.thoughts import answer_of
 from selfdistill.core.records import Example, Turn
+from selfdistill.models.thoughts import answer_of
 
 PAIRS = [
     ("<think>", "</think>"),

@@ -32,10 +32,12 @@ from selfdistill.core.records import Selected
 from selfdistill.data.examples import drawn, read_examples
 from selfdistill.methods.sdft import mixed
 from selfdistill.microworld.world import items
-from selfdistill.models import adapter_digest, load_model, resolve
+from selfdistill.models import resolve
+from selfdistill.models.folder import adapter_digest
+from selfdistill.models.prompts import Prompter
+from selfdistill.models.seed_lm import load_model
 from selfdistill.shift.weights import parameter_shift
 from selfdistill.stages.train import train
-from selfdistill.templates import Prompter
 from selfdistill.training import trainer as fit
 from selfdistill.training.batches import IGNORED, Batches, Layout, Rows, packing_mixes
 from selfdistill.training.lora import TRACKERS
@@ -974,7 +976,7 @@ MEMORY = """
 import resource, sys
 import peft, torch, transformers
 from selfdistill.cli import main
-from selfdistill.models import load_model
+from selfdistill.models.seed_lm import load_model
 load_model("embedded").model
 pages = int(open("/proc/self/statm").read().split()[0])
 limit = pages * resource.getpagesize() + (1 << 29)

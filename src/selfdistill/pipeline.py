@@ -39,7 +39,9 @@ from selfdistill.engines.open import open_endpoint, open_seed
 from selfdistill.engines.protocol import Engine, Request, Sampling
 from selfdistill.methods import METHODS, USUAL, method_named, responses
 from selfdistill.methods.base import Responses
-from selfdistill.models import SeedLM, adapter_digest
+from selfdistill.models.folder import adapter_digest
+from selfdistill.models.prompts import Prompter
+from selfdistill.models.seed_lm import SeedLM
 from selfdistill.publish.card import write_cards
 from selfdistill.report.build import build
 from selfdistill.report.tables import yield_sentence
@@ -51,7 +53,6 @@ from selfdistill.stages.train import train
 from selfdistill.tasks.base import Permissions, Task
 from selfdistill.tasks.load import load_tasks
 from selfdistill.tasks.overlap import overlap_line, overlaps
-from selfdistill.templates import Prompter
 from selfdistill.training.lora import check_trainable
 
 SAMPLES = 6

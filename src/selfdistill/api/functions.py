@@ -29,9 +29,9 @@ from selfdistill.core.records import Example
 
 if TYPE_CHECKING:
     from selfdistill.engines.protocol import Engine
-    from selfdistill.models import SeedLM
+    from selfdistill.models.prompts import Prompter
+    from selfdistill.models.seed_lm import SeedLM
     from selfdistill.tasks.base import Task
-    from selfdistill.templates import Prompter
 
 
 def _progress() -> Progress:
@@ -66,7 +66,7 @@ class Model:
     engine: Mapping[str, Any] = field(default_factory=lambda: {"name": "transformers"})
 
     def __post_init__(self) -> None:
-        from selfdistill.templates import load_template
+        from selfdistill.models.templates import load_template
 
         load_template(self._settings[1].template)
 
@@ -218,7 +218,7 @@ def evaluate(
 ) -> Evaluation:
     """Ask the model, with or without an adapter, every item of the tasks and judge the answers. A call that was stopped
     goes on where it was. Without `out`, the folder lives as long as what this returns."""
-    from selfdistill.models import adapter_digest
+    from selfdistill.models.folder import adapter_digest
     from selfdistill.run_folder import engine_errors
     from selfdistill.stages.evaluate import evaluate as stage
     from selfdistill.tasks.base import Task

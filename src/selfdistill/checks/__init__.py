@@ -31,12 +31,12 @@ from selfdistill.checks.preference import check_micro_win_rate
 from selfdistill.checks.refusals import check_refusal
 from selfdistill.checks.sandbox import describe, require_walls, walls
 from selfdistill.checks.texts import check_contains, check_exact, check_regex
-from selfdistill.checks.thoughts import answer_of
 from selfdistill.core.config import JudgeSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.records import Example
 from selfdistill.core.store import digest_file, digest_of
+from selfdistill.models.thoughts import answer_of
 
 CHECKS: dict[str, Check] = {
     "last_number": check_last_number,
@@ -139,7 +139,7 @@ def source_digest(spec: str) -> str:
         named = getattr(sys.modules.get(module), "__file__", None)
         files = [Path(named)] if named else []
     else:
-        files = sorted(ours.rglob("*.py"))
+        files = [*sorted(ours.rglob("*.py")), ours.parent / "models" / "thoughts.py"]
     return digest_of([[file.name, digest_file(file)] for file in files])
 
 

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Literal
 
 from selfdistill.checks.base import Judgement, Outcome
-from selfdistill.checks.thoughts import answer_of
 from selfdistill.core.config import JudgeSettings
 from selfdistill.core.endpoint import connection, explain, where
 from selfdistill.core.errors import UserError
 from selfdistill.core.records import Example
 from selfdistill.core.store import digest_of, write_atomic
+from selfdistill.models.thoughts import answer_of
 
 Verdict = Literal["A", "B", "tie"]
 

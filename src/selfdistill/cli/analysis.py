@@ -181,7 +181,7 @@ def shift(
     Example: selfdistill shift runs/first
     """
     from selfdistill.core.errors import UserError
-    from selfdistill.models import load_model
+    from selfdistill.models.seed_lm import load_model
     from selfdistill.report.tables import shift_table
     from selfdistill.report.terminal import print_table
     from selfdistill.shift import measure as drift

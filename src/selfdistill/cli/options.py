@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from selfdistill.core.config import DataSettings, JudgeSettings, PromptSettings
     from selfdistill.core.progress import Progress
     from selfdistill.data.notes import Notes
+    from selfdistill.models.prompts import Prompter
     from selfdistill.tasks.base import Permissions
-    from selfdistill.templates import Prompter
 
 # Panels of the help. What stands in none is the command's own.
 DATA, PROMPT, MODEL, CODE, JUDGE, OUTPUT = "Data", "Prompt", "Model", "Model-written code", "Judge", "Output"
@@ -246,7 +246,7 @@ class Prompt:
 
     def prompter(self, tokenizer: Any, progress: Progress) -> Prompter:
         """Turns to token ids, or to messages where there is no tokenizer."""
-        from selfdistill.templates import Prompter
+        from selfdistill.models.prompts import Prompter
 
         return Prompter.create(tokenizer, self.settings(), progress.warn)
 

@@ -239,7 +239,7 @@ def train(
     from selfdistill.data.notes import Notes, warn_of_special
     from selfdistill.methods import chosen as chosen_method
     from selfdistill.methods import responses
-    from selfdistill.models import load_model
+    from selfdistill.models.seed_lm import load_model
     from selfdistill.publish.card import write_card
     from selfdistill.stages.select import read_selected
     from selfdistill.stages.train import train as run_train
@@ -301,7 +301,7 @@ def evaluate(
     """
     from selfdistill.core.errors import UserError
     from selfdistill.data.notes import warn_of_special
-    from selfdistill.models import adapter_digest
+    from selfdistill.models.folder import adapter_digest
     from selfdistill.report.tables import score_cell
     from selfdistill.report.unjudgeable import unjudgeable_line
     from selfdistill.run_folder import engine_errors

@@ -9,8 +9,9 @@ from dataclasses import replace
 
 from selfdistill.core.config import TransformersSettings, VllmSettings
 from selfdistill.engines.protocol import Engine
-from selfdistill.models import SeedLM, resolve
-from selfdistill.templates import Prompter
+from selfdistill.models import resolve
+from selfdistill.models.prompts import Prompter
+from selfdistill.models.seed_lm import SeedLM
 
 
 def open_local(settings: TransformersSettings | VllmSettings, seed_lm: SeedLM, ends: set[int]) -> Engine:

@@ -15,8 +15,8 @@ from selfdistill.core.config import (
 from selfdistill.core.errors import UserError
 from selfdistill.engines.local import end_ids, open_local
 from selfdistill.engines.protocol import Engine
-from selfdistill.models import SeedLM, load_model
-from selfdistill.templates import Prompter
+from selfdistill.models.prompts import Prompter
+from selfdistill.models.seed_lm import SeedLM, load_model
 
 Warn = Callable[[str], None] | None
 

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from selfdistill.templates import Prompt
+from selfdistill.models.prompts import Prompt
 
 
 @dataclass(frozen=True)

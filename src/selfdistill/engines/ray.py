@@ -18,7 +18,7 @@ from typing import Any, Literal
 from selfdistill.core.config import RaySettings, VllmSettings
 from selfdistill.core.errors import UserError
 from selfdistill.engines.protocol import Completion, Request, Score, Scoring
-from selfdistill.models import SeedLM, load_model
+from selfdistill.models.seed_lm import SeedLM, load_model
 
 BLOCK = 256
 """Requests that a worker is given at a time, at most: what is lost with it."""

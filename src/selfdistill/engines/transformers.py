@@ -19,7 +19,7 @@ from selfdistill.engines.memory import free_bytes, out_of_memory
 from selfdistill.engines.protocol import Completion, Request, Score, Scoring, completion, rejected
 from selfdistill.engines.queue import Queue, Row, generator_of
 from selfdistill.engines.slots import Slots, is_plain
-from selfdistill.models import SeedLM, load_model
+from selfdistill.models.seed_lm import SeedLM, load_model
 
 if TYPE_CHECKING:
     import torch

@@ -20,7 +20,8 @@ from selfdistill.core.adapters import CONFIG, WEIGHTS, is_adapter
 from selfdistill.core.config import VllmSettings
 from selfdistill.core.errors import UserError
 from selfdistill.engines.protocol import Completion, Request, Score, Scoring, completion, rejected
-from selfdistill.models import SeedLM, resolve
+from selfdistill.models import resolve
+from selfdistill.models.seed_lm import SeedLM
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks that vLLM can be started for."""

@@ -3,120 +3,21 @@
 In:  the turns of an example, a reference answer where one is shown, and a tokenizer.
 Out: the prompt for distilling, training or evaluating, and the token ids of a response with its end token.
 
-The paper's texts (Figures 3 and 10 to 13) stand here byte for byte. Two formats put them before a model:
-`paper` gives the text as it stands, `chat` makes the distillation instruction the user's message and leaves the rest
-to the model's own chat template. Training and evaluation go through the same function, so the prompt that a model is
-trained on is the prompt that it is asked with, token for token.
+Two formats put a template's texts before a model: `paper` gives them as they stand, `chat` makes the distillation
+instruction the user's message and leaves the rest to the model's own chat template. Training and evaluation go through
+the same function, so the prompt that a model is trained on is the prompt that it is asked with, token for token.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from selfdistill.core.config import PromptSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.records import Turn
-
-
-@dataclass(frozen=True)
-class Template:
-    """One way to ask for a rewrite, and the prompts that go with it.
-
-    `intro` + `turn` is the text shown for distilling, `train` and `evaluate` are (intro, turn) pairs without a
-    reference. `heading` closes a turn where no chat template does. `prefill` opens the assistant's turn and is no part
-    of the rewrite. `in_chat` says that the `paper` format, too, puts this text into the model's chat template, as the
-    authors did for GSM8K.
-    """
-
-    name: str
-    intro: str
-    turn: str
-    train: tuple[str, str]
-    evaluate: tuple[str, str]
-    heading: str = ""
-    prefill: str = ""
-    in_chat: bool = False
-
-
-_ALPACA = (
-    "Below are an instruction that describes a task. Write a response that appropriately completes the request.",
-    "### Instruction:\n{instruction}",
-)  # Figure 10
-_DISTILL_TURN = "### Instruction:\n{instruction}\n\n### Reference Answer:\n{reference}"
-_RESPONSE = "\n\n### Response:\n"
-
-USING = Template(
-    "using",  # Figure 3
-    "Below are an instruction that describes a task along with a reference answer. "
-    "Using the reference answer as a guide, write your own response.",
-    _DISTILL_TURN,
-    train=_ALPACA,
-    evaluate=_ALPACA,
-    heading=_RESPONSE,
-)
-REFER = Template(
-    "refer",
-    "Below are an instruction that describes a task along with a reference answer. "
-    "Refer to the reference answer and write your own response.",
-    _DISTILL_TURN,
-    train=_ALPACA,
-    evaluate=_ALPACA,
-    heading=_RESPONSE,
-)
-MATH = Template(
-    "math",  # Figure 12; training is Figure 11, evaluation Figure 13
-    "You are an expert in math. Below are a math question and its reference answer. "
-    "Refer to the reference answer and write a response that appropriately answers the question.",
-    "{instruction}\n\n{reference}",
-    train=(
-        "You are an expert in math. Below is a math question. "
-        "Write a response that appropriately answers the question.",
-        "{instruction}",
-    ),
-    evaluate=(
-        "You are an expert in math. Below is a math question. "
-        "Write a response that appropriately answers the question. Your final answer should be an integer at the end "
-        "of your response, formatted as: The answer is {answer}.",
-        "{instruction}",
-    ),
-    heading="\n\n",
-    prefill="Great! Let's think step by step. ",
-    in_chat=True,
-)
-
-TEMPLATES = {"using": USING, "refer": REFER, "math": MATH}
-
-
-def load_template(name: str) -> Template:
-    """A template by name, or the user's own from a text file that holds {instruction} and {reference}.
-
-    Raises UserError for an unknown name, a missing file or a missing placeholder.
-    """
-    if name in TEMPLATES:
-        return TEMPLATES[name]
-    path = Path(name)
-    if not path.is_file():
-        raise UserError(
-            f"prompt.template: {name!r} is neither a template ({', '.join(TEMPLATES)}) nor a file. "
-            "Name one of them, or a text file with {instruction} and {reference}."
-        )
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8 text. Convert the template to UTF-8.") from None
-    for placeholder in ("{instruction}", "{reference}"):
-        if placeholder not in text:
-            raise UserError(f"{path}: the template has no {placeholder}. Put it where the text belongs.")
-    return Template(path.stem, "", text.rstrip("\n"), train=_ALPACA, evaluate=_ALPACA, heading=_RESPONSE)
-
-
-def fill(text: str, **values: str) -> str:
-    """Put values into {instruction} and {reference} in one pass: braces inside a value are left alone."""
-    return re.sub(r"\{(instruction|reference)\}", lambda m: values.get(m[1], m[0]), text)
+from selfdistill.models.templates import Template, fill, load_template
 
 
 @dataclass(frozen=True)

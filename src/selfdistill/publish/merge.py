@@ -18,7 +18,8 @@ from selfdistill.core.adapters import is_adapter
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.store import locked, write_atomic
-from selfdistill.models import load_model, resolve
+from selfdistill.models import resolve
+from selfdistill.models.seed_lm import load_model
 from selfdistill.publish.card import merged_card, shown
 
 # --- merging -----------------------------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ from selfdistill.core.errors import UserError
 from selfdistill.core.records import Example
 from selfdistill.engines.protocol import Completion, Request, Sampling
 from selfdistill.engines.transformers import TransformersEngine
-from selfdistill.models import SeedLM, load_model
-from selfdistill.templates import Prompter
+from selfdistill.models.prompts import Prompter
+from selfdistill.models.seed_lm import SeedLM, load_model
 
 Logits = Callable[[Any, int], Any]
 """(token ids of shape (1, T), first position) -> logits (T - first, vocabulary), on the CPU or the device."""

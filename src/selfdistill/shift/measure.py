@@ -30,11 +30,12 @@ from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.records import Example, Prediction, read_records
 from selfdistill.data.files import rows
-from selfdistill.models import SeedLM, resolve
+from selfdistill.models import resolve
+from selfdistill.models.prompts import Prompter
+from selfdistill.models.seed_lm import SeedLM
 from selfdistill.run_folder import arms, read_results
 from selfdistill.shift.texts import text_shift
 from selfdistill.shift.weights import module_shifts
-from selfdistill.templates import Prompter
 
 Answers = dict[str, tuple[str, bool | None]]
 """By id: the text, and whether it was cut off (None: not known)."""

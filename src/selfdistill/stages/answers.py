@@ -13,11 +13,11 @@ from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.store import digest_of
 from selfdistill.core.worlds import model_folder
-from selfdistill.models import adapter_digest
+from selfdistill.models.folder import adapter_digest
+from selfdistill.models.prompts import Prompter
 from selfdistill.run_folder import engine_errors
 from selfdistill.stages.evaluate import evaluate
 from selfdistill.tasks.base import Task
-from selfdistill.templates import Prompter
 
 
 def measure(

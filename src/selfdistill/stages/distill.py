@@ -23,7 +23,7 @@ from selfdistill.core.progress import Progress
 from selfdistill.core.records import Candidate, Example, Reason, Record, Rewrite
 from selfdistill.core.store import Journal, digest_of, discard, in_time
 from selfdistill.engines.protocol import Completion, Engine, Request, Sampling, Scoring
-from selfdistill.templates import Prompter
+from selfdistill.models.prompts import Prompter
 
 BATCH = 64
 """Rows that are scored together."""

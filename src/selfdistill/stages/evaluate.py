@@ -39,12 +39,12 @@ from selfdistill.core.records import (
 )
 from selfdistill.core.store import Journal, digest_of, in_time, write_atomic, write_records
 from selfdistill.engines.protocol import Completion, Engine, Request, Sampling
+from selfdistill.models.prompts import Prompter
 from selfdistill.run_folder import META, read_results
 from selfdistill.stages.identity import changed_checks, evaluation_identity, note_checks
 from selfdistill.tasks.base import Permissions, Task
 from selfdistill.tasks.load import template_of
 from selfdistill.tasks.multiple_choice import expected_steps, measured
-from selfdistill.templates import Prompter
 
 PASS_AT = (1, 10, 100)
 """The k of pass@k; those up to the number of samples are reported."""

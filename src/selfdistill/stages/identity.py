@@ -16,10 +16,10 @@ from typing import Any, Literal
 from selfdistill.checks import source_digest
 from selfdistill.core.store import digest_file, digest_of
 from selfdistill.engines.protocol import Engine
+from selfdistill.models.prompts import Prompter
 from selfdistill.run_folder import META
 from selfdistill.tasks.base import Task
 from selfdistill.tasks.load import template_of
-from selfdistill.templates import Prompter
 
 _CHECK = "check of "
 

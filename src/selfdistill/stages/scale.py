@@ -28,13 +28,14 @@ from selfdistill.core.recipe import load_recipe
 from selfdistill.core.store import locked, write_atomic
 from selfdistill.engines.open import open_seed
 from selfdistill.engines.protocol import Engine
-from selfdistill.models import SeedLM, adapter_digest
+from selfdistill.models.folder import adapter_digest
+from selfdistill.models.prompts import Prompter
+from selfdistill.models.seed_lm import SeedLM
 from selfdistill.run_folder import engine_errors, manifest, read_results
 from selfdistill.stages.evaluate import evaluate
 from selfdistill.stages.identity import evaluation_identity
 from selfdistill.tasks.base import Permissions, Task
 from selfdistill.tasks.load import load_tasks
-from selfdistill.templates import Prompter
 from selfdistill.training.interpolate import check_scalable, scaled
 
 # --- one arm at one strength -------------------------------------------------------------------------------------

@@ -21,13 +21,13 @@ from pydantic_core import to_json
 from selfdistill.checks.base import Check
 from selfdistill.checks.coherence import damaged
 from selfdistill.checks.leaks import leak
-from selfdistill.checks.thoughts import answer_of
 from selfdistill.core.config import DataSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.records import Candidate, Example, Reason, Rewrite, Selected, Turn, dump, read_records
 from selfdistill.core.store import new_files
 from selfdistill.data.joins import BATCH, open_rewrites
+from selfdistill.models.thoughts import answer_of
 
 _OUTCOMES = {
     "same": Reason.PASSED,

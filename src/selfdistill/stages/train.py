@@ -26,8 +26,8 @@ from selfdistill.core.launch import process
 from selfdistill.core.progress import Progress
 from selfdistill.core.records import Example
 from selfdistill.core.store import digest_of, locked, make_folder, write_atomic
-from selfdistill.models import SeedLM
-from selfdistill.templates import Prompter
+from selfdistill.models.prompts import Prompter
+from selfdistill.models.seed_lm import SeedLM
 from selfdistill.training.lora import check_trainable
 from selfdistill.training.tokens import tokenized
 

@@ -26,7 +26,9 @@ from selfdistill.data.examples import drawn, read_examples
 from selfdistill.engines.open import open_seed
 from selfdistill.engines.protocol import Engine
 from selfdistill.methods import responses, usual
-from selfdistill.models import SeedLM, adapter_digest
+from selfdistill.models.folder import adapter_digest
+from selfdistill.models.prompts import Prompter
+from selfdistill.models.seed_lm import SeedLM
 from selfdistill.run_folder import read_results
 from selfdistill.stages.distill import distill, ids_digest
 from selfdistill.stages.evaluate import evaluate, task_result
@@ -35,7 +37,6 @@ from selfdistill.stages.select import read_selected, select
 from selfdistill.stages.train import train
 from selfdistill.tasks.base import Permissions, Task
 from selfdistill.tasks.load import load_tasks
-from selfdistill.templates import Prompter
 from selfdistill.training.lora import check_trainable
 
 

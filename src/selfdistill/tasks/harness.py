@@ -26,7 +26,7 @@ from unittest.mock import patch
 from selfdistill.core.errors import UserError
 from selfdistill.core.records import Prediction, Verdict
 from selfdistill.core.store import digest_of
-from selfdistill.models import SeedLM
+from selfdistill.models.seed_lm import SeedLM
 
 
 class HarnessTask(NamedTuple):

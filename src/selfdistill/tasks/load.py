@@ -20,9 +20,9 @@ from selfdistill.core.worlds import quizzes, world_of
 from selfdistill.data.examples import read_examples
 from selfdistill.data.notes import Notes
 from selfdistill.data.sources import SOURCES, Source
+from selfdistill.models.templates import load_template
 from selfdistill.tasks import BENCHMARKS
 from selfdistill.tasks.base import Permissions, Task, as_it_stands
-from selfdistill.templates import load_template
 
 LIMIT_SEED = 0
 """Draws the items of a task that has a limit. It is no setting: trainings with other seeds answer the same items."""

@@ -11,9 +11,9 @@ from typing import Any
 from selfdistill.core.records import Prediction
 from selfdistill.core.worlds import quiz_world
 from selfdistill.engines.protocol import Engine
+from selfdistill.models.prompts import Prompter
 from selfdistill.tasks.base import Task
 from selfdistill.tasks.harness import harness_predictions
-from selfdistill.templates import Prompter
 
 HARNESS_ROWS = 64
 """Rows that the harness scores together."""

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from selfdistill.core.adapters import CONFIG, WEIGHTS, is_adapter, plain_lora
 from selfdistill.core.errors import UserError
-from selfdistill.models import SeedLM, adapter_digest, load_model
+from selfdistill.models.folder import adapter_digest
+from selfdistill.models.seed_lm import SeedLM, load_model
 
 RECORD = "strength.json"
 """In the folder of scaled weights: what they were made from. It is written last."""

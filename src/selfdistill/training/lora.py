@@ -13,7 +13,7 @@ from typing import Any
 from selfdistill.core.config import TrainSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.launch import process, sharded
-from selfdistill.models import SeedLM
+from selfdistill.models.seed_lm import SeedLM
 
 TRACKERS = ("wandb", "trackio", "tensorboard")
 """What `report_to` may name; each is a package of that name."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from selfdistill.core.records import Example
 from selfdistill.data.examples import drawn
-from selfdistill.templates import Prompter
+from selfdistill.models.prompts import Prompter
 
 
 def sequences(example: Example, responses: tuple[str, ...], prompter: Prompter) -> list[tuple[list[int], list[int]]]:

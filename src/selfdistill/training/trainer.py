@@ -31,7 +31,7 @@ from selfdistill.core.config import TrainSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.launch import process, sharded
 from selfdistill.core.progress import Progress
-from selfdistill.models import SeedLM, pick_dtype
+from selfdistill.models.seed_lm import SeedLM, pick_dtype
 from selfdistill.training.batches import Batches, Layout, Rows, packing_mixes
 from selfdistill.training.lora import put_in_order, tuned_model
 from selfdistill.training.loss import response_loss
