@@ -23,8 +23,7 @@ settings.register_profile("here", deadline=None)  # first calls import large lib
 settings.load_profile("here")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S"] = "300"  # a cluster that hangs fails a test, not the suite
-if "PYTEST_XDIST_WORKER" in os.environ:  # a core each: more threads than cores are many times slower
-    os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # a core each: more threads than cores are many times slower
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -13,11 +13,23 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import pytest
+
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["forked_imports"])
+
+
+def _serve() -> None:
+    """Start the process that is forked from. Python 3.11 does not give it our sys.path, and is silent about imports that
+    fail there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        forkserver.ensure_running()
+
 
 Prepare = Callable[[], object]
 """What is called in the new process before the command: a function of this module, or a partial of one."""
@@ -33,6 +45,7 @@ def start(
     """Start `selfdistill ARGUMENTS`; what it writes goes to the two files."""
     place, environment = str(cwd or Path.cwd()), dict(os.environ)
     process = _SERVER.Process(target=_run, args=(arguments, str(out), str(err), place, environment, prepare))
+    _serve()
     process.start()
     return process
 
@@ -84,6 +97,11 @@ def note_requests(file: str) -> None:
 
     engines.open_local = noted(engines.open_local)
     openai.OpenAIEngine, ray.RayEngine = noted(openai.OpenAIEngine), noted(ray.RayEngine)
+
+
+def tell_modules(file: str) -> None:
+    """The names of all modules that are imported before the command begins, in a file."""
+    Path(file).write_text("\n".join(sys.modules))
 
 
 def break_reading(error: Exception) -> None:

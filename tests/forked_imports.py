@@ -1,21 +1,26 @@
 """What the commands import: see forked.py."""
 
+import importlib
 import os
+import pkgutil
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import datasets  # noqa: F401
+import matplotlib.pyplot  # noqa: F401
 import peft  # noqa: F401
+import rouge_score.rouge_scorer  # noqa: F401
+import sacrebleu  # noqa: F401
+import scipy.stats  # noqa: F401
 import transformers  # noqa: F401
+from peft.utils import save_and_load  # noqa: F401
 from transformers import Trainer  # noqa: F401
 from transformers.models.llama import modeling_llama  # noqa: F401
 
-import selfdistill.cli.analysis
-import selfdistill.cli.pipeline
-import selfdistill.cli.publish
-import selfdistill.comparison.gate
-import selfdistill.pipeline
-import selfdistill.shift.measure
-import selfdistill.stages.scale
-import selfdistill.studies
-import selfdistill.training.trainer  # noqa: F401
+import selfdistill
+
+PROGRAMS = ("selfdistill.__main__", "selfdistill.checks.sandbox.program")  # they run when they are imported
+
+for module in pkgutil.walk_packages(selfdistill.__path__, "selfdistill."):
+    if module.name not in PROGRAMS:
+        importlib.import_module(module.name)

@@ -11,9 +11,11 @@ import shlex
 import shutil
 import subprocess
 import sys
+from functools import partial
 from itertools import pairwise
 from typing import Annotated, get_args, get_origin
 
+import forked
 import pytest
 import typer
 from conftest import cli, write_jsonl
@@ -335,3 +337,10 @@ def test_a_reader_who_leaves_early_is_no_error(tmp_path):
     line = f"'{sys.executable}' -m selfdistill gate '{rows}' '{tmp_path / 'b.jsonl'}' --json | true"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
     assert "Traceback" not in done.stderr and "error:" not in done.stderr, done.stderr
+
+
+def test_the_tests_start_commands_with_everything_imported(tmp_path):
+    """An import that fails where processes are forked from is silent, and every command would import for seconds."""
+    assert cli("--version", prepare=partial(forked.tell_modules, str(tmp_path / "names"))).returncode == 0
+    names = (tmp_path / "names").read_text().split()
+    assert {"torch", "peft", "transformers.models.llama.modeling_llama", "selfdistill.engines.slots"} <= {*names}
