@@ -12,10 +12,11 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -41,17 +42,28 @@ def start(
     err: Path | str = os.devnull,
     cwd: object = None,
     prepare: Prepare | None = None,
+    environment: Mapping[str, str] = os.environ,
+    launcher: list[str] | None = None,
 ) -> BaseProcess:
-    """Start `selfdistill ARGUMENTS`; what it writes goes to the two files."""
-    place, environment = str(cwd or Path.cwd()), dict(os.environ)
-    process = _SERVER.Process(target=_run, args=(arguments, str(out), str(err), place, environment, prepare))
+    """Start `selfdistill ARGUMENTS`; what it writes goes to the two files. With the options and the script of a
+    `launcher`, start `accelerate launch LAUNCHER ARGUMENTS`, whose processes are forked, too."""
+    place = str(cwd or Path.cwd())
+    process = _SERVER.Process(
+        target=_run, args=(arguments, str(out), str(err), place, dict(environment), prepare, launcher)
+    )
     _serve()
     process.start()
     return process
 
 
 def _run(
-    arguments: list[str], out: str, err: str, cwd: str, environment: dict[str, str], prepare: Prepare | None
+    arguments: list[str],
+    out: str,
+    err: str,
+    cwd: str,
+    environment: dict[str, str],
+    prepare: Prepare | None,
+    launcher: list[str] | None,
 ) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -67,11 +79,23 @@ def _run(
     try:
         if prepare:
             prepare()
+        if launcher:
+            _launch([*launcher, *arguments])
         main()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         atexit._run_exitfuncs()  # a forked process ends without them
+
+
+def _launch(command: list[str]) -> NoReturn:
+    """`accelerate launch`, but for two settings of torchrun that it has no options for."""
+    from accelerate.commands.launch import launch_command, launch_command_parser
+
+    settings = launch_command_parser().parse_args(command)
+    settings.run_path, settings.start_method = True, "fork"
+    launch_command(settings)
+    sys.exit()
 
 
 def note_requests(file: str) -> None:

@@ -6,12 +6,14 @@ import pkgutil
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import accelerate.commands.launch  # noqa: F401
 import datasets  # noqa: F401
 import matplotlib.pyplot  # noqa: F401
 import peft  # noqa: F401
 import rouge_score.rouge_scorer  # noqa: F401
 import sacrebleu  # noqa: F401
 import scipy.stats  # noqa: F401
+import torch.distributed.run  # noqa: F401
 import transformers  # noqa: F401
 from peft.utils import save_and_load  # noqa: F401
 from transformers import Trainer  # noqa: F401

@@ -1,6 +1,6 @@
 """Training in two processes, as `accelerate launch` starts them: the numbers of one process, one writer, resume.
 
-All of this is real processes on the CPU, over gloo. accelerate turns FSDP on for accelerators only, so the tests of FSDP2
+All of this is real processes on the CPU, over gloo; but for the first, they are forked (`forked.py`). accelerate turns FSDP on for accelerators only, so the tests of FSDP2
 tell it otherwise (`SHARDS`); what follows, torch's `fully_shard` and all of ours, is as on a GPU.
 """
 
@@ -10,10 +10,14 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from shlex import split
+from typing import Any
 
+import forked
 import pytest
 import torch
 from conftest import free_port
@@ -78,7 +82,9 @@ def train(*args, **more):
     fit._save = told
     return plain(*args, **more)
 
-stage.train = train
+for module in [stage, *sys.modules.values()]:
+    if getattr(module, "train", None) is plain:
+        module.train = train
 '''
 
 SHARDS = """
@@ -96,28 +102,41 @@ state.AcceleratorState.__init__ = init
 """
 
 MAIN = """
+import atexit
+
 from selfdistill.cli import main
 
-main()
+try:
+    main()
+except SystemExit as ended:  # a forked process that exits with 0 would be waited for
+    if ended.code:
+        raise
+finally:
+    atexit._run_exitfuncs()
 """
 
 
-def command(*args: object, fsdp: bool = False, script: Path | None = None) -> list[str]:
+def start(*args: object, fsdp: bool = False, script: str = "", watch: Path | None = None, folder: Path) -> BaseProcess:
+    """`selfdistill ARGS` in two processes; with a script's text before it, and a folder that is watched. What they write
+    goes to files in `folder`, and the script lies there, too."""
     options = [*LAUNCHER[1:], *FSDP2] if fsdp else LAUNCHER
-    what = [str(script)] if script else ["-m", "selfdistill"]
-    start = [sys.executable, "-m", "accelerate.commands.launch", *options, "--main_process_port", str(free_port())]
-    return [*start, *what, *map(str, args)]
+    file = folder / "script.py"
+    file.write_text(script + MAIN)
+    environment = ENVIRONMENT | ({"WATCH": str(watch)} if watch else {})
+    launcher = [*options, "--main_process_port", str(free_port()), str(file)]
+    out, err = folder / "out.txt", folder / "err.txt"
+    return forked.start([*map(str, args)], out, err, environment=environment, launcher=launcher)
 
 
-def launch(*args: object, fsdp: bool = False, script: str = "", watch: Path | None = None):
-    """`selfdistill ARGS` in two processes; with a script's text before it, and a folder that is watched."""
-    env, file = ENVIRONMENT, None
-    if watch:
-        env, file = env | {"WATCH": str(watch)}, watch.with_suffix(".py")
-        file.write_text(script + MAIN)
-    return subprocess.run(
-        command(*args, fsdp=fsdp, script=file), capture_output=True, text=True, timeout=600, env=env
-    )  # fmt: skip
+def launch(*args: object, **more: Any) -> subprocess.CompletedProcess[str]:
+    """The same to its end."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        process = start(*args, **more, folder=folder)
+        process.join(600)
+        assert process.exitcode is not None, "it hangs"
+        texts = [(folder / f"{kind}.txt").read_text() for kind in ("out", "err")]
+        return subprocess.CompletedProcess(list(args), process.exitcode, *texts)
 
 
 def alone(*args: object) -> None:
@@ -161,8 +180,12 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two(folder):
-    """A training in two processes: its folder, and what was printed."""
-    done = launch(*TRAIN, *HALVES, "--out", folder / "two", script=WATCHED, watch=folder / "two")
+    """A training in two processes of the real launcher, which are fresh interpreters: its folder, and what was printed."""
+    (folder / "script.py").write_text(WATCHED + MAIN)
+    start = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCHER, "--main_process_port", free_port()]
+    command = [*start, folder / "script.py", *TRAIN, *HALVES, "--out", folder / "two"]
+    environment = ENVIRONMENT | {"WATCH": str(folder / "two")}
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stderr
     return folder / "two", done
 
@@ -198,15 +221,13 @@ def test_a_finished_adapter_is_left_as_it_is(two):
     assert before == (content(two[0]), [f.stat().st_mtime_ns for f in made])
 
 
-def test_killed_and_started_again_it_ends_with_the_same_bytes(two, folder):
+def test_killed_and_started_again_it_ends_with_the_same_bytes(two, folder, tmp_path):
     args = [*TRAIN, *HALVES, "--out", folder / "killed"]
-    process = subprocess.Popen(
-        command(*args), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT
-    )  # fmt: skip
+    process = start(*args, folder=tmp_path)
     partial = folder / "killed.partial"
-    while process.poll() is None and not (partial / "checkpoint-4").exists():  # then the one before it is whole
+    while process.is_alive() and not (partial / "checkpoint-4").exists():  # then the one before it is whole
         time.sleep(0.005)
-    assert process.poll() is None, "it ended before it could be killed"
+    assert process.is_alive(), "it ended before it could be killed"
     kill_tree(process)
     assert not (folder / "killed").exists()
     mark(partial)
