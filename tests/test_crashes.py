@@ -118,7 +118,7 @@ def test_the_openai_engine(tmp_path, real_server, monkeypatch):
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs pip install 'selfdistill[ray]'")
 def test_the_ray_engine(tmp_path):
-    survives("distill", "name=ray,workers=2", tmp_path, kills=1 if KILLS <= 2 else KILLS)
+    survives("distill", "name=ray,workers=1", tmp_path, kills=1 if KILLS <= 2 else KILLS)
 
 
 @pytest.mark.skipif(
@@ -135,7 +135,7 @@ def test_a_lost_worker_of_a_ray_cluster_costs_no_row(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for folder in (whole, broken):
         folder.mkdir()
-    done = cli(*command("distill", whole, "name=transformers"))
+    done = cli(*command("distill", whole, "name=transformers,rows=32"))
     assert done.returncode == 0, done.stderr
     error = tmp_path / "error"
     process = forked.start(command("distill", broken, "name=ray,workers=2"), err=error)
