@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 import warnings
+from importlib.metadata import version
 
 import pytest
 from conftest import cli, write_jsonl
@@ -229,6 +230,10 @@ def test_html_is_escaped(tmp_path):
     evil = "<script>alert(1)</script>"
     rows = sd.read(write_jsonl(tmp_path / "rows.jsonl", [{"prompt": evil, "response": evil}]))
     assert evil not in rows._repr_html_() and "&lt;script&gt;" in rows._repr_html_()
+
+
+def test_the_package_says_its_version():
+    assert sd.__version__ == version("selfdistill")
 
 
 def test_an_import_costs_nothing():

@@ -45,7 +45,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """A name of the API, imported at its first use."""
+    """A name of the API, imported at its first use, or the version of the package."""
+    if name == "__version__":
+        return import_module("importlib.metadata").version("selfdistill")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(

@@ -64,8 +64,7 @@ def task_values(texts: Sequence[str]) -> list[dict[str, Any]]:
         tasks += [{"name": n, "path": f"micro:{n}", "limit": 200, "max_new_tokens": 128} for n in names]
         if text.startswith(("paper:", "lm-eval:")):
             path, _, rest = text.partition(",")
-            settings = settings_of(rest, "--task") if rest else {}
-            tasks.append({"name": path.partition(":")[2], "path": path} | settings)
+            tasks.append({"path": path} | (settings_of(rest, "--task") if rest else {}))
         elif not names:
             values: dict[str, Any] = dict(settings_of(text, "--task"))
             columns = {k.removeprefix("columns."): values.pop(k) for k in list(values) if k.startswith("columns.")}
