@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -52,13 +53,50 @@ class DataSettings(Settings):
     skip_bad: bool = False
 
 
+Thinking = Literal["off", "strip", "keep"]
+
+_NOT_A_VARIABLE = {
+    "messages", "conversation", "tools", "documents", "chat_template", "add_generation_prompt", "tokenize",
+    "continue_final_message", "padding", "truncation", "max_length", "return_tensors", "return_dict",
+    "return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens",
+}  # fmt: skip
+"""Names that `apply_chat_template` has for itself."""
+
+
 class PromptSettings(Settings):
     """How models are asked, in distilling, training and evaluation. `format` is the model's own chat template, or the
     paper's text; `template` words the request for a rewrite: a name of `prompts.TEMPLATES`, or a text file that holds
-    {instruction} and {reference}."""
+    {instruction} and {reference}. `chat_template_kwargs` are variables of the chat template.
+
+    `thinking`: "off" asks the chat template for answers without thoughts, as far as it knows how; "strip" asks for
+    thoughts and leaves them out of what trains; "keep" trains them. `thinking_tokens` is the room for thoughts on top
+    of max_new_tokens; without it, they count as the answer does. `date` (2026-11-28) is the day that a chat template
+    writes; without it, the day on which the work began, also where it goes on later.
+    """
 
     format: Literal["chat", "paper"] = "chat"
     template: str = "using"
+    chat_template_kwargs: dict[str, Any] = {}
+    thinking: Thinking = "off"
+    thinking_tokens: Annotated[int, Field(ge=1)] | None = None
+    date: str | None = None
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _variables_of_a_template(cls, given: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted(_NOT_A_VARIABLE.intersection(given)):
+            raise ValueError(f"{taken[0]!r} is given to the chat template by this program. Leave it out")
+        return given
+
+    @field_validator("date", mode="before")
+    @classmethod
+    def _is_a_day(cls, day: Any) -> Any:
+        if isinstance(day, date):  # as TOML has it
+            return day.strftime("%Y-%m-%d")
+        try:
+            return None if day is None else date.fromisoformat(day).isoformat()
+        except (TypeError, ValueError):
+            raise ValueError("expected a day as year-month-day, such as 2026-11-28") from None
 
 
 class DistillSettings(Settings):
