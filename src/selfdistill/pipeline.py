@@ -27,10 +27,11 @@ from selfdistill.checks import load_check
 from selfdistill.checks.base import Check
 from selfdistill.checks.sandbox import walls
 from selfdistill.core.config import OpenAISettings, Recipe
+from selfdistill.core.dates import today
 from selfdistill.core.errors import UserError
 from selfdistill.core.launch import process
 from selfdistill.core.progress import Progress
-from selfdistill.core.recipe import to_toml
+from selfdistill.core.recipe import load_recipe, to_toml
 from selfdistill.core.records import Example, Selected
 from selfdistill.core.store import locked, write_atomic, write_records
 from selfdistill.data.examples import drawn, read_examples
@@ -63,6 +64,7 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
     """Run a recipe into `out` and return the report (an empty one in a launcher's further processes). Raises UserError
     for bad input and for an `out` that holds another run."""
     progress = progress or Progress()
+    recipe = _on_its_day(recipe, out)
     claim(out, recipe)
     if not recipe.tasks:
         progress.warn("no [[tasks]]: nothing will be measured")
@@ -99,6 +101,15 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
             _stages(recipe, out, loaded, manifest, progress)
             manifest.finish()
             return build(out)  # it tells how the run ended
+
+
+def _on_its_day(recipe: Recipe, out: Path) -> Recipe:
+    """The recipe with the day on which the run began, for chat templates that write it: the same when it goes on."""
+    if recipe.prompt.date:
+        return recipe
+    old = out / "recipe.toml"
+    day = load_recipe(old, []).prompt.date if old.is_file() else None
+    return recipe.model_copy(update={"prompt": recipe.prompt.model_copy(update={"date": day or today()})})
 
 
 def arms_of(recipe: Recipe, examples: int) -> list[Arm]:
@@ -187,7 +198,8 @@ def _stages(recipe: Recipe, out: Path, loaded: _Loaded, manifest: Manifest, prog
         )
     with manifest.timed("select"):
         exports: dict[str, Path] = {form: out / name for form, name in recipe.select.export.items()}
-        reasons = select(examples, rewrites, out / "selected.jsonl", loaded.check, progress, exports=exports)
+        keeps = recipe.prompt.thinking == "keep"
+        reasons = select(examples, rewrites, out / "selected.jsonl", loaded.check, progress, None, exports, keeps)
     selected = read_selected(examples, out / "selected.jsonl")
     kept = sum(row.rewritten for row in selected.values())
     progress.note(f"{yield_sentence(reasons)} ({', '.join(f'{r} {n}' for r, n in reasons.items())})")
@@ -274,7 +286,8 @@ def _first_samples(examples: Sequence[Example], selected: dict[str, Selected]) -
 def _answer_samples(
     samples: list[tuple[Example, dict[str, Any]]], arm: str, engine: Engine, prompter: Prompter, max_new_tokens: int
 ) -> None:
-    requests = [Request(e.id, prompter.evaluate(e.prompt), Sampling(max_new_tokens)) for e, _ in samples]
+    sampling = Sampling(max_new_tokens, thinking_tokens=prompter.settings.thinking_tokens or 0)
+    requests = [Request(e.id, prompter.evaluate(e.prompt), sampling) for e, _ in samples]
     texts = {a.id: a.text for a in engine.generate(requests) if not a.error}
     for example, sample in samples:
         if example.id in texts:

@@ -80,17 +80,17 @@ class Prompter:
             return self
         return replace(self, settings=self.settings.model_copy(update={"date": day}))
 
-    def response(self, text: str) -> list[int]:
-        """Ids of a response and of what ends it, as they go on behind the prompt for training. Thoughts before the
-        answer are left out, but for `thinking = "keep"`."""
+    def response(self, text: str, ends: bool = True) -> list[int]:
+        """Ids of a response and of what ends it (unless it was cut off), as they go on behind the prompt for training.
+        Thoughts before the answer are left out, but for `thinking = "keep"`."""
         thought, answer, _ = split(text)
         keeps = self.settings.thinking == "keep" and thought is not None
         if not self.in_chat:
-            return [*self._ids(text if keeps else answer), self.end_id]
+            return [*self._ids(text if keeps else answer), *([self.end_id] if ends else [])]
         form = self.chat.form
         answer = answer.strip() if form.trims else answer
         before = f"{form.before}{thought}{form.behind}" if keeps else form.opening
-        return [*self._ids(before + answer), *form.end]
+        return [*self._ids(before + answer), *(form.end if ends else ())]
 
     @property
     def end_id(self) -> int:

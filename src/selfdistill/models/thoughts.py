@@ -52,6 +52,13 @@ _SPOKEN_BEFORE = re.compile(r"\b(?:tags?|tokens?|markers?|strings?|and|with|by|b
 _SPOKEN_AFTER = re.compile(r" [a-z]|[.,;:?)]")
 
 
+MORE_ROOM = (
+    'Set prompt.thinking_tokens, so that thoughts have room of their own, or prompt.thinking = "off"; behind an endpoint, '
+    "what its chat template takes, as prompt.chat_template_kwargs = { enable_thinking = false }."
+)
+"""What helps where answers are cut off inside thoughts."""
+
+
 class Parts(NamedTuple):
     """A response taken apart: `thought` is None where there is none, `answer` "" where there is none. `open`: the thought
     has no end; the response was cut off in it, or ended there."""
@@ -70,7 +77,7 @@ def split(text: str, opened: str = "") -> Parts:
         return Parts(None, text)
     if loose := _LOOSE.match(text):
         thought, close, after = text[loose.end() :].rpartition(f"</{loose[1]}>")
-        return Parts(_bare(thought), _unwrapped(after)) if close else Parts(_bare(after), "", True)
+        return Parts(_bare(thought), _unwrapped(after)) if close else Parts(_bare(after) or "", "", True)
     marks = list(_MARK.finditer(text))
     shown = _in_examples(text, marks)
     cut, before, thinking = 0, 0, False
