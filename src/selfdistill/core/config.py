@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -17,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from selfdistill.core.addresses import hidden, is_key, without_secrets
 from selfdistill.core.errors import UserError
+from selfdistill.core.prompting import Day, Thinking, Variables
 from selfdistill.core.said import settings_error
 
 
@@ -53,16 +53,6 @@ class DataSettings(Settings):
     skip_bad: bool = False
 
 
-Thinking = Literal["off", "strip", "keep"]
-
-_NOT_A_VARIABLE = {
-    "messages", "conversation", "tools", "documents", "chat_template", "add_generation_prompt", "tokenize",
-    "continue_final_message", "padding", "truncation", "max_length", "return_tensors", "return_dict",
-    "return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens",
-}  # fmt: skip
-"""Names that `apply_chat_template` has for itself."""
-
-
 class PromptSettings(Settings):
     """How models are asked, in distilling, training and evaluation. `format` is the model's own chat template, or the
     paper's text; `template` words the request for a rewrite: a name of `prompts.TEMPLATES`, or a text file that holds
@@ -76,27 +66,10 @@ class PromptSettings(Settings):
 
     format: Literal["chat", "paper"] = "chat"
     template: str = "using"
-    chat_template_kwargs: dict[str, Any] = {}
+    chat_template_kwargs: Variables = {}
     thinking: Thinking = "off"
     thinking_tokens: Annotated[int, Field(ge=1)] | None = None
-    date: str | None = None
-
-    @field_validator("chat_template_kwargs")
-    @classmethod
-    def _variables_of_a_template(cls, given: dict[str, Any]) -> dict[str, Any]:
-        if taken := sorted(_NOT_A_VARIABLE.intersection(given)):
-            raise ValueError(f"{taken[0]!r} is given to the chat template by this program. Leave it out")
-        return given
-
-    @field_validator("date", mode="before")
-    @classmethod
-    def _is_a_day(cls, day: Any) -> Any:
-        if isinstance(day, date):  # as TOML has it
-            return day.strftime("%Y-%m-%d")
-        try:
-            return None if day is None else date.fromisoformat(day).isoformat()
-        except (TypeError, ValueError):
-            raise ValueError("expected a day as year-month-day, such as 2026-11-28") from None
+    date: Day | None = None
 
 
 class DistillSettings(Settings):

@@ -248,9 +248,7 @@ def _body(request: Request, settings: OpenAISettings) -> dict[str, Any]:
     if not prompt.turns:
         # 1, not 0, where log-probabilities are asked for: llama.cpp and older SGLang read 0 as "no".
         return (
-            body
-            | {"prompt": prompt.text, "max_tokens": sampling.most}
-            | ({"logprobs": 1} if sampling.logprobs else {})
+            body | {"prompt": prompt.text, "max_tokens": sampling.most} | ({"logprobs": 1} if sampling.logprobs else {})
         )
     body["messages"] = [dict(turn) for turn in prompt.turns]
     body[settings.max_tokens_name] = sampling.most

@@ -154,7 +154,10 @@ def _answer_begins(request: Request, tokens: Sequence[int], tokenizer: Any) -> i
     low, high = 0, len(tokens)  # the thought is open up to somewhere, and closed behind it
     while low < high:
         middle = (low + high) // 2
-        if split(tokenizer.decode(tokens[:middle], skip_special_tokens=False), request.prompt.opened).open or not middle:
+        if (
+            split(tokenizer.decode(tokens[:middle], skip_special_tokens=False), request.prompt.opened).open
+            or not middle
+        ):
             low = middle + 1
         else:
             high = middle

@@ -21,7 +21,7 @@ from typing import Any
 from selfdistill.core.config import PromptSettings
 from selfdistill.core.dates import today
 from selfdistill.core.errors import UserError
-from selfdistill.models.thoughts import closed, joined, opened_by
+from selfdistill.models.thoughts import PAIRS, closed, joined, opened_by
 
 MARK, THOUGHT = "\x00answer\x00", "\x00thought\x00"
 """What stands in place of an answer and a thought. No template trims a zero byte."""
@@ -213,9 +213,7 @@ class ChatTemplate:
         if first is not None:
             last = next((i for i in range(first, len(ids)) if ids[i] not in special), len(ids))
             return tuple(ids[:last])
-        longer = self._try(
-            self._shaped([*asked, {"role": "assistant", "content": MARK}, _USER]), True, self.kwargs
-        )
+        longer = self._try(self._shaped([*asked, {"role": "assistant", "content": MARK}, _USER]), True, self.kwargs)
         following = self._ids((longer or "").partition(MARK)[2])[:1]
         if not ids and following and following[0] in special - {self.tokenizer.bos_token_id}:
             return tuple(following)
@@ -226,9 +224,12 @@ class ChatTemplate:
         for text, more in ((MARK, {"reasoning_content": THOUGHT}), (joined(THOUGHT, MARK), {})):
             whole = self._answered(asked, text, **more) or ""
             until, _, after = whole.partition(THOUGHT)
-            if MARK in after and until.startswith(prompt) and not (more == {} and "think" not in self._own):
+            if MARK in after and until.startswith(prompt) and (more or "</think>" in self._own):
                 return until[len(prompt) :], after.partition(MARK)[0], True
-        return ("", closed(opened), False) if opened else ("<think>\n", "\n</think>\n\n", False)
+        if opened:
+            return "", closed(opened), False
+        mark = next((begin for begin, end in PAIRS.items() if end in self._own), "<think>")
+        return f"{mark}\n", closed(mark), PAIRS[mark] in self._own
 
     @cached_property
     def special(self) -> frozenset[int]:
@@ -280,4 +281,6 @@ def _variables(template: str) -> frozenset[str]:
     try:
         return frozenset(_get_template_variables(template))
     except TemplateError as error:
-        raise UserError(f"the model's chat template is broken: {error}. Mend it, or use prompt.format = \"paper\".") from None
+        raise UserError(
+            f'the model\'s chat template is broken: {error}. Mend it, or use prompt.format = "paper".'
+        ) from None

@@ -37,7 +37,7 @@ class Prompter:
     format: Literal["chat", "paper"]
     template: Template
     asks_form: bool = False
-    settings: PromptSettings = PromptSettings()
+    settings: PromptSettings = field(default_factory=PromptSettings)
 
     @classmethod
     def create(

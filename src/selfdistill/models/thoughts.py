@@ -39,11 +39,16 @@ _ANSWER_ENDS = re.compile(
     re.I,
 )
 _CHANNEL_ENDS = re.compile(r"(?:\s|<\|(?:end|eom|eot|start)\|>(?:assistant)?)+\Z")
-_ENDS = {
+PAIRS = {
+    "<think>": "</think>",
+    "[THINK]": "[/THINK]",
+    "◁think▷": "◁/think▷",
+    "<seed:think>": "</seed:think>",
     "<|begin_of_thought|>": "<|end_of_thought|>",
     "<|START_THINKING|>": "<|END_THINKING|>",
     "<|channel>thought": "<channel|>",
 }
+"""Markers of thoughts that stand around them, for where a template does not write a thought itself."""
 _FENCE = re.compile(r"^```.*?^```", re.S | re.M)
 # A marker that is spoken of is none: in quotation marks, in `code`, or as a word of a sentence.
 _QUOTED_BEFORE = re.compile(r"(?<!\w)[rfbu]{0,2}[\"'“‘«][^\"'”’»\n]*\Z")
@@ -108,7 +113,7 @@ def opened_by(prompt: str) -> str:
 def closed(opened: str) -> str:
     """What ends a thought, with the white space that stands around it, by what `opened` it."""
     mark = opened.strip()
-    end = _ENDS.get(mark) or re.sub(r"^([<\[◁])", r"\1/", mark)
+    end = PAIRS.get(mark) or re.sub(r"^<", "</", mark)
     return f"\n{end}\n\n"
 
 
