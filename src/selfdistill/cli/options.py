@@ -258,7 +258,7 @@ class Prompt:
     date: Annotated[
         str | None,
         typer.Option(
-            help="The day that the chat template writes, as 2026-11-28; without it, that on which the output was begun.",
+            help="The day that the chat template writes, as 2026-11-28; without it, that of the output's beginning.",
             rich_help_panel=PROMPT,
         ),
     ] = None

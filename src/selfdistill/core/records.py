@@ -269,7 +269,8 @@ class TaskResult(Strict):
     Wilson interval. A task that was not run, or has nothing that can be judged, has n = 0 and None.
 
     `unjudgeable` counts the items that cannot be judged, by the reason; they are not among the n. `labels` counts the
-    classes of all answers, `in_thought` those of the truncated that ended in their thoughts, `metrics` holds the means of what other rules say of the n; all three may be empty. `walls`
+    classes of all answers, `metrics` holds the means of what other rules say of the n;
+    all three may be empty; `in_thought` counts those of the truncated that ended in their thoughts. `walls`
     are those of the sandbox that held (or not) when model-written code was judged.
     """
 

@@ -115,16 +115,16 @@ class ChatTemplate:
         return self.render(turns, True) + self.form.tail
 
     def render(self, turns: Sequence[Mapping[str, Any]], generate: bool) -> str:
-        """The template's text. A system turn that it does not know stands before the first user's text. Raises UserError
-        where the template refuses the turns."""
+        """The template's text. A system turn that it does not know begins the first user's. Raises UserError where the
+        template refuses the turns."""
         import jinja2
 
         try:
             return self._render(self._shaped(turns), generate, self.kwargs)
         except (jinja2.TemplateError, TypeError) as error:
             raise UserError(
-                f"the model's chat template refuses a conversation of the turns {roles_of(turns)}: {error}. Remove what "
-                'it does not know from the data, or use prompt.format = "paper".'
+                f"the model's chat template refuses a conversation of the turns {roles_of(turns)}: {error}. Remove "
+                'what it does not know from the data, or use prompt.format = "paper".'
             ) from None
 
     def _shaped(self, turns: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -190,7 +190,7 @@ class ChatTemplate:
         until, _, after = whole.partition(MARK)
         opening = until[len(prompt) :] if until.startswith(prompt) else ""
         if opened and not until.startswith(prompt):
-            # The answer stands there without the thought that the prompt has opened, or with one that is closed at once.
+            # The answer stands there without the thought that the prompt has opened, or with an empty one.
             mark, close = opened.strip(), closed(opened).strip()
             opening = until[until.rindex(close) :] if close in until[prompt.rindex(mark) :] else closed(opened)
         openings = dict.fromkeys((opening, opening.removeprefix(" ")))

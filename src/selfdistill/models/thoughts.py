@@ -58,15 +58,15 @@ _SPOKEN_AFTER = re.compile(r" [a-z]|[.,;:?)]")
 
 
 MORE_ROOM = (
-    'Set prompt.thinking_tokens, so that thoughts have room of their own, or prompt.thinking = "off"; behind an endpoint, '
-    "what its chat template takes, as prompt.chat_template_kwargs = { enable_thinking = false }."
+    'Set prompt.thinking_tokens, so that thoughts have room of their own, or prompt.thinking = "off"; behind an '
+    "endpoint, what its chat template takes, as prompt.chat_template_kwargs = { enable_thinking = false }."
 )
 """What helps where answers are cut off inside thoughts."""
 
 
 class Parts(NamedTuple):
-    """A response taken apart: `thought` is None where there is none, `answer` "" where there is none. `open`: the thought
-    has no end; the response was cut off in it, or ended there."""
+    """A response taken apart: `thought` is None where there is none, `answer` "" where there is none. `open`: the
+    thought has no end; the response was cut off in it, or ended there."""
 
     thought: str | None
     answer: str

@@ -87,8 +87,8 @@ def check_variables(prompter: Prompter) -> None:
         if variable not in known:
             could = sorted(known - {"messages", "tools", "documents", "add_generation_prompt", "raise_exception"})
             raise UserError(
-                f"prompt.chat_template_kwargs: the model's chat template has no variable {variable!r}. Among those that "
-                f"it has: {', '.join(could) or 'none'}."
+                f"prompt.chat_template_kwargs: the model's chat template has no variable {variable!r}. Among those "
+                f"that it has: {', '.join(could) or 'none'}."
             )
 
 
@@ -108,14 +108,14 @@ def folds(listed: Sequence[Shape], prompter: Prompter) -> str | None:
     if not rows or prompter.chat.knows_system:
         return None
     return (
-        f"the model's chat template knows no system turn: in {rows} rows it stands at the beginning of the first user's "
-        "turn"
+        f"the model's chat template knows no system turn: in {rows} rows it stands at the beginning of the first "
+        "user's turn"
     )
 
 
 def difference(example: Example, prompter: Prompter) -> str | None:
-    """Where prompt, answer and end token are not what the chat template itself writes for the conversation, with what to
-    do about it; None where they are. Raises UserError where the template refuses the conversation."""
+    """Where prompt, answer and end token are not what the chat template itself writes for the conversation, with what
+    to do about it; None where they are. Raises UserError where the template refuses the conversation."""
     answers = tuple(split(text).answer or text for text in example.references)
     for k, answer in enumerate(answers):
         turns = example.up_to(answers[:k])
@@ -142,8 +142,8 @@ def _told(ours: str, theirs: str, prompter: Prompter) -> str:
     chat, line = prompter.chat, f"an answer trains as {ours[cut]!r}, the model's chat template writes {theirs[cut]!r}"
     if chat.form.tail:
         return (
-            f"{line}. It opens a thought in the prompt and has no variable against that, so prompts close it at once, and "
-            'who serves the model must do the same; or set prompt.thinking = "strip"'
+            f"{line}. It opens a thought in the prompt and has no variable against that, so prompts close it at once, "
+            'and who serves the model must do the same; or set prompt.thinking = "strip"'
         )
     if chat.form.thinks and chat.switch and prompter.settings.thinking != "off":
         return f'{line}. Answers close what the prompt opens; prompt.thinking = "off" is what fits the template'
@@ -168,8 +168,8 @@ def advice(model: str, prompter: Prompter, temperature: float) -> str | None:
     if not asked:
         return None
     return (
-        f"the model's own configuration asks for {', '.join(asked)}, which is meant for when it thinks; its thoughts are "
-        "greedy here, and greedy thoughts can loop"
+        f"the model's own configuration asks for {', '.join(asked)}, which is meant for when it thinks; its thoughts "
+        "are greedy here, and greedy thoughts can loop"
     )
 
 

@@ -18,8 +18,8 @@ def collect(run: Path, arms: list[dict[str, Any]]) -> dict[str, Any]:
 
     `arms` are the run's trainings, {name, method, base, rows, seed}; `methods` tells an arm's method, `pairs` an arm's
     base, the arm, and how the two methods are called. An item is {kind, id, task, prompt: [[role, text]],
-    references, answers: {arm: ...}}; a training row has {reason, rewrites, thoughts, kept, note, nll} besides. `left_out` counts
-    items that found no room.
+    references, answers: {arm: ...}}; a training row has {reason, rewrites, thoughts, kept, note, nll} besides.
+    `left_out` counts items that found no room.
     """
     names = ["seed", *(arm["name"] for arm in arms)]
     items = _evaluated(run, names)
