@@ -47,6 +47,7 @@ from selfdistill.publish.card import write_cards
 from selfdistill.report.build import build
 from selfdistill.report.tables import yield_sentence
 from selfdistill.run_folder import Arm, Manifest, claim, engine_errors, same_arms, same_data
+from selfdistill.stages.asked import advice, check_prompts
 from selfdistill.stages.distill import distill, ids_digest
 from selfdistill.stages.evaluate import evaluate
 from selfdistill.stages.select import read_selected, select
@@ -80,6 +81,9 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
     _leave_device(recipe, seed_lm)
     for name, rows in (("data", examples), *((f"task {t.settings.name}", t.items) for t in tasks)):
         warn_of_special(rows, seed_lm.tokenizer, name, progress)
+        check_prompts(rows, prompter, name, progress, trains=name == "data")
+    if said := advice(recipe.model, prompter, recipe.distill.temperature):
+        progress.warn(said)
     arms = arms_of(recipe, len(examples))
     for form, name in recipe.select.export.items():
         if name.split(".")[0] in [arm.name for arm in arms]:

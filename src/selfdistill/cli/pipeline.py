@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from selfdistill.cli.once import once
 from selfdistill.cli.options import (
     DATA,
     OUTPUT,
@@ -28,7 +29,7 @@ from selfdistill.cli.options import (
     out_file,
     out_folder,
 )
-from selfdistill.cli.values import must_be_new, once, pairs_of, skipped, tasks_of
+from selfdistill.cli.values import must_be_new, pairs_of, skipped, tasks_of
 
 
 def demo(
