@@ -33,7 +33,7 @@ EFFORTS = ("reasoning_effort", "reasoning_strength")
 """Variables of templates that know how much thought, not whether (gpt-oss, Muse Glimmer)."""
 LITTLE = ("low", "none")
 
-_NOW = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
+_NOW = re.compile(r"""\bstrftime_now\(\s*(?:(['"])(.*?)\1\s*\))?""")
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class ChatTemplate:
     @property
     def writes_date(self) -> bool:
         """Whether the template asks for today's date."""
-        return "strftime_now" in self.variables
+        return _NOW.search(self._own) is not None
 
     @cached_property
     def switch(self) -> dict[str, Any]:
@@ -155,7 +155,7 @@ class ChatTemplate:
         """The template with a day in place of today's. transformers gives templates no functions of ours, so that a
         macro of the same name stands before the template, with the day in every form that it asks for."""
         day = date.fromisoformat(self.settings.date or today())
-        forms = dict.fromkeys(m[2] for m in _NOW.finditer(self._own))
+        forms = dict.fromkeys(m[2] for m in _NOW.finditer(self._own) if m[2])
         cases = "".join(f"{{% if form == {form!r} %}}{{{{ {day.strftime(form)!r} }}}}{{% else %}}" for form in forms)
         said = f"{cases}{{{{ {day.isoformat()!r} }}}}" + "{% endif %}" * len(forms)
         return f"{{% macro strftime_now(form) %}}{said}{{% endmacro %}}\n{self._own}"

@@ -123,7 +123,7 @@ def difference(example: Example, prompter: Prompter) -> str | None:
         ours = prompter.tokenizer.decode([*prompt.ids, *prompter.response(answer)])
         conversation = [*prompt.turns, {"role": "assistant", "content": answer}]
         theirs = _written(prompter, conversation, False)
-        if ours.startswith(theirs.rstrip()):  # some end an answer by what begins the next turn
+        if ours.startswith(theirs) and ours != theirs:  # some end an answer by what begins the next turn
             theirs = _written(prompter, [*conversation, {"role": "user", "content": "x"}], True)
         if not theirs.startswith(ours):
             return _told(ours, theirs, prompter)
