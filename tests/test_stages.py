@@ -19,7 +19,7 @@ from selfdistill.models.prompts import Prompter
 from selfdistill.models.seed_lm import load_model
 from selfdistill.stages.distill import distill as run_distill
 from selfdistill.stages.evaluate import evaluate, regrade
-from selfdistill.stages.select import choose, judge, read_selected, select
+from selfdistill.stages.select import apart, choose, judge, read_selected, select
 from selfdistill.tasks.base import Permissions
 from selfdistill.tasks.load import load_tasks
 
@@ -233,21 +233,22 @@ ROW = Example(id="1", prompt=({"role": "user", "content": "2 + 2?"},), reference
         ([{"text": "<think>It is 4."}], Reason.NO_ANSWER),
         ([{"text": "  "}], Reason.EMPTY),
         ([{"text": "It is 4", "finish_reason": "length"}], Reason.TRUNCATED),
+        ([{"text": "", "thoughts": ["It is 4"], "finish_reason": "length"}], Reason.IN_THOUGHT),
         ([], Reason.MISSING),
         ([{"text": "It is 5."}, {"text": "It is 4."}], Reason.PASSED),
     ],
 )
 def test_every_row_gets_a_reason(candidates, reason):
-    rewrite = Rewrite(id="1", candidates=candidates)
+    rewrite = apart(Rewrite(id="1", candidates=candidates))
     row = choose(ROW, rewrite, judge(ROW, rewrite, load_check("last_number")))
     assert row.reason is reason
     assert row.source == ("distilled" if reason is Reason.PASSED else "original")
     assert row.response == ("It is 4." if reason is Reason.PASSED else "4")
 
 
-def chosen(check, *texts, row=ROW):
-    rewrite = Rewrite(id="1", candidates=[{"text": t, "seed_nll": n} for n, t in enumerate(texts)])
-    return choose(row, rewrite, judge(row, rewrite, check and load_check(check)))
+def chosen(check, *texts, row=ROW, keep=False):
+    rewrite = apart(Rewrite(id="1", candidates=[{"text": t, "seed_nll": n} for n, t in enumerate(texts)]))
+    return choose(row, rewrite, judge(row, rewrite, check and load_check(check)), keep)
 
 
 @pytest.mark.parametrize("check", [None, "last_number", "exact"])
@@ -275,9 +276,11 @@ def test_loops_are_no_rewrites_whatever_the_check(check):
     assert chosen(None, "4 " * 60, row=rows).reason is Reason.KEPT
 
 
-def test_thoughts_train_but_are_not_judged():
+def test_thoughts_are_not_judged_and_train_where_they_are_kept():
     row = chosen("last_number", "<think>\n5? No.\n</think>\nIt is 4.")
-    assert row.reason is Reason.PASSED and row.response.startswith("<think>")
+    assert row.reason is Reason.PASSED and (row.response, row.thoughts) == ("It is 4.", ())
+    row = chosen("last_number", "<think>\n5? No.\n</think>\nIt is 4.", keep=True)
+    assert (row.response, row.thoughts) == ("It is 4.", ("5? No.",))
 
 
 def test_what_a_row_asks_for_is_asked_of_the_last_turn():

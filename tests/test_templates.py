@@ -133,16 +133,28 @@ def test_a_model_without_chat_template_is_warned_about_and_gets_the_papers_forma
     )
 
 
-def test_a_chat_template_that_refuses_is_one_line(foreign_folder):
+def strict(foreign_folder, role):
+    """The foreign tokenizer, whose chat template refuses turns of a role."""
     from transformers import AutoTokenizer
 
-    strict = AutoTokenizer.from_pretrained(foreign_folder)
-    strict.chat_template = (
-        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-        + strict.chat_template
-    )
-    with pytest.raises(UserError, match="System role not supported"):
-        Prompter(strict, "chat", USING).train([{"role": "system", "content": "S"}, *TURNS])
+    made = AutoTokenizer.from_pretrained(foreign_folder)
+    refuse = f"{{% for m in messages %}}{{% if m['role'] == '{role}' %}}{{{{ raise_exception('no {role}') }}}}{{% endif %}}{{% endfor %}}"
+    made.chat_template = refuse + made.chat_template
+    return made
+
+
+def test_a_chat_template_that_refuses_is_one_line(foreign_folder):
+    past = [*TURNS, {"role": "assistant", "content": "A"}, *TURNS]
+    with pytest.raises(UserError, match="turns user, assistant, user: no assistant"):
+        Prompter(strict(foreign_folder, "assistant"), "chat", USING).train(past)
+
+
+def test_a_system_turn_that_the_template_does_not_know_begins_the_users(foreign_folder):
+    tokenizer = strict(foreign_folder, "system")
+    prompter = Prompter(tokenizer, "chat", USING)
+    folded = prompter.train([{"role": "system", "content": "S"}, *TURNS])
+    assert folded.ids == prompter.train([{"role": "user", "content": f"S\n\n{TURNS[0]['content']}"}]).ids
+    assert folded.turns[0]["role"] == "system"  # another model's template, or an endpoint's, may know it
 
 
 def test_a_template_of_the_users_own(tmp_path, tokenizer):

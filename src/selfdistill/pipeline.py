@@ -27,10 +27,11 @@ from selfdistill.checks import load_check
 from selfdistill.checks.base import Check
 from selfdistill.checks.sandbox import walls
 from selfdistill.core.config import OpenAISettings, Recipe
+from selfdistill.core.dates import today
 from selfdistill.core.errors import UserError
 from selfdistill.core.launch import process
 from selfdistill.core.progress import Progress
-from selfdistill.core.recipe import to_toml
+from selfdistill.core.recipe import load_recipe, to_toml
 from selfdistill.core.records import Example, Selected
 from selfdistill.core.store import locked, write_atomic, write_records
 from selfdistill.data.examples import drawn, read_examples
@@ -46,6 +47,7 @@ from selfdistill.publish.card import write_cards
 from selfdistill.report.build import build
 from selfdistill.report.tables import yield_sentence
 from selfdistill.run_folder import Arm, Manifest, claim, engine_errors, same_arms, same_data
+from selfdistill.stages.asked import advice, check_prompts
 from selfdistill.stages.distill import distill, ids_digest
 from selfdistill.stages.evaluate import evaluate
 from selfdistill.stages.select import read_selected, select
@@ -63,6 +65,7 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
     """Run a recipe into `out` and return the report (an empty one in a launcher's further processes). Raises UserError
     for bad input and for an `out` that holds another run."""
     progress = progress or Progress()
+    recipe = _on_its_day(recipe, out)
     claim(out, recipe)
     if not recipe.tasks:
         progress.warn("no [[tasks]]: nothing will be measured")
@@ -78,6 +81,9 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
     _leave_device(recipe, seed_lm)
     for name, rows in (("data", examples), *((f"task {t.settings.name}", t.items) for t in tasks)):
         warn_of_special(rows, seed_lm.tokenizer, name, progress)
+        check_prompts(rows, prompter, name, progress, trains=name == "data")
+    if said := advice(recipe.model, prompter, recipe.distill.temperature):
+        progress.warn(said)
     arms = arms_of(recipe, len(examples))
     for form, name in recipe.select.export.items():
         if name.split(".")[0] in [arm.name for arm in arms]:
@@ -99,6 +105,15 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
             _stages(recipe, out, loaded, manifest, progress)
             manifest.finish()
             return build(out)  # it tells how the run ended
+
+
+def _on_its_day(recipe: Recipe, out: Path) -> Recipe:
+    """The recipe with the day on which the run began, for chat templates that write it: the same when it goes on."""
+    if recipe.prompt.date:
+        return recipe
+    old = out / "recipe.toml"
+    day = load_recipe(old, []).prompt.date if old.is_file() else None
+    return recipe.model_copy(update={"prompt": recipe.prompt.model_copy(update={"date": day or today()})})
 
 
 def arms_of(recipe: Recipe, examples: int) -> list[Arm]:
@@ -187,7 +202,8 @@ def _stages(recipe: Recipe, out: Path, loaded: _Loaded, manifest: Manifest, prog
         )
     with manifest.timed("select"):
         exports: dict[str, Path] = {form: out / name for form, name in recipe.select.export.items()}
-        reasons = select(examples, rewrites, out / "selected.jsonl", loaded.check, progress, exports=exports)
+        keeps = recipe.prompt.thinking == "keep"
+        reasons = select(examples, rewrites, out / "selected.jsonl", loaded.check, progress, None, exports, keeps)
     selected = read_selected(examples, out / "selected.jsonl")
     kept = sum(row.rewritten for row in selected.values())
     progress.note(f"{yield_sentence(reasons)} ({', '.join(f'{r} {n}' for r, n in reasons.items())})")
@@ -274,7 +290,8 @@ def _first_samples(examples: Sequence[Example], selected: dict[str, Selected]) -
 def _answer_samples(
     samples: list[tuple[Example, dict[str, Any]]], arm: str, engine: Engine, prompter: Prompter, max_new_tokens: int
 ) -> None:
-    requests = [Request(e.id, prompter.evaluate(e.prompt), Sampling(max_new_tokens)) for e, _ in samples]
+    sampling = Sampling(max_new_tokens, thinking_tokens=prompter.settings.thinking_tokens or 0)
+    requests = [Request(e.id, prompter.evaluate(e.prompt), sampling) for e, _ in samples]
     texts = {a.id: a.text for a in engine.generate(requests) if not a.error}
     for example, sample in samples:
         if example.id in texts:

@@ -57,13 +57,14 @@ def _rows(what: str, rows: Any) -> Rows:
 
 @dataclass(frozen=True)
 class Model:
-    """A seed LM and how it is asked: `format` and `template` as in a recipe's `[prompt]`, `engine` as in its
-    `engine`. Settings are checked at once; weights are read at the first use."""
+    """A seed LM and how it is asked: `format` and `template` as in a recipe's `[prompt]`, `prompt` what else stands
+    there, `engine` as in its `engine`. Settings are checked at once; weights are read at the first use."""
 
     name: str
     format: Literal["chat", "paper"] = "chat"
     template: str = "using"
     engine: Mapping[str, Any] = field(default_factory=lambda: {"name": "transformers"})
+    prompt: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         from selfdistill.models.templates import load_template
@@ -76,7 +77,8 @@ class Model:
         if name not in ENGINES or name == "openai":
             local = ", ".join(engine for engine in ENGINES if engine != "openai")
             raise UserError(f"engine {name!r}: expected one of {local}.")
-        prompt = checked(PromptSettings, {"format": self.format, "template": self.template}, "prompt")
+        asked = {"format": self.format, "template": self.template, **self.prompt}
+        prompt = checked(PromptSettings, asked, "prompt")
         return checked(ENGINES[name], dict(self.engine), "engine"), prompt
 
     @cached_property
@@ -93,12 +95,14 @@ def load(
     format: Literal["chat", "paper"] = "chat",
     template: str = "using",
     engine: str | Mapping[str, Any] = "",
+    **prompt: Any,
 ) -> Model:
-    """A model folder, a name on the hub, or `embedded`. `engine` is a name, or settings with a name. Settings are
-    checked at once; the model is read when it is needed."""
+    """A model folder, a name on the hub, or `embedded`. `engine` is a name, or settings with a name. Further arguments
+    are those of `[prompt]`: thinking, thinking_tokens, chat_template_kwargs, date. Settings are checked at once; the
+    model is read when it is needed."""
     given("load: engine", engine, (str, Mapping), "a name, or settings")
     settings = {"name": engine or "transformers"} if isinstance(engine, str) else dict(engine)
-    return Model(str(given("load: name", name, PLACE, "a folder or a name")), format, template, settings)
+    return Model(str(given("load: name", name, PLACE, "a folder or a name")), format, template, settings, prompt)
 
 
 # --- rows, rewrites, what was kept -------------------------------------------------------------------------------
@@ -128,12 +132,14 @@ def read(
 def distill(model: Model, rows: Rows, out: str | Path, *, seed: int = 0, **settings: Any) -> Rewrites:
     """Let the model rewrite every reference (Equation 3) into the file `out`. A call that was stopped goes on where it
     was. `settings` are those of `[distill]`: candidates, temperature, top_p, max_new_tokens, stop."""
+    from selfdistill.stages.asked import check_prompts
     from selfdistill.stages.distill import distill as stage
 
     given("distill: model", model, Model, MODEL)
     rows, path = _rows("distill", rows), place("distill: out", out)
     made = checked(DistillSettings, settings, "distill")
     lm, prompter, engine = model.opened
+    check_prompts(rows, prompter, rows.path, _progress())
     return Rewrites(path, stage(rows, path, lm.digest, engine, prompter, made, seed, _progress()))
 
 
@@ -144,9 +150,11 @@ def select(
     out: str | Path | None = None,
     *,
     allow_code_execution: bool = False,
+    keep_thoughts: bool = False,
 ) -> Kept:
     """Keep each rewrite that is as good as its reference (Equation 4). `rewrites` may be a file that another program
-    wrote. Without `out`, the file lives as long as what this returns."""
+    wrote. Thoughts are left out, or with `keep_thoughts` stay. Without `out`, the file lives as long as what this
+    returns."""
     from selfdistill.checks import load_check
     from selfdistill.stages.select import select as stage
 
@@ -156,7 +164,8 @@ def select(
     loaded = load_check(given("select: check", check, str, "a name"), allow_code_execution)
     folder = tempfile.TemporaryDirectory() if out is None else None
     path = Path(folder.name) / "selected.jsonl" if folder else place("select: out", out)
-    return Kept(path, rows, stage(rows, source, path, loaded, _progress()), folder)
+    reasons = stage(rows, source, path, loaded, _progress(), keep_thoughts=keep_thoughts)
+    return Kept(path, rows, reasons, folder, keep_thoughts)
 
 
 # --- training ----------------------------------------------------------------------------------------------------
@@ -177,6 +186,7 @@ def train(
     way, is left as it is."""
     from selfdistill.data.examples import drawn
     from selfdistill.methods import chosen, responses
+    from selfdistill.stages.asked import check_prompts
     from selfdistill.stages.train import train as stage
 
     given("train: model", model, Model, MODEL)
@@ -186,6 +196,7 @@ def train(
     if isinstance(made.mix_ratio, tuple) or isinstance(made.size, tuple):
         raise UserError("train: a list of mix_ratio or size makes several arms; `run` does that.")
     lm, prompter, _ = model.opened
+    check_prompts(rows, prompter, rows.path, _progress())
     examples = drawn(rows, made.size, seed)
     kind = chosen(method, kept is not None, "train: method", "give train() what select() kept")
     answers = responses(kind, examples, {} if kept is None else kept.by_id, made.mix_ratio, seed)
@@ -220,6 +231,7 @@ def evaluate(
     goes on where it was. Without `out`, the folder lives as long as what this returns."""
     from selfdistill.models.folder import adapter_digest
     from selfdistill.run_folder import engine_errors
+    from selfdistill.stages.asked import as_trained, check_prompts
     from selfdistill.stages.evaluate import evaluate as stage
     from selfdistill.tasks.base import Task
 
@@ -237,6 +249,9 @@ def evaluate(
     if twice := [name for name, count in names.items() if count > 1]:
         raise UserError(f"evaluate: two tasks are named {twice[0]}. Name them apart, task(..., name=...).")
     lm, prompter, engine = model.opened
+    for one in asked:
+        check_prompts(one.items, prompter, f"task {one.settings.name}", _progress(), trains=False)
+    prompter = as_trained(prompter, tuned, _progress())
     with closing(engine), engine.adapter(tuned):
         stage(asked, path, lm.digest, engine, prompter, adapter_digest(tuned), progress=_progress())
     if failed := engine_errors(path):

@@ -92,7 +92,7 @@ class Rows(Sequence[Example]):
         return _table(["id", "prompt", "reference"], shown, f"{len(self)} rows of {self.path}")
 
 
-def _dataset(rows: Sequence[Example], chosen: Sequence[Selected], form: Form) -> Dataset:
+def _dataset(rows: Sequence[Example], chosen: Sequence[Selected], form: Form, keeps: bool = False) -> Dataset:
     from datasets import Dataset
 
     from selfdistill.stages.select import exported
@@ -100,7 +100,7 @@ def _dataset(rows: Sequence[Example], chosen: Sequence[Selected], form: Form) ->
     if form not in get_args(Form):
         *most, last = get_args(Form)
         raise UserError(f"to_dataset: form {form!r}. Expected {', '.join(most)} or {last}.")
-    made: Dataset = Dataset.from_list([exported(e, row, form) for e, row in zip(rows, chosen, strict=True)])
+    made: Dataset = Dataset.from_list([exported(e, row, form, keeps) for e, row in zip(rows, chosen, strict=True)])
     return made
 
 
@@ -123,7 +123,7 @@ class Rewrites(_View):
         import pandas as pd
 
         return pd.DataFrame(
-            {"id": row.id, "candidate": number, **candidate.model_dump(exclude={"turns"})}
+            {"id": row.id, "candidate": number, **candidate.model_dump(exclude={"turns", "thoughts"})}
             for row in self
             for number, candidate in enumerate(row.candidates)
         )
@@ -141,6 +141,7 @@ class Kept(_View):
     rows: Rows = field(repr=False)
     reasons: Counter[Reason]
     _folder: Any = field(default=None, repr=False)  # lives as long as this does, where no file was named
+    keep_thoughts: bool = False
 
     @cached_property
     def by_id(self) -> dict[str, Selected]:
@@ -151,13 +152,13 @@ class Kept(_View):
 
     def to_dataset(self, form: Form = "messages") -> Dataset:
         """The distilled dataset as another trainer takes it."""
-        return _dataset(self.rows, [self.by_id[e.id] for e in self.rows], form)
+        return _dataset(self.rows, [self.by_id[e.id] for e in self.rows], form, self.keep_thoughts)
 
     def to_pandas(self) -> pd.DataFrame:
         """A row an example: id, source, reason, response, its seed NLL in nats a token."""
         import pandas as pd
 
-        return pd.DataFrame(self.by_id[e.id].model_dump(mode="json", exclude={"turns"}) for e in self.rows)
+        return pd.DataFrame(self.by_id[e.id].model_dump(mode="json", exclude={"turns", "thoughts"}) for e in self.rows)
 
     def __str__(self) -> str:
         return yield_sentence(self.reasons)

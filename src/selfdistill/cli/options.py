@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from selfdistill.cli.values import columns_of, settings_of
+from selfdistill.cli.values import columns_of, settings_of, variables_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -237,12 +237,42 @@ class Prompt:
             rich_help_panel=PROMPT,
         ),
     ] = "chat"
+    thinking: Annotated[
+        str,
+        typer.Option(
+            help="off: ask for answers without thoughts; strip: thoughts are no part of what trains; keep: they are.",
+            rich_help_panel=PROMPT,
+        ),
+    ] = "off"
+    thinking_tokens: Annotated[
+        int | None,
+        typer.Option(help="Room for thoughts, on top of that of the answer.", rich_help_panel=PROMPT),
+    ] = None
+    chat_template_kwargs: Annotated[
+        str | None,
+        typer.Option(
+            help="Variables of the model's chat template, as JSON: '{\"enable_thinking\": false}'.",
+            rich_help_panel=PROMPT,
+        ),
+    ] = None
+    date: Annotated[
+        str | None,
+        typer.Option(
+            help="The day that the chat template writes, as 2026-11-28; without it, that of the output's beginning.",
+            rich_help_panel=PROMPT,
+        ),
+    ] = None
 
     def settings(self) -> PromptSettings:
         """The same as in a recipe's [prompt]."""
         from selfdistill.core.config import PromptSettings, checked
 
-        return checked(PromptSettings, {"format": self.prompt_format, "template": self.template}, "prompt")
+        values = {
+            "format": self.prompt_format, "template": self.template, "thinking": self.thinking,
+            "thinking_tokens": self.thinking_tokens, "date": self.date,
+            "chat_template_kwargs": variables_of(self.chat_template_kwargs),
+        }  # fmt: skip
+        return checked(PromptSettings, values, "prompt")
 
     def prompter(self, tokenizer: Any, progress: Progress) -> Prompter:
         """Turns to token ids, or to messages where there is no tokenizer."""
@@ -359,22 +389,3 @@ class AllowedJudge(Allowed):
         if self.judge_url is None:
             return None
         return checked(JudgeSettings, {"base_url": self.judge_url, "model": self.judge_model}, "judge")
-
-
-def once(terminal: Terminal, overrides: Sequence[str], keys: Mapping[str, str]) -> None:
-    """Raises UserError for a setting that an option and a --set give. `keys` are the settings' names by the options'
-    parameters."""
-    from selfdistill.core.errors import UserError
-
-    context = terminal.context
-    for option in context.command.params:
-        source = context.get_parameter_source(option.name or "")
-        if option.name not in keys or source is None or source.name != "COMMANDLINE":
-            continue
-        key = keys[option.name]
-        for text in overrides:
-            if text.partition("=")[0].strip() == key:
-                flag = next(name for name in option.opts if name.startswith("--"))
-                value = context.params[option.name]
-                given = flag if value is True else f"{flag} {value}"
-                raise UserError(f"{context.info_name}: {key} is given twice ({given}, --set {text}). Give it once.")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from selfdistill.cli.once import once
 from selfdistill.cli.options import (
     DATA,
     OUTPUT,
@@ -25,7 +26,6 @@ from selfdistill.cli.options import (
     Rows,
     Seed,
     Terminal,
-    once,
     out_file,
     out_folder,
 )
@@ -99,6 +99,7 @@ def distill(
     from selfdistill.core.config import DistillSettings, checked
     from selfdistill.core.store import write_records
     from selfdistill.data.notes import Notes, warn_of_special
+    from selfdistill.stages.asked import advice, check_prompts
     from selfdistill.stages.distill import distill as run_distill
 
     values = {
@@ -111,6 +112,9 @@ def distill(
     examples = rows.read(seed, notes)
     digest, prompter, engine = asked.open(model, progress)
     warn_of_special(examples, prompter.tokenizer, rows.data, progress)
+    check_prompts(examples, prompter, rows.data, progress)
+    if said := advice(model, prompter, temperature):
+        progress.warn(said)
     with closing(engine):
         errors = run_distill(examples, out, digest, engine, prompter, settings, seed, progress)
     listed = out.with_name(f"{out.stem}.examples.jsonl")
@@ -136,6 +140,9 @@ def select(
             "regex:PATTERN, or module:function. none compares nothing, and keeps what is whole and coherent."
         ),
     ] = "none",
+    keep_thoughts: Annotated[
+        bool, typer.Option("--keep-thoughts", help="Thoughts stay in what is selected and exported.")
+    ] = False,
     seed: Seed = 0,
     code: Code,
     out: Annotated[Path, out_file("Selected rows to write, for example selected.jsonl.")],
@@ -169,7 +176,7 @@ def select(
     notes = Notes(progress)
     examples = stream_examples(settings, seed=seed, data_dir=rows.data_dir, notes=notes)
     loaded = load_check(check, code.allow_code, None, code.without_walls, progress)
-    reasons = run_select(examples, rewrites, out, loaded, progress, settings, exports)
+    reasons = run_select(examples, rewrites, out, loaded, progress, settings, exports, keep_thoughts)
     notes.write(skipped(out))
     for reason, count in reasons.most_common():
         console.print(f"{count:>8}  {reason:<24} {Reason(reason).explained}", highlight=False)
@@ -241,6 +248,7 @@ def train(
     from selfdistill.methods import responses
     from selfdistill.models.seed_lm import load_model
     from selfdistill.publish.card import write_card
+    from selfdistill.stages.asked import check_prompts
     from selfdistill.stages.select import read_selected
     from selfdistill.stages.train import train as run_train
     from selfdistill.tasks.base import Permissions
@@ -274,6 +282,7 @@ def train(
     seed_lm = load_model(model, quantized=settings.tune == "qlora")
     prompter = prompt.prompter(seed_lm.tokenizer, progress)
     warn_of_special(examples, seed_lm.tokenizer, rows.data, progress)
+    check_prompts(examples, prompter, rows.data, progress)
     run_train(seed_lm, examples, answers, out, settings, prompter, seed, "train", progress)
     if process().main:
         notes.write(skipped(out))
@@ -302,10 +311,11 @@ def evaluate(
     from selfdistill.core.errors import UserError
     from selfdistill.data.notes import warn_of_special
     from selfdistill.models.folder import adapter_digest
-    from selfdistill.report.tables import score_cell
+    from selfdistill.report.tables import in_thought_line, score_cell
     from selfdistill.report.unjudgeable import unjudgeable_line
     from selfdistill.run_folder import engine_errors
     from selfdistill.stages import evaluate as stage
+    from selfdistill.stages.asked import advice, as_trained, check_prompts
     from selfdistill.tasks.load import load_tasks
 
     progress, console = terminal.progress(), terminal.console()
@@ -320,10 +330,16 @@ def evaluate(
         name, prompter, engine = asked.open(model, progress)
         for loaded in tasks:
             warn_of_special(loaded.items, prompter.tokenizer, f"task {loaded.settings.name}", progress)
+            check_prompts(loaded.items, prompter, f"task {loaded.settings.name}", progress, trains=False)
+        prompter = as_trained(prompter, adapter, progress)
+        if said := advice(model, prompter, 0):
+            progress.warn(said)
         with closing(engine), engine.adapter(adapter):
             results = stage.evaluate(tasks, out, name, engine, prompter, digest, "evaluate", progress)
     for r in results:
         console.print(f"{r.task:<24} n = {r.n:<6} {score_cell(r.model_dump())}", highlight=False)
+        if r.in_thought:
+            console.print(f"{'':<24} {in_thought_line(r.in_thought)}", highlight=False, markup=False, soft_wrap=True)
         if r.unjudgeable:
             line = f"{'':<24} {unjudgeable_line(r.unjudgeable)}"
             console.print(line, highlight=False, markup=False, soft_wrap=True)

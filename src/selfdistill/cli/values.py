@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,3 +85,18 @@ def must_be_new(*files: Path) -> None:
 def skipped(out: Path) -> Path:
     """Where the bad rows that were left out are listed: beside the output."""
     return out.with_name(f"{out.stem}.skipped.jsonl")
+
+
+def variables_of(text: str | None) -> Any:
+    """Variables of a chat template, from a JSON object. Raises UserError for what is none."""
+    from selfdistill.core.errors import UserError
+
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(
+            f"--chat-template-kwargs {text}: expected a JSON object, such as '{{\"enable_thinking\": false}}'."
+        )
+    return found

@@ -176,7 +176,9 @@ def _result(seeds: list[TaskResult], items: Scores) -> dict[str, Any]:
     if len(seeds) == 1:
         return first
     means = _means(items)
-    counts = {k: sum(getattr(r, k) for r in seeds) for k in ("n", "correct", "wrong", "truncated", "errors")}
+    counts = {
+        k: sum(getattr(r, k) for r in seeds) for k in ("n", "correct", "wrong", "truncated", "in_thought", "errors")
+    }
     labels: Counter[str] = Counter()
     unjudgeable: Counter[str] = Counter()
     for r in seeds:

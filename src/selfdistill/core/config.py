@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from selfdistill.core.addresses import hidden, is_key, without_secrets
 from selfdistill.core.errors import UserError
+from selfdistill.core.prompting import Day, Thinking, Variables
 from selfdistill.core.said import settings_error
 
 
@@ -55,10 +56,20 @@ class DataSettings(Settings):
 class PromptSettings(Settings):
     """How models are asked, in distilling, training and evaluation. `format` is the model's own chat template, or the
     paper's text; `template` words the request for a rewrite: a name of `prompts.TEMPLATES`, or a text file that holds
-    {instruction} and {reference}."""
+    {instruction} and {reference}. `chat_template_kwargs` are variables of the chat template.
+
+    `thinking`: "off" asks the chat template for answers without thoughts, as far as it knows how; "strip" asks for
+    thoughts and leaves them out of what trains; "keep" trains them. `thinking_tokens` is the room for thoughts on top
+    of max_new_tokens; without it, they count as the answer does. `date` (2026-11-28) is the day that a chat template
+    writes; without it, the day on which the work began, also where it goes on later.
+    """
 
     format: Literal["chat", "paper"] = "chat"
     template: str = "using"
+    chat_template_kwargs: Variables = {}
+    thinking: Thinking = "off"
+    thinking_tokens: Annotated[int, Field(ge=1)] | None = None
+    date: Day | None = None
 
 
 class DistillSettings(Settings):

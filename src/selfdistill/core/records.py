@@ -87,7 +87,8 @@ class Example(Record):
 
 
 class Candidate(Strict):
-    """One rewrite. `turns` holds the rewritten earlier assistant turns of a multi-turn row.
+    """One rewrite. `turns` holds the rewritten earlier assistant turns of a multi-turn row, `thoughts` what the model
+    thought before each of its `responses`, if it thought at all.
 
     `seed_nll`: mean negative log-likelihood in nats per response token under the seed LM, prompted as in training,
     that is without the reference in sight.
@@ -95,6 +96,7 @@ class Candidate(Strict):
 
     text: str
     turns: tuple[str, ...] = ()
+    thoughts: tuple[str | None, ...] = ()
     finish_reason: Literal["stop", "length"] | None = None
     tokens: int | None = None
     seed_nll: float | None = None
@@ -103,6 +105,12 @@ class Candidate(Strict):
     def responses(self) -> tuple[str, ...]:
         """All rewritten assistant turns, the last one last."""
         return (*self.turns, self.text)
+
+    @property
+    def cut_in_thought(self) -> bool:
+        """Whether it was cut off before an answer began."""
+        last = len(self.thoughts) - 1
+        return self.finish_reason == "length" and last >= 0 and _only_thought(self.thoughts[last], self.responses[last])
 
 
 class Reason(StrEnum):
@@ -119,6 +127,7 @@ class Reason(StrEnum):
     INCOHERENT = "incoherent"
     EMPTY = "empty"
     TRUNCATED = "cut_off"
+    IN_THOUGHT = "cut_off_in_thought"
     REJECTED = "rejected"
     ERROR = "engine_error"
     MISSING = "no_rewrite"
@@ -141,6 +150,7 @@ _EXPLAINED = {
     "incoherent": "reference kept: the rewrite loops or breaks up",
     "empty": "reference kept: the rewrite is empty",
     "cut_off": "reference kept: the rewrite hit the length limit",
+    "cut_off_in_thought": "reference kept: the length limit was hit inside the thoughts, before an answer",
     "rejected": "reference kept: the engine cannot take the prompt, most often longer than the context",
     "engine_error": "reference kept: the engine failed; `distill` again tries these rows again",
     "no_rewrite": "reference kept: no rewrite for this row",
@@ -163,10 +173,11 @@ class Rewrite(Record):
 
 class Selected(Record):
     """What one example trains on (Equation 4). A rewrite that is the reference word for word is no rewrite in any
-    count (`rewritten`), though its source is "distilled"."""
+    count (`rewritten`), though its source is "distilled". `thoughts` stand before the `responses` where they train."""
 
     response: str
     turns: tuple[str, ...] = ()
+    thoughts: tuple[str | None, ...] = ()
     source: Literal["distilled", "original"]
     reason: Reason
     seed_nll: float | None = None
@@ -203,6 +214,7 @@ class Sample(Strict):
     """One sampled answer beside the greedy one, for pass@k. `passed` is None where it cannot be judged."""
 
     text: str
+    thought: str | None = None
     finish_reason: Literal["stop", "length"]
     passed: bool | None
 
@@ -212,7 +224,7 @@ class Prediction(Record):
 
     `label` is the class of the answer where a check knows classes (refuse, answer, incoherent; win, tie, loss).
     `metrics` holds what other rules say of the same answer, by name, from 0 to 1. `samples` are further answers at the
-    task's temperature.
+    task's temperature. `thought` is what stood before the text, None where the model did not think.
 
     `prompt` is a hash of the prompt's token ids, which another model's tokenizer makes another one. `asked` is one of
     the turns and texts before any tokenizer or chat template, the same for every model that was asked the same.
@@ -222,6 +234,7 @@ class Prediction(Record):
     prompt: str
     asked: str | None = None
     text: str
+    thought: str | None = None
     finish_reason: Literal["stop", "length", "rejected", "error"]
     tokens: int | None = None
     extracted: str | None = None
@@ -231,6 +244,15 @@ class Prediction(Record):
     label: str | None = None
     metrics: dict[str, float] = {}
     samples: tuple[Sample, ...] = ()
+
+    @property
+    def cut_in_thought(self) -> bool:
+        """Whether it was cut off before an answer began."""
+        return self.finish_reason == "length" and _only_thought(self.thought, self.text)
+
+
+def _only_thought(thought: str | None, text: str) -> bool:
+    return thought is not None and not text
 
 
 class Metric(Strict):
@@ -247,7 +269,8 @@ class TaskResult(Strict):
     Wilson interval. A task that was not run, or has nothing that can be judged, has n = 0 and None.
 
     `unjudgeable` counts the items that cannot be judged, by the reason; they are not among the n. `labels` counts the
-    classes of all answers, `metrics` holds the means of what other rules say of the n; all three may be empty. `walls`
+    classes of all answers, `metrics` holds the means of what other rules say of the n;
+    all three may be empty; `in_thought` counts those of the truncated that ended in their thoughts. `walls`
     are those of the sandbox that held (or not) when model-written code was judged.
     """
 
@@ -263,6 +286,7 @@ class TaskResult(Strict):
     low: float | None
     high: float | None
     note: str | None = None
+    in_thought: int = 0
     unjudgeable: dict[str, int] = {}
     labels: dict[str, int] = {}
     metrics: dict[str, Metric] = {}

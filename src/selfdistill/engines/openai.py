@@ -13,6 +13,10 @@ vLLM, SGLang, TGI and llama.cpp (since May 2026) know it; older llama.cpp, LMDep
 anyway, Ollama only where the model's template leaves it open. OpenAI, Anthropic and `transformers serve` refuse the
 request. A server that takes it and starts a new turn instead cannot be told from here: try one row first.
 
+Thoughts come apart from the answer (`reasoning_content`, `reasoning`) or in its text. `prompt.chat_template_kwargs` are
+sent as they are set, and nothing else is asked of the server's chat template: OpenAI refuses a field that it does not
+know, and no server says what its template knows.
+
 What a request leaves out, the server fills in, often from the model's generation_config.json (top_k, repetition
 penalty): docs say how to start each server without that.
 """
@@ -35,6 +39,7 @@ from selfdistill.core.config import OpenAISettings
 from selfdistill.core.endpoint import connection, explain, not_there, plain, said, where
 from selfdistill.core.errors import UserError
 from selfdistill.engines.protocol import Completion, Request, Score, Scoring, before_stop
+from selfdistill.models.thoughts import Parts, split
 
 LOOKAHEAD = 8
 """Requests drawn beyond those in flight, so that the server has work while the caller handles a completion."""
@@ -198,6 +203,8 @@ class _Usage(BaseModel):
 
 class _Message(BaseModel):
     content: str | None = None  # None where the model's tokens were all thoughts, or none at all
+    reasoning_content: str | None = None  # llama.cpp, SGLang, DeepSeek, vLLM of old
+    reasoning: str | None = None  # vLLM, Ollama, OpenRouter
 
 
 class _Token(BaseModel):
@@ -241,24 +248,28 @@ def _body(request: Request, settings: OpenAISettings) -> dict[str, Any]:
     if not prompt.turns:
         # 1, not 0, where log-probabilities are asked for: llama.cpp and older SGLang read 0 as "no".
         return (
-            body
-            | {"prompt": prompt.text, "max_tokens": sampling.max_new_tokens}
-            | ({"logprobs": 1} if sampling.logprobs else {})
+            body | {"prompt": prompt.text, "max_tokens": sampling.most} | ({"logprobs": 1} if sampling.logprobs else {})
         )
     body["messages"] = [dict(turn) for turn in prompt.turns]
-    body[settings.max_tokens_name] = sampling.max_new_tokens
+    body[settings.max_tokens_name] = sampling.most
     if sampling.logprobs:
         body["logprobs"] = True
+    extra: dict[str, Any] = {"chat_template_kwargs": dict(prompt.variables)} if prompt.variables else {}
     if prompt.text:
         body["messages"].append({"role": "assistant", "content": prompt.text})
-        body["extra_body"] = {"continue_final_message": True, "add_generation_prompt": False}
+        extra |= {"continue_final_message": True, "add_generation_prompt": False}
+    if extra:
+        body["extra_body"] = extra
     return body
 
 
 def _completion(request: Request, reply: _Reply) -> Completion:
     choice, usage = reply.choices[0], reply.usage or _Usage()
     reason: str = choice.finish_reason
-    whole = (choice.message.content if choice.message else choice.text) or ""
+    message = choice.message or _Message(content=choice.text)
+    # A server that splits thoughts off leaves none in the content; of others it holds all.
+    apart = message.reasoning_content or message.reasoning
+    thought, whole, _ = Parts(apart.strip(), message.content or "") if apart else split(message.content or "")
     text = before_stop(whole, request.sampling.stop)
     if text != whole:  # not every server leaves the stop string out, and some do not know it
         reason = "stop"
@@ -271,6 +282,7 @@ def _completion(request: Request, reply: _Reply) -> Completion:
         tokens=usage.completion_tokens,
         prompt_tokens=usage.prompt_tokens,
         logprobs=_logprobs(choice.logprobs) if request.sampling.logprobs else None,
+        thought=thought,
     )
 
 

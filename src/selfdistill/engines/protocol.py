@@ -7,12 +7,14 @@ an answer too: one bad row never stops the others.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from selfdistill.models.prompts import Prompt
+from selfdistill.models.thoughts import Parts, split
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class Sampling:
     first of the `stop` strings. Temperature 0 is greedy.
 
     `seed` and a request's id fix its random numbers, so a sampled text does not depend on which requests ran beside it
-    (where the engine can do so). `logprobs` asks for the log-probability of every generated token.
+    (where the engine can do so). `logprobs` asks for the log-probability of every generated token. `thinking_tokens`
+    are room for thoughts on top of `max_new_tokens`, which the answer has then for itself.
     """
 
     max_new_tokens: int
@@ -30,6 +33,12 @@ class Sampling:
     seed: int = 0
     stop: tuple[str, ...] = ()
     logprobs: bool = False
+    thinking_tokens: int = 0
+
+    @property
+    def most(self) -> int:
+        """The most tokens that a response may come to, thoughts included."""
+        return self.max_new_tokens + self.thinking_tokens
 
     def number(self, id: str) -> int:
         """The seed of one request's random numbers: 0 to 2**31 - 1, as endpoints take it."""
@@ -47,13 +56,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """The text behind one prompt, without the stop string and outer white space.
+    """The answer to one prompt, without the stop string and outer white space, and the thought before it.
 
     `finish_reason`: "stop" (end token or stop string), "length" (cut off by max_new_tokens or the context),
     "rejected" (this prompt can never be answered here, such as one longer than the context), "error" (the engine
     failed, and may not the next time). The last two have no text, and `error` says why.
-    `tokens` counts the generated tokens, the end token included; `logprobs` are theirs in nats, where asked for.
-    None is unknown.
+    `tokens` counts the generated tokens, thoughts and the end token included; `logprobs` are theirs in nats, where
+    asked for. `thought` is None where there is none; what was cut off in a thought has no text. None is unknown.
     """
 
     id: str
@@ -63,6 +72,7 @@ class Completion:
     prompt_tokens: int | None = None
     logprobs: tuple[float, ...] | None = None
     error: str | None = None
+    thought: str | None = None
 
 
 @dataclass(frozen=True)
@@ -89,15 +99,69 @@ def completion(
     """What became of a request, from its generated tokens."""
     sampling = request.sampling
     shown = tokens[:-1] if tokens and tokens[-1] in end_ids else tokens
-    text = before_stop(tokenizer.decode(shown, skip_special_tokens=True), sampling.stop)
+    parts = _parts(request, shown, tokenizer)
+    answer = before_stop(parts.answer, sampling.stop)
+    if sampling.thinking_tokens and not parts.open and len(shown) > sampling.max_new_tokens:
+        begin = _answer_begins(request, shown, tokenizer) if parts.thought is not None else 0
+        if len(shown) > begin + sampling.max_new_tokens:  # the thought left more room than the answer has
+            tokens, stopped = shown[: begin + sampling.max_new_tokens], False
+            answer = before_stop(_parts(request, tokens, tokenizer).answer, sampling.stop)
     return Completion(
         request.id,
-        text.strip(),
+        answer.strip(),
         "stop" if stopped else "length",
         len(tokens),
         len(request.prompt.ids),
-        tuple(logprobs) if sampling.logprobs else None,
+        tuple(logprobs[: len(tokens)]) if sampling.logprobs else None,
+        thought=parts.thought,
     )
+
+
+def _parts(request: Request, tokens: Sequence[int], tokenizer: Any) -> Parts:
+    """Thought and answer. Some markers are special tokens: thoughts are looked for with these, and read without them. A
+    tokenizer that says how its model's responses are built is believed."""
+    plain, opened = tokenizer.decode(tokens, skip_special_tokens=True), request.prompt.opened
+    said = tokenizer.decode(tokens, skip_special_tokens=False)
+    if getattr(tokenizer, "response_template", None) and (found := _parsed(request, said, tokenizer)):
+        return found
+    if said == plain:
+        return split(plain, opened)
+    parts = split(said, opened)
+    if parts.thought is None and not parts.open and parts.answer == said:
+        return Parts(None, plain)
+    if "commentary to=" in parts.answer:  # a call, whose header are special tokens
+        return parts
+    special = sorted((str(t) for t in tokenizer.added_tokens_decoder.values() if t.special), key=len, reverse=True)
+    marks = re.compile("|".join(map(re.escape, special)) or "(?!)")
+    return Parts(parts.thought and marks.sub("", parts.thought), marks.sub("", parts.answer), parts.open)
+
+
+def _parsed(request: Request, text: str, tokenizer: Any) -> Parts | None:
+    """A response as the tokenizer itself takes it apart; None where it cannot, and where there is a call in it."""
+    try:
+        message = tokenizer.parse_response(text, prefix=tokenizer.decode(request.prompt.ids))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    thought, answer = message.get("reasoning_content") or message.get("thinking"), message.get("content") or ""
+    if message.get("tool_calls") or not isinstance(answer, str) or not (thought or answer):
+        return None
+    again = split(text, request.prompt.opened)
+    return Parts(thought or None, answer, again.open and not answer)
+
+
+def _answer_begins(request: Request, tokens: Sequence[int], tokenizer: Any) -> int:
+    """How many tokens stand before the answer."""
+    low, high = 0, len(tokens)  # the thought is open up to somewhere, and closed behind it
+    while low < high:
+        middle = (low + high) // 2
+        if (
+            split(tokenizer.decode(tokens[:middle], skip_special_tokens=False), request.prompt.opened).open
+            or not middle
+        ):
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 def before_stop(text: str, stops: Sequence[str]) -> str:

@@ -103,7 +103,7 @@ class TransformersEngine:
 
     def _row(self, request: Request) -> Row | Completion:
         """The row of a request, or why it cannot be answered."""
-        room = min(request.sampling.max_new_tokens, self.context - len(request.prompt.ids))
+        room = min(request.sampling.most, self.context - len(request.prompt.ids))
         return rejected(request, self.context) or Row(request, room, generator_of(request))
 
     def _admit(self, queue: Queue, live: dict[int, Row], slots: Slots | None) -> Slots:

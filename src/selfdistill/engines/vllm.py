@@ -71,7 +71,7 @@ class VllmEngine:
                 temperature=s.temperature,
                 top_p=s.top_p if s.temperature else 1.0,
                 seed=s.number(request.id) if s.temperature else None,
-                max_tokens=s.max_new_tokens,
+                max_tokens=s.most,
                 stop=list(s.stop) or None,
                 stop_token_ids=sorted(self.end_ids),
                 logprobs=0 if s.logprobs else None,

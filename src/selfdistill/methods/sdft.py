@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from selfdistill.core.records import Example, Selected
 from selfdistill.methods.base import Method, Responses
+from selfdistill.models.thoughts import joined
 
 
 def mixed(examples: Sequence[Example], selected: Mapping[str, Selected], mix_ratio: float, seed: int) -> Responses:
@@ -17,7 +18,11 @@ def mixed(examples: Sequence[Example], selected: Mapping[str, Selected], mix_rat
     ids = sorted(e.id for e in examples)
     random.Random(seed).shuffle(ids)
     distilled = set(ids[: round(mix_ratio * len(ids))])
-    return {e.id: selected[e.id].responses if e.id in distilled else e.references for e in examples}
+    return {e.id: _with_thoughts(selected[e.id]) if e.id in distilled else e.references for e in examples}
+
+
+def _with_thoughts(row: Selected) -> tuple[str, ...]:
+    return tuple(map(joined, row.thoughts, row.responses)) if row.thoughts else row.responses
 
 
 METHOD = Method(

@@ -10,14 +10,16 @@ the same function, so the prompt that a model is trained on is the prompt that i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from selfdistill.core.config import PromptSettings
-from selfdistill.core.errors import UserError
 from selfdistill.core.records import Turn
+from selfdistill.models.chat import ChatTemplate, eos_of
 from selfdistill.models.templates import Template, fill, load_template
+from selfdistill.models.thoughts import answer_of, opened_by, split
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,15 @@ class Prompter:
     `tokenizer` is a transformers tokenizer, or None where the model is behind an endpoint that applies its own chat
     template: prompts then have no token ids. A chat format needs `tokenizer.chat_template`; without one, build with
     `Prompter.create`, which falls back to `paper` and says so. `asks_form` puts the template's evaluation text into
-    the chat format, too, where it asks for a form of answer that training does not (Figure 13).
+    the chat format, too, where it asks for a form of answer that training does not (Figure 13). `settings` hold what
+    the chat template is given, and what becomes of thoughts; format and template are those beside them.
     """
 
     tokenizer: Any
     format: Literal["chat", "paper"]
     template: Template
     asks_form: bool = False
+    settings: PromptSettings = field(default_factory=PromptSettings)
 
     @classmethod
     def create(
@@ -49,7 +53,7 @@ class Prompter:
                     "the model has no chat template, so it may be a base model: prompts fall back to the paper's "
                     "format. Base models rewrite poorly; expect a low yield."
                 )
-        return cls(tokenizer, format, load_template(settings.template))
+        return cls(tokenizer, format, load_template(settings.template), settings=settings)
 
     def for_task(self, template: str | None) -> Prompter:
         """The prompter of a task that names its own template; None leaves things as they are."""
@@ -70,30 +74,59 @@ class Prompter:
         """The prompt that asks the model; the same as for training, but for the math template (Figure 13)."""
         return self._prompt(turns, self.template.evaluate, wrap=self.asks_form)
 
-    def response(self, text: str) -> list[int]:
-        """Ids of a response and its end token."""
-        return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.end_id]
+    def on(self, day: str | None) -> Prompter:
+        """The same, with this day as the date that the chat template writes, unless the settings name one."""
+        if self.settings.date or day is None:
+            return self
+        return replace(self, settings=self.settings.model_copy(update={"date": day}))
+
+    def response(self, text: str, ends: bool = True) -> list[int]:
+        """Ids of a response and of what ends it (unless it was cut off), as they go on behind the prompt for training.
+        Thoughts before the answer are left out, but for `thinking = "keep"`."""
+        thought, answer, _ = split(text)
+        keeps = self.settings.thinking == "keep" and thought is not None
+        if not self.in_chat:
+            return [*self._ids(text if keeps else answer), *([self.end_id] if ends else [])]
+        form = self.chat.form
+        answer = answer.strip() if form.trims else answer
+        before = f"{form.before}{thought}{form.behind}" if keeps else form.opening
+        return [*self._ids(before + answer), *(form.end if ends else ())]
 
     @property
     def end_id(self) -> int:
         """The token that ends an assistant's turn: what the chat template writes there, else the EOS token."""
-        if self._in_chat:
-            mark = "\x00selfdistill\x00"
-            turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": mark}]
-            after = self._render(turns, False).partition(mark)[2]
-            ids = self.tokenizer(after, add_special_tokens=False)["input_ids"]
-            known = {i for i, t in self.tokenizer.added_tokens_decoder.items() if t.special}
-            special = [i for i in ids if i in known | set(self.tokenizer.all_special_ids)]
-            if special:
-                return int(special[0])
-        if self.tokenizer.eos_token_id is None:
-            raise UserError("the tokenizer has no EOS token, so no response could end. Set eos_token in its config.")
-        return int(self.tokenizer.eos_token_id)
+        if self.in_chat:
+            end = self.chat.form.end
+            return next((token for token in end if token in self.chat.special), end[-1])
+        return eos_of(self.tokenizer)
 
     @property
-    def _in_chat(self) -> bool:
+    def in_chat(self) -> bool:
+        """Whether prompts go through a chat template."""
         can = self.tokenizer is None or bool(self.tokenizer.chat_template)
         return can and (self.format == "chat" or self.template.in_chat)
+
+    @cached_property
+    def chat(self) -> ChatTemplate:
+        """The tokenizer's chat template, with what it is given."""
+        return ChatTemplate(self.tokenizer, self.settings)
+
+    def identity(self) -> dict[str, Any]:
+        """What decides prompts and responses beside format and texts, for records: {"prompt": {...}}, or {} where
+        nothing is asked of the chat template and it asks for nothing."""
+        settings, said = self.settings, dict[str, Any]()
+        variables = settings.chat_template_kwargs
+        if self.tokenizer is not None and self.in_chat:
+            variables = self.chat.kwargs
+            if self.chat.writes_date:
+                said["date"] = settings.date
+        if variables:
+            said["chat_template_kwargs"] = variables
+        if settings.thinking != "off":
+            said["thinking"] = settings.thinking
+        if settings.thinking_tokens:
+            said["thinking_tokens"] = settings.thinking_tokens
+        return {"prompt": said} if said else {}
 
     def _prompt(
         self,
@@ -104,36 +137,29 @@ class Prompter:
         wrap: bool = False,
     ) -> Prompt:
         intro, turn = parts
-        *before, last = turns
-        values = {"instruction": last["content"]} | ({} if reference is None else {"reference": reference})
-        if self._in_chat:
+        *before, last = (_said(turn) for turn in turns)
+        values = {"instruction": last["content"]}
+        if reference is not None:
+            values["reference"] = answer_of(reference) or reference
+        if self.in_chat:
             content = last["content"]
             if wrap or reference is not None or self.format == "paper":
                 content = fill("\n\n".join(filter(None, (intro, turn))), **values)
             asked = (*before, Turn(role="user", content=content))
-            return Prompt(self._tokens(lambda: self._render(asked, True) + prefill, special=False), prefill, asked)
+            if self.tokenizer is None:
+                return Prompt((), prefill, asked, self.settings.chat_template_kwargs)
+            # What opens the answer stands behind the thoughts, so that it leaves no room for any.
+            text = self.chat.prompt(asked) + (self.chat.form.opening + prefill if prefill else "")
+            return Prompt(self._tokens(text, special=False), prefill, asked, opened=opened_by(text))
         text = self._plain(before, intro, fill(turn, **values)) + prefill
-        return Prompt(self._tokens(lambda: text, special=True), text)
+        return Prompt(() if self.tokenizer is None else self._tokens(text, special=True), text)
 
-    def _tokens(self, text: Callable[[], str], special: bool) -> tuple[int, ...]:
+    def _tokens(self, text: str, special: bool) -> tuple[int, ...]:
         """Ids of a text. A chat template writes the special tokens itself."""
-        if self.tokenizer is None:
-            return ()
-        return tuple(self.tokenizer(text(), add_special_tokens=special)["input_ids"])
+        return tuple(self.tokenizer(text, add_special_tokens=special)["input_ids"])
 
-    def _render(self, turns: Sequence[Any], generate: bool) -> str:
-        """The chat template's text. Raises UserError where the template refuses the turns (some know no system)."""
-        import jinja2
-
-        try:
-            text = self.tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=generate)
-        except jinja2.TemplateError as error:
-            roles = ", ".join(t["role"] for t in turns)
-            raise UserError(
-                f"the model's chat template refuses a conversation of the turns {roles}: {error}. Remove what it does "
-                'not know from the data, or use format = "paper".'
-            ) from None
-        return str(text)
+    def _ids(self, text: str) -> list[int]:
+        return list(self._tokens(text, special=False))
 
     def _plain(self, before: Sequence[Turn], intro: str, last: str) -> str:
         """The paper's text: system text, intro, earlier turns in the form of Figure 10, the last turn, the heading."""
@@ -147,14 +173,25 @@ class Prompter:
         return "\n\n".join([*blocks, last + heading])
 
 
+def _said(turn: Turn) -> Turn:
+    """A turn as a later one sees it: without thoughts, as chat templates have it."""
+    if turn["role"] != "assistant" or (answer := answer_of(turn["content"])) == turn["content"]:
+        return turn
+    return Turn(role="assistant", content=answer)
+
+
 @dataclass(frozen=True)
 class Prompt:
     """One prompt in the forms that engines take.
 
     `ids` are its tokens; none where no tokenizer is here. `turns` is the conversation before the model's own chat
     template, `text` what follows it (it opens the assistant's turn); without turns, `text` is the whole prompt.
+    `variables` are those that an endpoint's chat template is given. `opened` is the marker by which the prompt opens a
+    thought that the response begins in.
     """
 
     ids: tuple[int, ...]
     text: str = ""
     turns: tuple[Turn, ...] = ()
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    opened: str = ""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from bisect import bisect
 from collections.abc import Sequence
+from typing import NamedTuple
 
 # Names that say so anywhere, and names that data in XML may have as well: these count where the text begins with them.
 _NAME = r"(?:\w+:)?think(?:ing)?"
@@ -37,6 +38,17 @@ _ANSWER_ENDS = re.compile(
     r"|<\|(?:return|end|eom|eot|im_end)\|>|<turn\|>)+\Z",
     re.I,
 )
+_CHANNEL_ENDS = re.compile(r"(?:\s|<\|(?:end|eom|eot|start)\|>(?:assistant)?)+\Z")
+PAIRS = {
+    "<think>": "</think>",
+    "[THINK]": "[/THINK]",
+    "◁think▷": "◁/think▷",
+    "<seed:think>": "</seed:think>",
+    "<|begin_of_thought|>": "<|end_of_thought|>",
+    "<|START_THINKING|>": "<|END_THINKING|>",
+    "<|channel>thought": "<channel|>",
+}
+"""Markers of thoughts that stand around them, for where a template does not write a thought itself."""
 _FENCE = re.compile(r"^```.*?^```", re.S | re.M)
 # A marker that is spoken of is none: in quotation marks, in `code`, or as a word of a sentence.
 _QUOTED_BEFORE = re.compile(r"(?<!\w)[rfbu]{0,2}[\"'“‘«][^\"'”’»\n]*\Z")
@@ -45,34 +57,81 @@ _SPOKEN_BEFORE = re.compile(r"\b(?:tags?|tokens?|markers?|strings?|and|with|by|b
 _SPOKEN_AFTER = re.compile(r" [a-z]|[.,;:?)]")
 
 
-def answer_of(text: str) -> str:
-    """The text without the thoughts before it; the same text where it holds none, "" where they do not end.
+MORE_ROOM = (
+    'Set prompt.thinking_tokens, so that thoughts have room of their own, or prompt.thinking = "off"; behind an '
+    "endpoint, what its chat template takes, as prompt.chat_template_kwargs = { enable_thinking = false }."
+)
+"""What helps where answers are cut off inside thoughts."""
 
-    What stands up to the last closing marker is thoughts.
-    """
+
+class Parts(NamedTuple):
+    """A response taken apart: `thought` is None where there is none, `answer` "" where there is none. `open`: the
+    thought has no end; the response was cut off in it, or ended there."""
+
+    thought: str | None
+    answer: str
+    open: bool = False
+
+
+def split(text: str, opened: str = "") -> Parts:
+    """Thought and answer of a response. What stands up to the last closing marker is thought. `opened` is the marker
+    with which the prompt has opened a thought already."""
+    if opened:
+        text = opened + text
     if "<" not in text and "]" not in text and "▷" not in text and text[:1] not in _BEGINS_WORDS:
-        return text
+        return Parts(None, text)
     if loose := _LOOSE.match(text):
-        _, close, after = text.rpartition(f"</{loose[1]}>")
-        return _unwrapped(after) if close else ""
+        thought, close, after = text[loose.end() :].rpartition(f"</{loose[1]}>")
+        return Parts(_bare(thought), _unwrapped(after)) if close else Parts(_bare(after) or "", "", True)
     marks = list(_MARK.finditer(text))
     shown = _in_examples(text, marks)
-    cut, thinking = 0, False
+    cut, before, thinking = 0, 0, False
     for mark in marks:
         if mark.start() in shown or _quoted(text, mark):
             continue
         if mark["open"]:
             thinking = thinking or _begins_a_line(text, mark.start())
         elif thinking or not (_spoken_of(text, mark) or mark[0].lower().startswith(_SENTENCES)):
-            cut, thinking = mark.start() if mark["call"] else mark.end(), False
+            cut, before, thinking = mark.start() if mark["call"] else mark.end(), mark.start(), False
     if thinking:
-        return ""
-    return _unwrapped(text[cut:]) if cut else text
+        return Parts(_bare(text) or "", "", True)
+    return Parts(_bare(text[:before]), _unwrapped(text[cut:])) if cut else Parts(None, text)
+
+
+def answer_of(text: str) -> str:
+    """The text without the thoughts before it; the same text where it holds none, "" where they do not end."""
+    return split(text).answer
+
+
+def opened_by(prompt: str) -> str:
+    """The marker with which a prompt opens a thought at its very end, with the white space behind it; "" without."""
+    marks = [mark for mark in _MARK.finditer(prompt[-200:]) if not mark["call"]]
+    ends = marks and marks[-1]["open"] and not prompt[-200:][marks[-1].end() :].strip()
+    return prompt[-200:][marks[-1].start() :] if ends else ""
+
+
+def closed(opened: str) -> str:
+    """What ends a thought, with the white space that stands around it, by what `opened` it."""
+    mark = opened.strip()
+    end = PAIRS.get(mark) or re.sub(r"^<", "</", mark)
+    return f"\n{end}\n\n"
+
+
+def joined(thought: str | None, answer: str) -> str:
+    """Thought and answer as one text, as most datasets write them: `split` takes it apart again."""
+    return answer if thought is None else f"<think>\n{thought}\n</think>\n\n{answer}"
 
 
 def _unwrapped(answer: str) -> str:
     begin = _ANSWER_BEGINS.match(answer)
     return _ANSWER_ENDS.sub("", answer[begin.end() :] if begin else answer).strip()
+
+
+def _bare(thought: str) -> str | None:
+    """A thought without the marker before it, and without what channels write behind it; None where nothing is left."""
+    thought = thought.lstrip()
+    mark = _MARK.match(thought)
+    return _CHANNEL_ENDS.sub("", thought[mark.end() if mark and mark["open"] else 0 :]).strip() or None
 
 
 def _begins_a_line(text: str, at: int) -> bool:

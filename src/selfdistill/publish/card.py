@@ -277,7 +277,16 @@ def _asked(made: _Made) -> str:
         "chat": "Ask it through the base model's own chat template: it was trained with it.",
         "paper": "Ask it in the paper's plain text (Figure 10), not in a chat template: it was trained with that.",
     }
-    return f"FOLDER is the folder of this file, or its name on the hub. {form[made.record['identity']['prompts'][0]]}"
+    identity = made.record["identity"]
+    asked, more = identity.get("prompt", {}), []
+    if variables := asked.get("chat_template_kwargs"):
+        more.append(f"Give the chat template these variables: `{json.dumps(variables)}`.")
+    if day := asked.get("date"):
+        more.append(f"In training, its date was {day}.")
+    if (thinking := asked.get("thinking")) is not None:
+        more.append(f"Thoughts were {'trained' if thinking == 'keep' else 'no part of what trained'}.")
+    said = " ".join([form[identity["prompts"][0]], *more])
+    return f"FOLDER is the folder of this file, or its name on the hub. {said}"
 
 
 def merged_card(model: str, base_digest: str) -> str:

@@ -91,6 +91,9 @@ def _training_row(row: Row, console: Any) -> None:
         trained = chosen.source == "distilled" and candidate.text == chosen.response
         kept = "trains the SDFT arm" if trained else "not taken"
         said = f"{_nats(candidate.seed_nll)}, {kept}"
+        for turn, thought in enumerate(candidate.thoughts, 1):
+            of = f", turn {turn}" if len(candidate.thoughts) > 1 else ""
+            _thought(f"rewrite {number}{of}", thought, console)
         _text(f"rewrite {number}", candidate.text, console, said, example.reference)
     console.print(f"{chosen.reason.value}: {chosen.reason.explained}\n", style="italic", highlight=False)
 
@@ -105,9 +108,20 @@ def _item(item: Item, console: Any) -> None:
             continue
         label = f", {answer.label}" if answer.label else ""
         note = f"; {plain(answer.note)}" if answer.note else ""
+        _thought(name, answer.thought, console)
         verdict = answer.verdict.value.replace("_", " ")
         _text(name, answer.text, console, f"{verdict}{label}{note}")
     console.print()
+
+
+def _thought(name: str, thought: str | None, console: Any) -> None:
+    """What was thought before an answer, apart from it and dimmed."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    if thought is not None:
+        console.print(Text(f"{name}: thoughts", style="dim"))
+        console.print(Padding(Text(plain(thought), style="dim"), (0, 0, 0, 2)), highlight=False)
 
 
 def _nats(value: float | None) -> str:

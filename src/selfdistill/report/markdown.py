@@ -12,6 +12,7 @@ from selfdistill.report.tables import (
     _table,
     difference_rows,
     gap_sentence,
+    in_thought_lines,
     metric_rows,
     overlap_lines,
     score_rows,
@@ -52,6 +53,7 @@ def markdown(report: dict[str, Any]) -> str:
         for arm, r in t["arms"].items()
     ]
     lines += _table(["task", "arm", "n", "correct", "wrong", "cut off", "errors", "classes of answers"], counts)
+    lines += [f"\n{_escaped(line)}." for line in in_thought_lines(report["tasks"])]
     lines += ["", "## What was distilled", ""]
     lines += [f"{yield_sentence(report['yield'])}.", ""]
     lines += _table(

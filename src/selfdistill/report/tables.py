@@ -105,6 +105,17 @@ def overlap_lines(report: dict[str, Any]) -> list[str]:
     return [overlap_line(task, found) for task, found in report["overlap"].items()]
 
 
+def in_thought_line(count: int) -> str:
+    """How many answers were cut off before they began."""
+    return f"{count} answer{'s were' if count > 1 else ' was'} cut off inside the thoughts, before an answer began"
+
+
+def in_thought_lines(table: Sequence[dict[str, Any]]) -> list[str]:
+    """The same of every task and arm that has some."""
+    found = ((t["task"], arm, r.get("in_thought", 0)) for t in table for arm, r in t["arms"].items())
+    return [f"{task}, {arm}: {in_thought_line(count)}" for task, arm, count in found if count]
+
+
 def metric_rows(table: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the metrics beside the scores: the paper's rules, win rates, pass@k."""
     arms = list(dict.fromkeys(a for t in table for a in t["arms"]))

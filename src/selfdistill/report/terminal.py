@@ -16,6 +16,7 @@ from selfdistill.report.tables import (
     difference_of,
     difference_rows,
     gap_sentence,
+    in_thought_lines,
     overlap_lines,
     score_cell,
     score_rows,
@@ -104,6 +105,8 @@ def show_comparison(table: list[dict[str, Any]], console: Any) -> None:
 
 
 def _show_unjudgeable(table: list[dict[str, Any]], console: Any) -> None:
+    for line in in_thought_lines(table):
+        console.print(plain(line), highlight=False, markup=False)
     unread = unjudgeable_rows(table)
     if unread[1]:
         print_table(*unread, "items that cannot be judged, and are in no score", console)

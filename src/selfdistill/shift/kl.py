@@ -98,8 +98,7 @@ def _kl(p: Logits, q: Logits, request: Request, answer: Completion, prompter: Pr
     import torch
     from torch.nn.functional import kl_div, log_softmax
 
-    response = prompter.response(answer.text)
-    response = response if answer.finish_reason == "stop" else response[:-1]  # one that was cut off has no end
+    response = prompter.response(answer.text, ends=answer.finish_reason == "stop")
     if not response:
         return 0.0  # nothing was said: there is no token to differ in
     ids, first = torch.tensor([[*request.prompt.ids, *response]]), len(request.prompt.ids) - 1

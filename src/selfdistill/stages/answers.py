@@ -16,6 +16,7 @@ from selfdistill.core.worlds import model_folder
 from selfdistill.models.folder import adapter_digest
 from selfdistill.models.prompts import Prompter
 from selfdistill.run_folder import engine_errors
+from selfdistill.stages.asked import as_trained, check_prompts
 from selfdistill.stages.evaluate import evaluate
 from selfdistill.tasks.base import Task
 
@@ -52,14 +53,17 @@ def measure(
     tasks, found = load(), {}
     for model, arms in models.items():
         digest, prompter, engine = open_engine(model)
+        for task in tasks:
+            check_prompts(task.items, prompter, f"task {task.settings.name}", progress, trains=False)
         with closing(engine):
             for place in arms:
                 adapter = place if kind_of(place) == "adapter" else None
                 found[place] = out = (
                     work / f"{re.sub('[^A-Za-z0-9_.-]+', '-', Path(place).name)}-{digest_of(place)[:8]}"
                 )
+                asker = as_trained(prompter, adapter, progress)
                 with engine.adapter(adapter):
-                    evaluate(tasks, out, digest, engine, prompter, adapter_digest(adapter), place, progress)
+                    evaluate(tasks, out, digest, engine, asker, adapter_digest(adapter), place, progress)
                 if failed := engine_errors(out):
                     raise UserError(f"{place}: the engine failed on {failed} items. The same command asks them again.")
     return [found.get(place, Path(place)) for place in places]

@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Literal
 
 from selfdistill.core.config import DistillSettings
+from selfdistill.core.dates import begun, today
 from selfdistill.core.progress import Progress
 from selfdistill.core.records import Candidate, Example, Reason, Record, Rewrite
 from selfdistill.core.store import Journal, digest_of, discard, in_time
 from selfdistill.engines.protocol import Completion, Engine, Request, Sampling, Scoring
 from selfdistill.models.prompts import Prompter
+from selfdistill.models.thoughts import MORE_ROOM, joined
 
 BATCH = 64
 """Rows that are scored together."""
@@ -33,6 +35,7 @@ class Text(Record):
     """One generated turn of one candidate; its id is EXAMPLE/TURN/CANDIDATE."""
 
     text: str
+    thought: str | None = None
     finish_reason: Literal["stop", "length", "rejected", "error"]
     tokens: int | None = None
     error: str | None = None
@@ -51,6 +54,7 @@ def distill(
     """Write `out`; `model` is the seed LM's digest. Returns how many rows failed for a reason that may pass; calling
     again tries these again. Raises UserError if `out` holds a run with other settings."""
     progress = progress or Progress()
+    prompter = prompter.on(begun(out) or today())
     identity = {
         "stage": "distill",
         "model": model,
@@ -58,6 +62,7 @@ def distill(
         "data": ids_digest(examples),
         "settings": settings.model_dump(mode="json"),
         "prompts": [prompter.format, prompter.template.intro, prompter.template.turn],
+        **prompter.identity(),
         "seed": seed,
     }
     with Journal(out, Rewrite, identity, again=lambda r: r.failure is Reason.ERROR) as rewrites:
@@ -92,7 +97,14 @@ def _generate(
 ) -> None:
     """Turn by turn over all rows: in a multi-turn row, turn k is rewritten given the rewritten turns before it. Each
     candidate is a chain of its own."""
-    sampling = Sampling(settings.max_new_tokens, settings.temperature, settings.top_p, seed, settings.stop)
+    sampling = Sampling(
+        settings.max_new_tokens,
+        settings.temperature,
+        settings.top_p,
+        seed,
+        settings.stop,
+        thinking_tokens=prompter.settings.thinking_tokens or 0,
+    )
     for turn in range(max(len(e.references) for e in examples)):
         wanted = sum(len(e.references) > turn for e in examples) * settings.candidates
         name = "distill" if turn == 0 else f"distill turn {turn + 1}"
@@ -116,6 +128,7 @@ def _text(completion: Completion) -> Text:
     return Text(
         id=completion.id,
         text=completion.text,
+        thought=completion.thought,
         finish_reason=completion.finish_reason,
         tokens=completion.tokens,
         error=completion.error,
@@ -168,7 +181,7 @@ def _score(
     """Score references and candidates under the seed LM, prompted as in training, and write the records. Returns how
     many rows have an error."""
     waiting: dict[str, _Scored] = {}
-    errors = 0
+    errors = in_thought = 0
     with progress.bar("score", len(examples)) as advance:
 
         def batches() -> Iterator[list[Scoring]]:
@@ -180,7 +193,9 @@ def _score(
                 for e in batch:
                     chains = [_chain(e, c, texts, len(e.references)) for c in range(settings.candidates)]
                     turns = [e.references, *(tuple(t.text for t in chain) for chain in chains)]
-                    asked = _scorings(e, turns, prompter)
+                    keeps = prompter.settings.thinking == "keep"
+                    said = [e.references, *(tuple(_trained(t, keeps) for t in chain) for chain in chains)]
+                    asked = _scorings(e, said, prompter)
                     waiting[e.id] = _Scored(e, chains, turns, {s.id: len(s.response) for s in asked})
                     scorings += asked
                 yield scorings
@@ -190,9 +205,20 @@ def _score(
             ids = dict.fromkeys(key.rsplit("/", 2)[0] for key in sums)
             made = [_rewrite(waiting.pop(key), sums, digest) for key in ids]
             errors += sum(r.failure is Reason.ERROR for r in made)
+            in_thought += sum(c.cut_in_thought for r in made for c in r.candidates)
             rewrites.append([r for r in made if r.id not in rewrites.done])
             advance(len(made))
+    if in_thought:
+        progress.warn(
+            f"distill: {in_thought} of {len(examples) * settings.candidates} rewrites were cut off inside their "
+            f"thoughts. {MORE_ROOM}"
+        )
     return errors
+
+
+def _trained(text: Text, keeps: bool) -> str:
+    """A turn as it trains; "" where there is no answer."""
+    return joined(text.thought, text.text) if keeps and text.text else text.text
 
 
 def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
@@ -225,6 +251,7 @@ def _rewrite(row: _Scored, sums: Mapping[str, float | None], digest: str) -> Rew
         Candidate(
             text=turns[-1] if len(turns) == whole else "",
             turns=turns[:-1] if len(turns) == whole else turns,
+            thoughts=tuple(t.thought for t in chain) if any(t.thought is not None for t in chain) else (),
             finish_reason="length" if any(t.finish_reason == "length" for t in chain) else "stop",
             tokens=None if any(t.tokens is None for t in chain) else sum(t.tokens or 0 for t in chain),
             seed_nll=row.nll(index, sums),

@@ -17,13 +17,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from selfdistill.checks import load_check
-from selfdistill.checks.base import UNREADABLE
+from selfdistill.checks.base import UNREADABLE, Check, Judgement
 from selfdistill.checks.sandbox import walls
 from selfdistill.comparison.intervals import mean_interval, pass_at_k, wilson
 from selfdistill.core.config import TaskSettings
+from selfdistill.core.dates import begun, today
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.records import (
@@ -69,6 +70,7 @@ def evaluate(
     harness = [t.settings.name for t in tasks if t.harness]
     if harness and not hasattr(engine, "seed_lm"):
         raise UserError(f"task {harness[0]}: lm-evaluation-harness needs the model here; it cannot ask an endpoint.")
+    prompter = prompter.on(begun(out) or today())
     identity = evaluation_identity(tasks, model, engine, prompter, adapter)
     if changed := changed_checks(out, identity):
         _judge_anew([t for t in tasks if t.settings.name in changed], out)
@@ -203,8 +205,9 @@ def _answers(
     def requests() -> Iterator[Request]:
         for task in tasks:
             asker, settings = prompter.for_task(template_of(task.settings)), task.settings
-            greedy = Sampling(settings.max_new_tokens, stop=settings.stop)
-            drawn = Sampling(settings.max_new_tokens, settings.temperature, stop=settings.stop)
+            more: dict[str, Any] = {"stop": settings.stop, "thinking_tokens": prompter.settings.thinking_tokens or 0}
+            greedy = Sampling(settings.max_new_tokens, **more)
+            drawn = Sampling(settings.max_new_tokens, settings.temperature, **more)
             for e in task.items:
                 if e.id not in journal.done:
                     prompt = asker.evaluate(e.prompt)
@@ -253,8 +256,8 @@ def _predict(item: _Asked) -> Prediction:
     )
     if bad:
         return blank
-    samples = tuple(Sample(text=c.text, finish_reason=_ending(c), passed=None) for c in drawn)
-    update = {"text": greedy.text, "tokens": greedy.tokens, "samples": samples}
+    samples = tuple(Sample(text=c.text, thought=c.thought, finish_reason=_ending(c), passed=None) for c in drawn)
+    update = {"text": greedy.text, "thought": greedy.thought, "tokens": greedy.tokens, "samples": samples}
     return _judged(item.task, item.example, blank.model_copy(update=update))
 
 
@@ -267,14 +270,14 @@ def _judged(task: Task, example: Example, answer: Prediction) -> Prediction:
     cannot be judged says why in its note."""
     if task.check is None:
         return answer.model_copy(update={"verdict": Verdict.UNJUDGED})
-    judgement = task.check(answer.text, example.reference, example)
+    judgement = _check(task.check, answer, example)
     if judgement.outcome == "same":
         verdict = Verdict.CORRECT
     elif judgement.outcome in UNREADABLE:
         verdict = Verdict.UNJUDGEABLE
     else:
         verdict = Verdict.TRUNCATED if answer.finish_reason == "length" else Verdict.WRONG
-    outcomes = [task.check(s.text, example.reference, example).outcome for s in answer.samples]
+    outcomes = [_check(task.check, s, example).outcome for s in answer.samples]
     passed = [None if o in UNREADABLE else o == "same" for o in outcomes]
     return answer.model_copy(
         update={
@@ -287,6 +290,14 @@ def _judged(task: Task, example: Example, answer: Prediction) -> Prediction:
             "samples": tuple(s.model_copy(update={"passed": p}) for s, p in zip(answer.samples, passed, strict=True)),
         }
     )
+
+
+def _check(check: Check, answer: Prediction | Sample, example: Example) -> Judgement:
+    """What the check says of an answer. A thought without an answer is none, whatever it says of ""."""
+    judgement = check(answer.text, example.reference, example)
+    if answer.thought is not None and not answer.text and judgement.outcome != "no_reference":
+        return judgement._replace(outcome="no_answer")
+    return judgement
 
 
 def _results(tasks: Sequence[Task], out: Path, predictions: Sequence[Prediction], judged: bool) -> list[TaskResult]:
@@ -323,6 +334,7 @@ def task_result(task: Task, predictions: Sequence[Prediction]) -> TaskResult:
         low=low,
         high=high,
         note=None if n else empty,
+        in_thought=sum(p.cut_in_thought and p.verdict is Verdict.TRUNCATED for p in predictions),
         unjudgeable=dict(unjudgeable.most_common()),
         labels=dict(sorted(Counter(p.label for p in predictions if p.label).items())),
         metrics=_metrics(predictions),

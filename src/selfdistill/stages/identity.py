@@ -35,6 +35,7 @@ def evaluation_identity(
         "engine": engine.describe(),
         "adapter": adapter,
         "prompts": [prompter.format, *prompter.template.evaluate],
+        **prompter.identity(),
     }
     for task in tasks:
         if task.items or task.harness:

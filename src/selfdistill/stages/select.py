@@ -27,7 +27,7 @@ from selfdistill.core.progress import Progress
 from selfdistill.core.records import Candidate, Example, Reason, Rewrite, Selected, Turn, dump, read_records
 from selfdistill.core.store import new_files
 from selfdistill.data.joins import BATCH, open_rewrites
-from selfdistill.models.thoughts import answer_of
+from selfdistill.models.thoughts import answer_of, joined, split
 
 _OUTCOMES = {
     "same": Reason.PASSED,
@@ -47,12 +47,14 @@ def select(
     progress: Progress | None = None,
     form: DataSettings | None = None,
     exports: Mapping[str, Path] | None = None,
+    keep_thoughts: bool = False,
 ) -> Counter[Reason]:
     """Write `out`, in the order of the examples, and `exports` (format: file); all of them, or none if
     anything is wrong. Returns the count of rows by reason.
 
     `rewrites` is what distill writes, or a whole distilled dataset in a form that datasets come in (`form` tells its
-    columns), such as the authors published. Raises UserError for rewrites that cannot be joined to the examples.
+    columns), such as the authors published. Thoughts before an answer are not judged; with `keep_thoughts` they stay in
+    what is selected and exported. Raises UserError for rewrites that cannot be joined to the examples.
     """
     exports = exports or {}
     reasons: Counter[Reason] = Counter()
@@ -64,13 +66,13 @@ def select(
         new_files(out, *exports.values()) as (file, *others),
         (progress or Progress()).bar("select", total) as advance,
     ):
-        export_files = _Exports(dict(zip(exports.items(), others, strict=True)))
+        export_files = _Exports(dict(zip(exports.items(), others, strict=True)), keep_thoughts)
         stream = iter(found.join(examples))
-        while joined := list(islice(stream, BATCH)):
-            batch = [example for example, _ in joined]
-            made = [_rewrite(example, row) for example, row in joined]
+        while pairs := list(islice(stream, BATCH)):
+            batch = [example for example, _ in pairs]
+            made = [apart(_rewrite(example, row)) for example, row in pairs]
             judged = [judge(example, rewrite, check) for example, rewrite in zip(batch, made, strict=True)]
-            rows = [choose(*row) for row in zip(batch, made, judged, strict=True)]
+            rows = [choose(*row, keep_thoughts) for row in zip(batch, made, judged, strict=True)]
             file.write(b"".join(map(dump, rows)))
             export_files.add(batch, rows)
             reasons.update(row.reason for row in rows)
@@ -89,12 +91,29 @@ def _rewrite(example: Example, row: Rewrite | Example | None) -> Rewrite | None:
     return Rewrite(id=example.id, candidates=(Candidate(text=row.reference, turns=row.references[:-1]),))
 
 
+def apart(rewrite: Rewrite | None) -> Rewrite | None:
+    """The rewrite with thoughts apart from answers, where another program wrote them into the texts."""
+    if rewrite is None or not any(answer_of(text) != text for c in rewrite.candidates for text in c.responses):
+        return rewrite
+    candidates = []
+    for candidate in rewrite.candidates:
+        parts = [split(text) for text in candidate.responses]
+        answers = [part.answer for part in parts]
+        update: dict[str, Any] = {"text": answers[-1], "turns": tuple(answers[:-1])}
+        if any(part.thought is not None for part in parts):
+            update["thoughts"] = tuple(part.thought for part in parts)
+        candidates.append(candidate.model_copy(update=update))
+    return rewrite.model_copy(update={"candidates": tuple(candidates)})
+
+
 def judge(example: Example, rewrite: Rewrite | None, check: Check | None) -> list[Reason]:
     """What is said of each candidate."""
     return [_reason(example, candidate, check) for candidate in rewrite.candidates] if rewrite else []
 
 
-def choose(example: Example, rewrite: Rewrite | None, judged: Sequence[Reason]) -> Selected:
+def choose(
+    example: Example, rewrite: Rewrite | None, judged: Sequence[Reason], keep_thoughts: bool = False
+) -> Selected:
     """The row's training response. Among the candidates that pass, the one with the lowest seed NLL; a copy of the
     reference only where no other passes."""
     passed = [n for n, reason in enumerate(judged) if reason in _KEEPS]
@@ -106,6 +125,7 @@ def choose(example: Example, rewrite: Rewrite | None, judged: Sequence[Reason]) 
             id=example.id,
             response=best.text,
             turns=best.turns,
+            thoughts=best.thoughts if keep_thoughts else (),
             source="distilled",
             reason=judged[number],
             seed_nll=best.seed_nll,
@@ -126,17 +146,17 @@ def _nll(candidate: Candidate) -> float:
 
 
 def _reason(example: Example, candidate: Candidate, check: Check | None) -> Reason:
-    """Why this candidate may stay or not. Every rewritten turn must pass. Thoughts before an answer train, but are not
-    judged."""
+    """Why this candidate may stay or not. Every rewritten turn must pass. Thoughts are not judged."""
     if candidate.finish_reason == "length":
-        return Reason.TRUNCATED
+        return Reason.IN_THOUGHT if candidate.cut_in_thought else Reason.TRUNCATED
     references = example.references
     if len(candidate.turns) + 1 != len(references):
         return Reason.EMPTY
-    if _same(candidate.text, example.reference) and all(map(_same, candidate.turns, references)):
+    if all(map(_same, candidate.responses, references)):
         return Reason.COPIED
-    for number, response in enumerate(candidate.responses):
-        if reason := _flaw(response, references[number], example):
+    thoughts = candidate.thoughts or (None,) * len(references)
+    for response, thought, reference in zip(candidate.responses, thoughts, references, strict=True):
+        if reason := _flaw(response, thought, reference, example):
             return reason
     if check is None:
         return Reason.KEPT
@@ -149,17 +169,16 @@ def _reason(example: Example, candidate: Candidate, check: Check | None) -> Reas
 
 
 def _same(response: str, reference: str) -> bool:
-    return response.strip() == reference.strip()
+    return response.strip() == answer_of(reference).strip()
 
 
-def _flaw(response: str, reference: str, example: Example) -> Reason | None:
+def _flaw(response: str, thought: str | None, reference: str, example: Example) -> Reason | None:
     """What is wrong with a rewritten turn, whatever the check."""
-    answer = answer_of(response)
-    if not answer or answer.isspace():
-        return Reason.NO_ANSWER if response.strip() else Reason.EMPTY
-    if leak(answer) and leak(answer, [*(t["content"] for t in example.prompt), example.reference]):
+    if not response or response.isspace():
+        return Reason.EMPTY if thought is None else Reason.NO_ANSWER
+    if leak(response) and leak(response, [*(t["content"] for t in example.prompt), example.reference]):
         return Reason.LEAKED
-    return Reason.INCOHERENT if damaged(answer, answer_of(reference)) else None
+    return Reason.INCOHERENT if damaged(response, answer_of(reference)) else None
 
 
 def read_selected(examples: Sequence[Example], path: Path) -> dict[str, Selected]:
@@ -191,13 +210,14 @@ class _Exports:
     the data has an `id` column, else the hash.
     """
 
-    def __init__(self, files: Mapping[tuple[str, Path], BinaryIO]) -> None:
+    def __init__(self, files: Mapping[tuple[str, Path], BinaryIO], keep_thoughts: bool) -> None:
         self.files = [(form, file, path.suffix == ".json") for (form, path), file in files.items()]
-        self.begun = False
+        self.begun, self.keep_thoughts = False, keep_thoughts
 
     def add(self, examples: Sequence[Example], rows: Sequence[Selected]) -> None:
         for form, file, array in self.files:
-            lines = [to_json(exported(example, row, form)) for example, row in zip(examples, rows, strict=True)]
+            pairs = zip(examples, rows, strict=True)
+            lines = [to_json(exported(example, row, form, self.keep_thoughts)) for example, row in pairs]
             if array:
                 file.write((b",\n" if self.begun else b"[\n") + b",\n".join(lines))
             else:
@@ -210,9 +230,11 @@ class _Exports:
                 file.write(b"\n]\n")
 
 
-def exported(example: Example, row: Selected, form: str) -> dict[str, Any]:
-    """A row in one of the formats of `_Exports`."""
-    turns = example.with_responses(row.responses)
+def exported(example: Example, row: Selected, form: str, keep_thoughts: bool = False) -> dict[str, Any]:
+    """A row in one of the formats of `_Exports`. Thoughts are left out, or with `keep_thoughts` stand apart where the
+    format knows that (`reasoning_content`), else before the answer in `<think>`."""
+    responses = tuple(map(joined, row.thoughts, row.responses)) if row.thoughts else row.responses
+    turns = [_shown(turn, form, keep_thoughts) for turn in example.with_responses(responses)]
     tail = {"id": example.meta.get("source_id", example.id), "source": row.source}
     if form == "messages":
         return {"messages": [_message(t) if "train" in t else t for t in turns], **tail}
@@ -230,8 +252,19 @@ def exported(example: Example, row: Selected, form: str) -> dict[str, Any]:
     return {"instruction": instruction, "input": "", "output": output, "system": system, "history": history, **tail}
 
 
+def _shown(turn: Turn, form: str, keep_thoughts: bool) -> Any:
+    """A turn with what is exported of its thoughts."""
+    if turn["role"] != "assistant" or (parts := split(turn["content"])).answer == turn["content"]:
+        return turn
+    if not keep_thoughts:
+        return {**turn, "content": parts.answer}
+    if form in ("messages", "prompt-completion") and parts.thought is not None:
+        return {**turn, "content": parts.answer, "reasoning_content": parts.thought}
+    return turn
+
+
 def _message(turn: Turn) -> dict[str, Any]:
-    return {"role": turn["role"], "content": turn["content"], **_weight(turn)}
+    return {**{key: value for key, value in turn.items() if key != "train"}, **_weight(turn)}
 
 
 def _weight(turn: Turn) -> dict[str, int]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from selfdistill.core.config import TrainSettings
+from selfdistill.core.dates import begun, today
 from selfdistill.core.errors import UserError
 from selfdistill.core.launch import process
 from selfdistill.core.progress import Progress
@@ -55,6 +56,7 @@ def train(
     train with, and for an `out` that holds something else.
     """
     progress = progress or Progress()
+    prompter = prompter.on(begun(out) or today())
     # What has no part in the weights may change between two calls, and what decides the rows is in the data.
     silent = {"mix_ratio", "size", "report_to"} | ({"checkpoint_steps"} if settings.patience is None else set())
     identity = {
@@ -63,6 +65,7 @@ def train(
         "data": digest_of([[e.id, responses[e.id]] for e in examples]),
         "settings": settings.model_dump(exclude=silent),
         "prompts": [prompter.format, *prompter.template.train],
+        **prompter.identity(),
         "seed": seed,
         "processes": process().count,
     }
@@ -149,12 +152,12 @@ def _go_on(partial: Path, identity: dict[str, Any]) -> None:
 
 def _same(old: dict[str, Any], identity: dict[str, Any], what: str, remedy: str) -> None:
     new = json.loads(json.dumps(identity))
-    changed = [k for k in new if old.get(k) != new[k]]
+    changed = [k for k in new if old.get(k) != new[k]] + (["prompt"] if "prompt" in old and "prompt" not in new else [])
     if "settings" in changed:
         before, now = old.get("settings", {}), new["settings"]
         changed.remove("settings")
         changed += [f"{k} ({before.get(k)}, now {now[k]})" for k in now if before.get(k) != now[k]]
-    plain = {"seed", "processes"}  # the others are digests or long
-    changed = [f"{k} ({old.get(k)}, now {new[k]})" if k in plain else k for k in changed]
+    plain = {"seed", "processes", "prompt"}  # the others are digests or long
+    changed = [f"{k} ({old.get(k)}, now {new.get(k)})" if k in plain else k for k in changed]
     if changed:
         raise UserError(f"{what} {', '.join(changed)}. {remedy}")

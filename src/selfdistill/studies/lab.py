@@ -166,7 +166,9 @@ class Lab:
             [
                 self.seed_lm.digest,
                 ids_digest(examples),
-                recipe.prompt.model_dump(),
+                # What is not set leaves the folders of before where they are.
+                recipe.prompt.model_dump(exclude_defaults=True)
+                | {"format": recipe.prompt.format, "template": recipe.prompt.template},
                 recipe.distill.model_dump(),
                 [template.intro, template.turn, template.prefill],
                 recipe.select.check,
@@ -191,7 +193,8 @@ class Lab:
                 raise UserError(f"{rewrites}: the engine failed on {errors} rows. The same command tries them again.")
             write_records(folder / "examples.jsonl", examples)
             check = self._check(recipe)
-            select(examples, rewrites, folder / "selected.jsonl", check, self.progress)
+            keeps = recipe.prompt.thinking == "keep"
+            select(examples, rewrites, folder / "selected.jsonl", check, self.progress, keep_thoughts=keeps)
         return examples, read_selected(examples, folder / "selected.jsonl"), identity
 
     def _folder(self, arm: Arm) -> Path:
@@ -204,7 +207,7 @@ class Lab:
         # What trains on the rows as they stand does not depend on how rewrites were made.
         data = identity if arm.mix else [self.seed_lm.digest, ids_digest(examples)]
         prompter = self._prompter(recipe)
-        form = [prompter.format, *prompter.template.train]
+        form = [prompter.format, *prompter.template.train, *prompter.identity().values()]
         made = digest_of([data, recipe.train.model_dump(), form, recipe.seed, arm.mix, arm.share])
         folder = self.out / "arms" / f"{arm.label}-{made}"
         train(

@@ -26,6 +26,7 @@ from unittest.mock import patch
 from selfdistill.core.errors import UserError
 from selfdistill.core.records import Prediction, Verdict
 from selfdistill.core.store import digest_of
+from selfdistill.models.chat import ChatTemplate
 from selfdistill.models.seed_lm import SeedLM
 
 
@@ -58,21 +59,21 @@ def harness_predictions(
     limit: int | None,
     folder: Path | None,
     batch_rows: int,
-    chat: bool = False,
+    chat: ChatTemplate | None = None,
 ) -> list[Prediction]:
     """Ask `model` every item of one benchmark. One record an item, in the harness' order.
 
     `model` is the live torch model on its device and comes back as it was. `limit` items of every subtask (MMLU has 57)
     are drawn at random, the same ones every time. With `folder`, `name` is a key of HARNESS or any task or group in
     there; relative data files are looked up in the folder, and functions that a task file names are run, so it must be
-    one that you trust. `chat` puts questions into the model's chat template; the paper's numbers are plain.
+    one that you trust. `chat` is the chat template that questions are put into; the paper's numbers are plain.
 
     `text` and `extracted` are the most likely choice, `expected` is the right one (for TruthfulQA the first of the
     right ones), `metrics` holds what the harness says of the item, and the verdict is "correct" where the benchmark's
     metric is above one half: acc and acc_norm are 0 or 1, and mc2 is the probability mass on the right choices.
 
-    Raises UserError without the harness, for an unknown name, for task files or data that cannot be read (offline),
-    and for `chat` without a chat template.
+    Raises UserError without the harness, for an unknown name, and for task files or data that cannot be read
+    (offline).
     """
     if importlib.util.find_spec("lm_eval") is None:
         raise UserError(f"knowledge task {name}: needs lm-evaluation-harness: pip install 'selfdistill[paper]'.")
@@ -84,8 +85,6 @@ def harness_predictions(
                 "task files."
             )
         benchmark = HarnessTask(name, None, None)
-    if chat and not seed_lm.tokenizer.chat_template:
-        raise UserError(f"knowledge task {name}: the model has no chat template. Ask it in plain text.")
     with _quiet(), _as_found(model), ExitStack() as stack:
         if folder is not None:
             stack.enter_context(_own_cache())
@@ -202,7 +201,7 @@ def _scored(
     model: Any,
     limit: int | None,
     rows: int,
-    chat: bool,
+    chat: ChatTemplate | None,
 ) -> list[tuple[Any, list[dict[str, Any]], set[str]]]:
     """For every leaf task: the task, its scored samples, and the contexts that were cut. Out of memory on an
     accelerator, the batch is halved and the benchmark starts again; the longest items come first, so little is lost."""
@@ -221,7 +220,7 @@ def _scored(
                 samples=limit and {name: _drawn(leaf, limit) for name, leaf in leaves.items()},
                 log_samples=True,
                 bootstrap_iters=0,
-                apply_chat_template=chat,
+                apply_chat_template=chat is not None,
                 task_manager=manager,
                 # The process' random numbers are not the harness' to seed; the few-shot examples have their own.
                 random_seed=None,
@@ -237,7 +236,7 @@ def _scored(
         return [(leaves[leaf], samples, lm.cut) for leaf, samples in results["samples"].items()]
 
 
-def _scorer(seed_lm: SeedLM, model: Any, rows: int, chat: bool) -> Any:
+def _scorer(seed_lm: SeedLM, model: Any, rows: int, chat: ChatTemplate | None) -> Any:
     """The live model as the harness wants it, which also notes what did not fit into the context."""
     from lm_eval.models.huggingface import HFLM
 
@@ -251,6 +250,12 @@ def _scorer(seed_lm: SeedLM, model: Any, rows: int, chat: bool) -> Any:
             self.cut = {pair[0] for pair, context, choice in requests if len(context) + len(choice) > room}
             return super()._loglikelihood_tokens(requests, disable_tqdm=True)
 
+        def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+            """As any other prompt, up to where the answer begins."""
+            if chat is None or not add_generation_prompt:
+                return str(super().apply_chat_template(chat_history, add_generation_prompt))
+            return chat.prompt(chat_history) + chat.form.opening
+
     # A chat template writes the BOS token itself where the model wants one, as in Prompter.
     bos = False if chat else None
     return Scorer(
@@ -259,6 +264,7 @@ def _scorer(seed_lm: SeedLM, model: Any, rows: int, chat: bool) -> Any:
         batch_size=rows,
         max_length=seed_lm.context,
         add_bos_token=bos,
+        chat_template_args=dict(chat.kwargs) if chat else None,
         softmax_dtype="float32",  # as in the engine: in bf16 the sums have two to three digits
         trust_remote_code=False,
     )

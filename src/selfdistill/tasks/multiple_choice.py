@@ -34,7 +34,8 @@ def measured(task: Task, engine: Engine, prompter: Prompter) -> list[Prediction]
     with TemporaryDirectory() as scratch, _in_memory(engine) as local:
         folder = task.harness if isinstance(task.harness, Path) else None
         world = quiz_world(name)
-        chat = world is not None and bool(prompter.tokenizer.chat_template)  # asked as the seed LM is
+        asked_in_chat = world is not None and bool(prompter.tokenizer.chat_template)  # as the seed LM is
+        chat = prompter.chat if asked_in_chat else None
         if world:
             folder = world.write_quizzes(Path(scratch), max(2, limit or QUIZ_ITEMS), 0)
         made = harness_predictions(name, local.seed_lm, local.model, limit, folder, HARNESS_ROWS, chat=chat)

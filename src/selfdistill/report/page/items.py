@@ -18,8 +18,8 @@ def collect(run: Path, arms: list[dict[str, Any]]) -> dict[str, Any]:
 
     `arms` are the run's trainings, {name, method, base, rows, seed}; `methods` tells an arm's method, `pairs` an arm's
     base, the arm, and how the two methods are called. An item is {kind, id, task, prompt: [[role, text]],
-    references, answers: {arm: ...}}; a training row has {reason, rewrites, kept, note, nll} besides. `left_out` counts
-    items that found no room.
+    references, answers: {arm: ...}}; a training row has {reason, rewrites, thoughts, kept, note, nll} besides.
+    `left_out` counts items that found no room.
     """
     names = ["seed", *(arm["name"] for arm in arms)]
     items = _evaluated(run, names)
@@ -52,8 +52,8 @@ def _called(method: str) -> list[str]:
 
 
 def _size(item: dict[str, Any]) -> int:
-    texts = [*(t for _, t in item["prompt"]), *item["references"], *(a["text"] for a in item["answers"].values())]
-    return sum(map(len, texts)) + 300
+    answers = [a["text"] + a.get("thought", "") for a in item["answers"].values()]
+    return sum(map(len, [*(t for _, t in item["prompt"]), *item["references"], *answers])) + 300
 
 
 def _rows(run: Path, names: list[str], room: int) -> tuple[list[dict[str, Any]], int]:
@@ -81,10 +81,14 @@ def _made(made: Rewrite | None, chosen: Selected | None) -> dict[str, Any]:
     item: dict[str, Any] = {}
     if chosen:
         item |= {"reason": chosen.reason.value, "kept": chosen.rewritten}
+    shown = made.candidates[0] if made and made.candidates else None
     if chosen and chosen.source == "distilled":
         item["rewrites"] = chosen.responses
-    elif made and made.candidates:
-        item["rewrites"] = made.candidates[0].responses
+        shown = next((c for c in made.candidates if c.responses == chosen.responses), None) if made else None
+    elif shown:
+        item["rewrites"] = shown.responses
+    if shown and shown.thoughts:
+        item["thoughts"] = shown.thoughts
     if made:
         item["nll"] = [made.reference_nll, chosen.seed_nll if chosen else None]
         item["candidates"] = len(made.candidates)
@@ -125,7 +129,7 @@ def _asked(kind: str, e: Example, task: str) -> dict[str, Any]:
 def _answer(p: Prediction) -> dict[str, Any]:
     """A prediction without what is empty in it."""
     said: dict[str, Any] = {"text": p.text, "verdict": p.verdict.value, "finish": p.finish_reason}
-    said |= {"extracted": p.extracted, "expected": p.expected, "note": p.note, "label": p.label}
+    said |= {"thought": p.thought, "extracted": p.extracted, "expected": p.expected, "note": p.note, "label": p.label}
     if p.samples:
         said["samples"] = f"{sum(bool(s.passed) for s in p.samples)} of {len(p.samples)} further samples passed"
     return {k: v for k, v in said.items() if v is not None}

@@ -104,6 +104,7 @@
 
   const plain = (text, style) => textBlock([["same", text]], style);
   const part = (title, ...content) => make("div", "", make("h3", "", title), ...content);
+  const folded = (thought) => make("details", "thought", make("summary", "", "Thoughts"), plain(thought));
   const said = (text) => make("p", "said", make("bdi", "", visible(text)));
 
   function verdict(answer) {
@@ -116,7 +117,7 @@
     const cards = data.arms.filter((arm) => item.answers[arm]).map((arm) => {
       const a = item.answers[arm];
       const title = make("h3", "", make("bdi", "", visible(arm)), " answers ", a.verdict ? verdict(a) : "");
-      const card = make("div", "", title, plain(a.text, methods(arm)));
+      const card = make("div", "", title, ...(a.thought ? [folded(a.thought)] : []), plain(a.text, methods(arm)));
       const facts = [["read as", a.extracted], ["expected", a.expected], ["class", a.label], ["note", a.note]];
       for (const [name, value] of facts) if (value) card.append(said(`${name}: ${cut(value, 300)}`));
       if (a.finish && a.finish !== "stop") card.append(said(`ended by: ${a.finish}`));
@@ -129,11 +130,12 @@
   function training(item) {
     const sides = item.references.map((reference, k) => {
       const rewrite = item.rewrites && item.rewrites[k];
+      const thought = item.thoughts && item.thoughts[k];
       const of = item.references.length > 1 ? ` of turn ${k + 1}` : "";
       if (rewrite === undefined) return make("div", "sides", part(`Reference${of}`, plain(reference)), part(`Rewrite${of}`, make("p", "none", "none")));
       const marked = compared(reference, rewrite);
       const [left, right] = marked || [[["same", reference]], [["same", rewrite]]];
-      const box = part(`Rewrite${of}${item.kept ? ", kept" : ", not kept"}`, textBlock(right, "distilled"));
+      const box = part(`Rewrite${of}${item.kept ? ", kept" : ", not kept"}`, ...(thought ? [folded(thought)] : []), textBlock(right, "distilled"));
       if (!marked) box.append(said("too long to mark the differences by words"));
       return make("div", "sides", part(`Reference${of}`, textBlock(left, "original")), box);
     });
