@@ -353,6 +353,7 @@ def _no_memory():
 
 def test_a_fault_of_the_model_is_not_taken_for_a_memory_error(embedded):
     engine = local(TransformersSettings(rows=4), embedded)
+    texts(engine, requests_for(embedded)[:2])
     real = engine.model
     engine.instead = type("Broken", (), {"config": real.config, "__call__": lambda self, **k: 1 / 0})()
     with pytest.raises(ZeroDivisionError):

@@ -34,10 +34,11 @@ class Slots:
     `admit` takes rows from the cache of their prefill, `step_inputs` and `stepped` enclose one forward pass.
     """
 
-    def __init__(self, rows: int, longest: int, cache: Any, mask: torch.Tensor) -> None:
+    def __init__(self, rows: int, longest: int, cache: Any, mask: torch.Tensor, join: bool = True) -> None:
         """`longest`: the most tokens that a row may come to; memory was counted for it. `cache` and `mask` are those of
-        the first prefill: they tell shapes, data type and device. mask: (rows, columns)."""
-        self.plain, self.longest = is_plain(cache), longest
+        the first prefill: they tell shapes, data type and device. mask: (rows, columns). Without `join` no row comes
+        later, whatever the cache."""
+        self.plain, self.longest = join and is_plain(cache), longest
         self.can_leave = all(hasattr(layer, "batch_select_indices") for layer in cache.layers)
         self.rows = rows if self.plain else mask.shape[0]
         self.first = self.end = mask.shape[1]
