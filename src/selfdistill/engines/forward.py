@@ -97,7 +97,7 @@ class Forward:
         position = position.clamp(max=self.engine.context - 1)  # idle slots count on
         # Where no layer attends to past tokens there is nothing to mask, and Mamba would mask the new one.
         attends = any(hasattr(layer, "get_mask_sizes") for layer in slots.cache.layers)
-        masked = {"attention_mask": mask} if attends else {}
+        masked: dict[str, Any] = {"attention_mask": mask} if attends else {}
         return self._pass(ids, slots.cache, position_ids=position, **masked)[:, -1]
 
     def _pass(self, ids: torch.Tensor, cache: Any, last: bool = False, **more: Any) -> torch.Tensor:

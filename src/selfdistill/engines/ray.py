@@ -39,6 +39,7 @@ class RayEngine:
         dtype = auto if settings.local.dtype == "auto" else settings.local.dtype
         self._worker: dict[str, Any] = {
             "model": str(folder.resolve()) if folder.is_dir() else seed_lm.name,
+            "revision": seed_lm.revision,
             "digest": seed_lm.digest,
             "end_ids": end_ids,
             "settings": settings.local.model_copy(update={"dtype": dtype}),
@@ -171,13 +172,14 @@ class Worker:
     def __init__(
         self,
         model: str,
+        revision: str | None,
         digest: str,
         end_ids: set[int],
         settings: Any,
         adapter: str | None,
         what: Literal["generate", "score"],
     ) -> None:
-        self.arguments = model, digest, end_ids, settings, adapter
+        self.arguments = model, revision, digest, end_ids, settings, adapter
         self.what = what
         self.engine: Any = None
         self.stack = ExitStack()
@@ -195,8 +197,9 @@ class Worker:
     def _load(self) -> Any:
         from selfdistill.engines.local import open_local
 
-        model, digest, end_ids, settings, adapter = self.arguments
-        seed_lm = load_model(model, settings.dtype)
+        model, revision, digest, end_ids, settings, adapter = self.arguments
+        attention = getattr(settings, "attention", "auto")  # vLLM chooses its own
+        seed_lm = load_model(model, settings.dtype, revision=revision, attention=attention)
         if seed_lm.digest != digest:
             raise UserError(
                 f"model {model}: a node of the cluster has other files under this name. Copy the same ones."

@@ -181,7 +181,9 @@ class VllmEngine:
             try:
                 self._llm = LLM(
                     self._folder,
+                    revision=self.seed_lm.revision if self._folder == resolve(self.seed_lm.name) else None,
                     tokenizer=resolve(self.seed_lm.name),
+                    tokenizer_revision=self.seed_lm.revision,
                     dtype=self.dtype,
                     max_model_len=self.context,
                     max_num_seqs=settings.max_num_seqs,

@@ -239,18 +239,19 @@ def _recipe(recipe: Recipe) -> dict[str, Any]:
 def _loading(made: _Made) -> list[str]:
     """Section on loading, for plain PEFT or transformers, vLLM, and merged."""
     base = json.dumps(made.base)
-    start = ["from transformers import AutoModelForCausalLM, AutoTokenizer"]
+    kind = made.record.get("loads_as", "AutoModelForCausalLM")
+    start = [f"from transformers import {kind}, AutoTokenizer"]
     if made.base == "embedded" and not made.whole:
         start += ["from selfdistill.models import resolve", ""]
         base = 'resolve("embedded")'
     lines = ["", "## How to load it", "", _asked(made), "", "```python", *start]
     if made.whole:
-        lines += ['model = AutoModelForCausalLM.from_pretrained("FOLDER")']
+        lines += [f'model = {kind}.from_pretrained("FOLDER")']
         lines += ['tokenizer = AutoTokenizer.from_pretrained("FOLDER")', "```", "", "`vllm serve FOLDER`"]
         return lines
     lines.insert(-len(start), "from peft import PeftModel")
     lines += [
-        f"base = AutoModelForCausalLM.from_pretrained({base})",
+        f"base = {kind}.from_pretrained({base})",
         f"tokenizer = AutoTokenizer.from_pretrained({base})",
     ]
     lines += ['model = PeftModel.from_pretrained(base, "FOLDER")', "```", ""]
