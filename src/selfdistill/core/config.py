@@ -274,9 +274,11 @@ class VllmSettings(Settings):
 
 
 class OpenAISettings(EndpointSettings):
-    """The seed LM behind an endpoint that serves it."""
+    """The seed LM behind an endpoint that serves it. `adapter_model` is the name under which the endpoint serves the
+    adapter that is evaluated."""
 
     name: Literal["openai"] = "openai"
+    adapter_model: str | None = None
     concurrency: Annotated[int, Field(ge=1)] = 32
 
 

@@ -78,12 +78,12 @@ class RayEngine:
     def adapter(self, path: str | None) -> Iterator[None]:
         """Within this block the workers answer with the adapter, or the fully tuned model, at `path`; it must be there
         on every node. An adapter that does not fit is a UserError of the first call."""
-        before, self.tuned = self._worker, path
-        self._worker = before | {"adapter": path and str(Path(path).resolve())}
+        before, tuned = self._worker, self.tuned
+        self.tuned, self._worker = path, before | {"adapter": path and str(Path(path).resolve())}
         try:
             yield
         finally:
-            self._worker, self.tuned = before, None
+            self._worker, self.tuned = before, tuned
 
     def _map(self, what: Literal["generate", "score"], blocks: Sequence[Any]) -> Iterator[list[Any]]:
         """What the workers make of each block, in any order. Raises their UserErrors."""

@@ -61,6 +61,7 @@ class TransformersEngine:
         self.pads_scores = True
         self.takes: set[str] = set()  # the arguments of the model's forward
         self.instead: Any = None  # what answers in the seed LM's place
+        self.tuned: str | None = None
         self.tokenizer, self.context = seed_lm.tokenizer, seed_lm.context
         self.device, self.dtype, self.end_ids = seed_lm.device, seed_lm.dtype, end_ids
         self.rows = rows or ROWS.get(self.device, MANY)
@@ -290,23 +291,34 @@ class TransformersEngine:
     def adapter(self, path: str | None) -> Iterator[None]:
         """Within this block the engine answers with the adapter, or the fully tuned model, at `path`; None is the seed
         LM itself."""
-        if path is None:
-            yield
-            return
+        before, self.tuned = self.tuned, path
+        try:
+            if path is None and before and is_adapter(before):
+                with self.instead.disable_adapter():  # its layers stay where they are
+                    yield
+            elif path is None:
+                yield
+            elif is_adapter(path):
+                with self._with_adapter(path):
+                    yield
+            else:
+                self.seed_lm.unload()  # two whole models are one too many
+                self.instead = load_model(path, self.seed_lm.dtype, attention=self.seed_lm.attention).model
+                yield
+        finally:
+            self.tuned = before
+            if not before:
+                self.instead = None
+
+    @contextmanager
+    def _with_adapter(self, path: str) -> Iterator[None]:
         from peft import PeftModel
 
-        if not is_adapter(path):
-            self.seed_lm.unload()  # two whole models are one too many
-            self.instead = load_model(path, self.seed_lm.dtype).model
-            try:
-                yield
-            finally:
-                self.instead = None
-            return
         base = self.seed_lm.model
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", message=".*missing adapter keys.*")
+                warnings.filterwarnings("ignore", ".*_pattern keys did not match", RuntimeWarning)
                 tuned = PeftModel.from_pretrained(base, path)
         except (RuntimeError, ValueError, TypeError, KeyError, UserWarning) as error:
             first = str(error).strip().splitlines()[0][:200]
@@ -315,5 +327,4 @@ class TransformersEngine:
         try:
             yield
         finally:
-            self.instead = None
             tuned.unload()

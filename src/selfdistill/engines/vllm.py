@@ -113,20 +113,18 @@ class VllmEngine:
     def adapter(self, path: str | None) -> Iterator[None]:
         """Within this block the engine answers with the adapter, or the fully tuned model, at `path`. Raises UserError
         for an adapter that does not fit."""
-        if path is None:
-            yield
-            return
-        before = self._folder, self._lora
+        before = self._folder, self._lora, self.tuned
         self.tuned = path
-        if is_adapter(path):
+        if path is None:
+            self._folder, self._lora = resolve(self.seed_lm.name), None
+        elif is_adapter(path):
             self._lora = (path, _rank(path, self.seed_lm))
         else:
             self._folder = str(path)
         try:
             yield
         finally:
-            self._folder, self._lora = before
-            self.tuned = None
+            self._folder, self._lora, self.tuned = before
 
     def _run(self, asked: Iterator[tuple[Any, Sequence[int], Any]]) -> Iterator[tuple[Any, Any]]:
         """Feed (item, token ids, parameters) to vLLM, never more than it works on; (item, output) as each is done."""
