@@ -23,7 +23,7 @@ import asyncio
 import random
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from itertools import islice
 from queue import SimpleQueue
 from typing import Any, Literal
@@ -74,16 +74,18 @@ class OpenAIEngine:
         for batch in batches:
             yield [Score(item.id, None) for item in batch]
 
-    @contextmanager
-    def adapter(self, path: str | None) -> Iterator[None]:
+    def adapter(self, path: str | None) -> AbstractContextManager[None]:
         """Within this block the endpoint is asked for `adapter_model`, under which it serves the adapter at `path`;
         None is the seed LM itself. Raises UserError for an adapter where that is not set."""
         if path is not None and self.settings.adapter_model is None:
             raise UserError(
-                f"adapter {path}: the {where(self.settings, 'engine')} serves one model and takes no adapter. Name what "
-                "it serves the adapter as (engine.adapter_model), or evaluate it with another engine, such as "
-                "transformers or vllm."
+                f"adapter {path}: the {where(self.settings, 'engine')} serves one model and takes no adapter. Name "
+                "what it serves it as (engine.adapter_model), or take another engine, such as transformers or vllm."
             )
+        return self._answering_with(path)
+
+    @contextmanager
+    def _answering_with(self, path: str | None) -> Iterator[None]:
         before, self.tuned = self.tuned, path
         try:
             yield

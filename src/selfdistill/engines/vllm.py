@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from selfdistill.core.adapters import CONFIG, WEIGHTS, is_adapter
 from selfdistill.core.config import VllmSettings
@@ -24,7 +24,7 @@ from selfdistill.models import resolve
 from selfdistill.models.seed_lm import SeedLM
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""Ranks that vLLM can be started for."""
+"""Ranks that vLLM can be started for, where it does not say so itself."""
 SPECULATION = {"method": "ngram", "num_speculative_tokens": 6, "prompt_lookup_max": 4, "prompt_lookup_min": 2}
 """Where the last 2 to 4 tokens stand in the prompt, too, the 6 tokens that follow there are tried."""
 
@@ -173,6 +173,8 @@ class VllmEngine:
             import torch
             from vllm import LLM
 
+            # Its process is asked which modules may have an adapter, by a function that goes there.
+            os.environ.setdefault("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")
             if not torch.cuda.is_available():  # vLLM's own default is most of the machine's memory
                 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")
             settings, lora = self.settings, {"enable_lora": True, "max_lora_rank": needed} if needed else {}
@@ -204,6 +206,8 @@ class VllmEngine:
                 ) from None
             self._started = (self._folder, needed)
             self._loras = {}
+        if self._lora:
+            _refuse_foreign_modules(self._lora[0], self._llm)
         return self._llm
 
 
@@ -228,6 +232,41 @@ def _rank(path: str, seed_lm: SeedLM) -> int:
                 raise UserError(f"adapter {path}: does not fit this model: {name}: the model {has}.")
     settings = json.loads((Path(path) / CONFIG).read_text(encoding="utf-8"))
     rank = max([settings["r"], *settings.get("rank_pattern", {}).values()])
-    if rank > RANKS[-1]:
-        raise UserError(f'adapter {path}: rank {rank}; vLLM takes up to {RANKS[-1]}. Take engine = "transformers".')
-    return next(r for r in RANKS if r >= rank)
+    ranks = [r for r in _ranks() if r >= rank]
+    if not ranks:
+        raise UserError(f'adapter {path}: rank {rank}; vLLM takes up to {_ranks()[-1]}. Take engine = "transformers".')
+    return ranks[0]
+
+
+def _ranks() -> list[int]:
+    """Ranks that this vLLM can be started for."""
+    try:
+        from vllm.config.lora import MaxLoRARanks
+    except ImportError:  # its place moves between versions
+        return list(RANKS)
+    return sorted(get_args(MaxLoRARanks)) or list(RANKS)
+
+
+def _refuse_foreign_modules(path: str, llm: Any) -> None:
+    """Raises UserError for an adapter on a module that the running vLLM has none for. Where it does not say, nothing
+    happens here: whether the adapter acts is looked at before anything is measured."""
+    from safetensors import safe_open
+
+    try:
+        told = llm.collective_rpc(_lora_modules)[0]
+    except Exception:  # whatever a version calls it: a private part of vLLM
+        return
+    with safe_open(Path(path) / WEIGHTS, "pt") as weights:
+        names = {key.partition(".lora_")[0].rpartition(".")[2] for key in weights.keys() if ".lora_" in key}  # noqa: SIM118
+    if told and (foreign := sorted(names - set(told) - {"base_layer"})):
+        raise UserError(
+            f"adapter {path}: vLLM puts no adapter on {', '.join(foreign)} of this model (it does on "
+            f'{", ".join(told)}). Merge it first (selfdistill merge), or take engine = "transformers".'
+        )
+
+
+def _lora_modules(worker: Any) -> list[str]:
+    """In vLLM's process: the modules that may have an adapter, by the names that they have in an adapter."""
+    manager = worker.model_runner.lora_manager._adapter_manager
+    packed = manager.packed_modules_mapping
+    return sorted({name for module in manager.supported_lora_modules for name in packed.get(module, [module])})
