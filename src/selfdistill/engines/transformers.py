@@ -23,7 +23,7 @@ from selfdistill.engines.memory import LayerSize, free_bytes, out_of_memory, row
 from selfdistill.engines.protocol import Completion, Request, Score, Scoring, completion, rejected
 from selfdistill.engines.queue import Queue, Row, draw, generator_of
 from selfdistill.engines.slots import Slots, is_plain
-from selfdistill.engines.ways import WAYS, Way, settle
+from selfdistill.engines.ways import BATCHED, PADDED, Way, settle
 from selfdistill.models.seed_lm import SeedLM, load_model
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class TransformersEngine:
 
     def rows_done(self, requests: Iterable[Request]) -> Iterator[Row | Completion]:
         """Each request as a finished row, or as the reason why it has no answer."""
-        return self._together(requests) if self.way in WAYS[:2] else self._one_by_one(requests)
+        return self._together(requests) if self.way in BATCHED else self._one_by_one(requests)
 
     def _one_by_one(self, requests: Iterable[Request]) -> Iterator[Row | Completion]:
         for request in requests:
@@ -151,11 +151,11 @@ class TransformersEngine:
         free = [slot for slot in range(rows) if slot not in live]
         width = len(queue.rows[0].ids) - len(queue.prefix)
         group = queue.rows[: min(len(free), max(1, PREFILL // max(1, width)))]
-        if self.way != "together":  # the longest come first, and beside padding its numbers would be others
+        if self.way not in PADDED:  # the longest come first, and beside padding its numbers would be others
             group = [row for row in group if len(row.ids) == len(group[0].ids)]
         cache, mask, logits = Forward(self).prefill(group, queue)
         if slots is None:
-            slots = Slots(rows, queue.longest, cache, mask, self.way == "together")
+            slots = Slots(rows, queue.longest, cache, mask, self.way in PADDED)
         taken = free[: len(group)]
         slots.admit(taken, cache, mask, [*live, *taken])
         del queue.rows[: len(group)]

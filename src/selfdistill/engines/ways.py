@@ -24,12 +24,15 @@ from selfdistill.models.prompts import Prompt
 if TYPE_CHECKING:
     from selfdistill.engines.transformers import TransformersEngine
 
-Way = Literal["together", "same lengths", "alone", "without a cache"]
-WAYS: tuple[Way, ...] = ("together", "same lengths", "alone", "without a cache")
-"""Rows with padding between them; rows of one length; one row by the library's own `generate`; and the same, computing
-all tokens anew at each step. The fastest first."""
+Way = Literal["together", "no shared prefix", "same lengths", "alone", "without a cache"]
+WAYS: tuple[Way, ...] = ("together", "no shared prefix", "same lengths", "alone", "without a cache")
+"""The fastest first: rows of any lengths, where what all prompts begin with is computed once and padding stands behind
+it; with padding before the whole prompt only; rows of one length; one row by the library's own `generate`; and the
+same, computing all tokens anew at each step."""
+BATCHED, PADDED = WAYS[:3], WAYS[:2]
 
 SLOWER = {
+    "no shared prefix": "what all prompts begin with is computed for each",
     "same lengths": "only prompts of the same length run together",
     "alone": "rows run one by one",
     "without a cache": "rows run one by one, and every token is computed anew at each step, which is slow",
@@ -39,9 +42,9 @@ AGREED = {"float32": 1e-3, "bfloat16": 0.1}
 """How far the log-probability of a token may differ, in shares of the spread of the logits. Faults that were seen are
 larger by orders of magnitude; what rounding does is smaller."""
 
-PREFIX, RESTS = 9, ((13, 6), (5, 9), (1, 4), (7, 5))
+PREFIX, RESTS = 9, ((13, 6), (5, 9), (5, 3), (1, 4), (7, 5))
 """Tokens that all probes begin with, then (further tokens of the prompt, tokens to generate) of each: rows that are
-padded, that leave early, and one that comes when another has left."""
+padded, that leave early, that come when another has left, and two of one length."""
 
 
 def settle(engine: TransformersEngine) -> None:
