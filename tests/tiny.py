@@ -58,7 +58,7 @@ TABLE: dict[str, dict[str, Any]] = {
     "gemma4_text": {"num_hidden_layers": 4, "layer_types": WINDOWS * 2},
     "glm": {}, "glm4": {}, "glm4_moe": {}, "gpt2": {}, "gpt_bigcode": {},
     "gpt_neo": {"num_heads": 4, "attention_types": [[["global", "local"], 1]]},
-    "gpt_neox": {}, "gpt_oss": {}, "gptj": {}, "granite": {}, "granitemoe": {},
+    "gpt_neox": {}, "gpt_oss": {"intermediate_size": 64}, "gptj": {}, "granite": {}, "granitemoe": {},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]}, "granitemoeshared": {}, "helium": {},
     "hunyuan_v1_dense": {}, "hunyuan_v1_moe": {}, "jamba": {"num_hidden_layers": 4}, "jetmoe": {},
     "kimi_linear": {"num_hidden_layers": 4, "num_key_value_heads": 4, "linear_head_dim": 8, "linear_num_heads": 4,

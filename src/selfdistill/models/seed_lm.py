@@ -170,6 +170,8 @@ def _with_weights(lm: SeedLM) -> Any:
             f"model {lm.name}: {len(missing)} weights of the model are not in its files (for example {missing[0]}). "
             "The folder is incomplete."
         )
+    if _unpacked(lm.config):
+        model._weight_conversions = []  # saved as they are now: the way back would name them as packed ones
     embeddings = model.get_input_embeddings().num_embeddings
     if len(lm.tokenizer) > embeddings:
         raise UserError(

@@ -15,7 +15,7 @@ from selfdistill.core.config import TrainSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.launch import process, sharded
 from selfdistill.models.seed_lm import SeedLM, attention_kernel, quantization
-from selfdistill.training.targets import find_targets
+from selfdistill.training.targets import find_targets, freeze_all_but_language
 
 TRACKERS = ("wandb", "trackio", "tensorboard")
 """What `report_to` may name; each is a package of that name."""
@@ -70,7 +70,9 @@ def tuned_model(seed_lm: SeedLM, settings: TrainSettings) -> Iterator[Any]:
             yield _with_lora(seed_lm.fresh(), settings)
             return
         own = replace(seed_lm, dtype="float32")  # in bf16 small steps would be rounded away
-        yield (own.fresh() if sharded() else own.model).requires_grad_(True)
+        model = (own.fresh() if sharded() else own.model).requires_grad_(True)
+        freeze_all_but_language(model)
+        yield model
         return
     base = seed_lm.model
     model = _with_lora(base, settings)

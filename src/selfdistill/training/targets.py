@@ -128,6 +128,13 @@ def _outside_language(model: Any) -> str | None:
     return "(?!{}).*".format("|".join(re.escape(name) + more for name, more in inside if name))
 
 
+def freeze_all_but_language(model: Any) -> None:
+    """Of a model that also sees or hears, only the language model keeps its gradients."""
+    if outside := _outside_language(model):
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(not re.fullmatch(outside, name.rpartition(".")[0]))
+
+
 def _experts(model: Any, outside: str | None) -> list[str]:
     """Names, such as experts.down_proj, of the weights that hold all experts of a layer in one."""
     found = set()

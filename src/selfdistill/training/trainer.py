@@ -135,9 +135,11 @@ def _shared(batches: Batches) -> str:
 
 def _what_trains(settings: TrainSettings, model: Any) -> str:
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    share = f"{trained:,} of {sum(p.numel() for p in model.parameters()):,} weights train"
+    whole = sum(p.numel() for p in model.parameters())
+    share = f"{trained:,} of {whole:,} weights train"
     if settings.tune == "full":
-        return f"all weights, kept in fp32 while they train: {share}"
+        of = "" if trained == whole else " of the language model"
+        return f"all weights{of}, kept in fp32 while they train: {share}"
     lora = settings.lora()
     where = lora["targets"] if isinstance(lora["targets"], str) else ", ".join(lora["targets"])
     kinds = "".join(f", {k}" for k in ("rslora", "dora") if getattr(settings, k))
