@@ -279,7 +279,7 @@ def train(
     run_train(seed_lm, examples, answers, out, settings, prompter, seed, "train", progress)
     if process().main:
         notes.write(skipped(out))
-        write_card(out, model, rows.data, kind, settings.mix_ratio)
+        write_card(out, model, rows.data, kind, settings.mix_ratio, revision)
     progress.note(f"adapter in {out}")
 
 

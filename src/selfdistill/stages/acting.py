@@ -33,7 +33,7 @@ TOKENS = 48
 def see_that_it_acts(engine: Engine, prompter: Prompter, progress: Progress) -> None:
     """Compare what the engine gives with its adapter and without. Of a model with all weights tuned there is nothing to
     switch off, so it is left alone."""
-    path = engine.tuned
+    path = getattr(engine, "tuned", None)  # engines that others wrote may not say
     if path is not None and not is_adapter(path):
         return
     tuned = _given(engine, prompter)

@@ -67,7 +67,7 @@ def tuned_model(seed_lm: SeedLM, settings: TrainSettings) -> Iterator[Any]:
     if settings.tune == "full" or sharded():
         seed_lm.unload()  # makes room for weights that are not as they were afterwards
         if settings.tune != "full":
-            yield _with_lora(seed_lm.fresh(), settings)
+            yield _with_lora(seed_lm.fresh(), settings, seed_lm.revision)
             return
         own = replace(seed_lm, dtype="float32")  # in bf16 small steps would be rounded away
         model = (own.fresh() if sharded() else own.model).requires_grad_(True)
@@ -75,7 +75,7 @@ def tuned_model(seed_lm: SeedLM, settings: TrainSettings) -> Iterator[Any]:
         yield model
         return
     base = seed_lm.model
-    model = _with_lora(base, settings)
+    model = _with_lora(base, settings, seed_lm.revision)
     try:
         yield model
     finally:
@@ -87,7 +87,7 @@ def tuned_model(seed_lm: SeedLM, settings: TrainSettings) -> Iterator[Any]:
         base.eval()
 
 
-def _with_lora(base: Any, settings: TrainSettings) -> Any:
+def _with_lora(base: Any, settings: TrainSettings, revision: str | None) -> Any:
     from peft import LoraConfig, get_peft_model
 
     lora, targets = settings.lora(), find_targets(base, settings)
@@ -101,6 +101,7 @@ def _with_lora(base: Any, settings: TrainSettings) -> Any:
         use_rslora=settings.rslora,
         use_dora=settings.dora,
         task_type="CAUSAL_LM",
+        revision=revision,
     )
     with warnings.catch_warnings():  # PEFT's own translation of some experts names more than it uses
         warnings.filterwarnings("ignore", ".*_pattern keys did not match", RuntimeWarning)
