@@ -86,6 +86,7 @@ def test_rows_that_begin_anew_share_the_prefix_of_all_that_wait(embedded, monkey
     requests = [Request(f"a{n}", Prompt(first + r.prompt.ids), r.sampling) for n, r in enumerate(base[:12])]
     requests += [Request(f"b{n}", Prompt(second + r.prompt.ids), r.sampling) for n, r in enumerate(base[:12])]
     engine = local(TransformersSettings(rows=8), embedded)
+    texts(engine, requests[:1])  # what settles how the model is driven is seen apart
     real, seen = engine.model, []
 
     class Tight:
@@ -109,6 +110,7 @@ def _no_memory():
 
 def test_a_fault_of_the_model_is_not_taken_for_a_memory_error(embedded):
     engine = local(TransformersSettings(rows=4), embedded)
+    texts(engine, requests_for(embedded)[:2])
     real = engine.model
     engine.instead = type("Broken", (), {"config": real.config, "__call__": lambda self, **k: 1 / 0})()
     with pytest.raises(ZeroDivisionError):
@@ -121,6 +123,7 @@ def test_memory_that_is_short_means_fewer_rows(embedded, monkeypatch):
     engine = local(TransformersSettings(rows=16), embedded)
     row = 2 * 6 * 192 * 4 * (requests_for(embedded)[0].prompt.ids.__len__() + LIMIT)
     monkeypatch.setattr(transformers, "free_bytes", lambda device: 5 * row)
+    texts(engine, requests_for(embedded)[:1])  # what settles how the model is driven is seen apart
     seen, real = [], engine.model.forward
     monkeypatch.setattr(
         engine.model, "forward", lambda input_ids, **k: seen.append(len(input_ids)) or real(input_ids=input_ids, **k)

@@ -76,7 +76,9 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
     permissions = Permissions(recipe.allow_code_execution, recipe.judge, recipe.data_dir, recipe.code_without_walls)
     tasks = load_tasks(recipe.tasks, recipe.seed, permissions, progress)
     quantized = recipe.train.tune == "qlora"
-    seed_lm, prompter, engine = open_seed(recipe.engine, recipe.model, recipe.prompt, quantized, progress.warn)
+    seed_lm, prompter, engine = open_seed(
+        recipe.engine, recipe.model, recipe.prompt, quantized, progress.warn, recipe.revision
+    )
     check_trainable(seed_lm, recipe.train)
     _leave_device(recipe, seed_lm)
     for name, rows in (("data", examples), *((f"task {t.settings.name}", t.items) for t in tasks)):

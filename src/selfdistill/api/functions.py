@@ -65,6 +65,7 @@ class Model:
     template: str = "using"
     engine: Mapping[str, Any] = field(default_factory=lambda: {"name": "transformers"})
     prompt: Mapping[str, Any] = field(default_factory=dict)
+    revision: str | None = None
 
     def __post_init__(self) -> None:
         from selfdistill.models.templates import load_template
@@ -87,7 +88,7 @@ class Model:
         from selfdistill.engines.open import open_seed
 
         settings, prompt = self._settings
-        return open_seed(settings, self.name, prompt, warn=_progress().warn)
+        return open_seed(settings, self.name, prompt, warn=_progress().warn, revision=self.revision)
 
 
 def load(
@@ -95,14 +96,16 @@ def load(
     format: Literal["chat", "paper"] = "chat",
     template: str = "using",
     engine: str | Mapping[str, Any] = "",
+    revision: str | None = None,
     **prompt: Any,
 ) -> Model:
-    """A model folder, a name on the hub, or `embedded`. `engine` is a name, or settings with a name. Further arguments
-    are those of `[prompt]`: thinking, thinking_tokens, chat_template_kwargs, date. Settings are checked at once; the
-    model is read when it is needed."""
+    """A model folder, a name on the hub (at `revision`: a commit, branch or tag), or `embedded`. `engine` is a name, or
+    settings with a name. Further arguments are those of `[prompt]`: thinking, thinking_tokens, chat_template_kwargs,
+    date. Settings are checked at once; the model is read when it is needed."""
     given("load: engine", engine, (str, Mapping), "a name, or settings")
     settings = {"name": engine or "transformers"} if isinstance(engine, str) else dict(engine)
-    return Model(str(given("load: name", name, PLACE, "a folder or a name")), format, template, settings, prompt)
+    where = str(given("load: name", name, PLACE, "a folder or a name"))
+    return Model(where, format, template, settings, prompt, revision)
 
 
 # --- rows, rewrites, what was kept -------------------------------------------------------------------------------

@@ -95,6 +95,10 @@ _MODEL = typer.Option("--model", help="Model folder, hub name, or `embedded`.", 
 Model = Annotated[str, _MODEL]
 OptionalModel = Annotated[str | None, _MODEL]
 
+Revision = Annotated[
+    str | None, typer.Option("--revision", help="Commit, branch or tag of the model on the hub.", rich_help_panel=MODEL)
+]
+
 Adapter = Annotated[str, typer.Option("--adapter", help="PEFT adapter folder.", rich_help_panel=MODEL)]
 OptionalAdapter = Annotated[
     str | None,
@@ -292,6 +296,7 @@ class Asked(Prompt):
             rich_help_panel=MODEL,
         ),
     ] = "transformers"
+    revision: Revision = None
 
     def open(self, model: str, progress: Progress) -> tuple[str, Prompter, Any]:
         """(digest of the seed LM, prompter, engine). Behind an endpoint the model may be anywhere: it is known by its
@@ -313,7 +318,9 @@ class Asked(Prompt):
             settings = checked(OpenAISettings, {"model": model, **values}, "--engine")
             return settings.model, *open_endpoint(settings, self.settings())
         chosen = checked(ENGINES[name], values, "--engine")
-        seed_lm, prompter, engine = open_seed(chosen, model, self.settings(), warn=progress.warn)
+        seed_lm, prompter, engine = open_seed(
+            chosen, model, self.settings(), warn=progress.warn, revision=self.revision
+        )
         return seed_lm.digest, prompter, engine
 
 

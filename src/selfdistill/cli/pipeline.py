@@ -22,6 +22,7 @@ from selfdistill.cli.options import (
     OptionalTasks,
     Overrides,
     Prompt,
+    Revision,
     Rewriting,
     Rows,
     Seed,
@@ -227,6 +228,7 @@ def train(
     ] = None,
     seed: Seed = 0,
     model: Model,
+    revision: Revision = None,
     prompt: Prompt,
     out: Annotated[Path, out_folder("Folder to write: of the adapter, or of the whole model.")],
     terminal: Terminal,
@@ -279,14 +281,14 @@ def train(
     asked = load_tasks(tasks_of(task or []), seed, anything, Progress(Console(quiet=True)))
     for name, found in overlaps(examples, asked).items():
         progress.warn(overlap_line(name, found))
-    seed_lm = load_model(model, quantized=settings.tune == "qlora")
+    seed_lm = load_model(model, quantized=settings.tune == "qlora", revision=revision)
     prompter = prompt.prompter(seed_lm.tokenizer, progress)
     warn_of_special(examples, seed_lm.tokenizer, rows.data, progress)
     check_prompts(examples, prompter, rows.data, progress)
     run_train(seed_lm, examples, answers, out, settings, prompter, seed, "train", progress)
     if process().main:
         notes.write(skipped(out))
-        write_card(out, model, rows.data, kind, settings.mix_ratio)
+        write_card(out, model, rows.data, kind, settings.mix_ratio, revision)
     progress.note(f"adapter in {out}")
 
 

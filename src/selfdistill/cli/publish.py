@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from selfdistill.cli.options import OUTPUT, Adapter, Model, Terminal, out_folder
+from selfdistill.cli.options import OUTPUT, Adapter, Model, Revision, Terminal, out_folder
 
 
 def merge(
     *,
     model: Model,
+    revision: Revision = None,
     adapter: Adapter,
     out: Annotated[Path, out_folder("Model folder to write.")],
     terminal: Terminal,
@@ -24,7 +25,7 @@ def merge(
     from selfdistill.publish.merge import merge as run_merge
 
     progress = terminal.progress()
-    progress.note(f"merged model in {run_merge(model, adapter, out, progress)}")
+    progress.note(f"merged model in {run_merge(model, adapter, out, progress, revision)}")
 
 
 def push(

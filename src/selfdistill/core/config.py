@@ -103,6 +103,8 @@ class SelectSettings(Settings):
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 
+Attention = Literal["auto", "sdpa", "flash", "eager"]
+
 LORA_PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"rank": 8, "alpha": 16, "targets": ["q_proj", "v_proj"]},
     "strong": {"rank": 64, "alpha": 128, "targets": "all-linear"},
@@ -119,8 +121,8 @@ class TrainSettings(Settings):
     `holdout` is the share of the rows that does not train and on which the loss is measured at every checkpoint;
     `patience` stops after so many checkpoints without a better one, and takes the best. `checkpoint_steps` apart a
     stopped training can go on; without it, ten times in all, 25 steps apart or more. `packing` and
-    `gradient_checkpointing` are chosen by the device where they are not set. `report_to` names trackers: wandb,
-    trackio, tensorboard.
+    `gradient_checkpointing` are chosen by the device where they are not set. `attention` is the engine's, or sdpa,
+    flash (needs flash-attn) or eager. `report_to` names trackers: wandb, trackio, tensorboard.
 
     `mix_ratio` is the share of rows that take the distilled response in the SDFT arm (Section 5.1), `size` how many
     rows train, drawn at random. In a run, lists of either make an arm of each.
@@ -150,6 +152,7 @@ class TrainSettings(Settings):
     packing: bool | None = None
     gradient_checkpointing: bool | None = None
     checkpoint_steps: Annotated[int, Field(ge=1)] | None = None
+    attention: Attention = "auto"
     report_to: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -259,11 +262,13 @@ class JudgeSettings(EndpointSettings):
 class TransformersSettings(Settings):
     """The default engine, in this process. `rows` caps how many rows are generated together; without it, 128 on a CPU
     and 256 on an accelerator, and fewer where memory is short. `dtype` of the weights; "auto" takes bf16 where a
-    CUDA device has units for it, else fp32."""
+    CUDA device has units for it, else fp32. `attention` is the library's own choice, or sdpa, flash (needs flash-attn)
+    or eager."""
 
     name: Literal["transformers"] = "transformers"
     rows: Annotated[int, Field(ge=1)] | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    attention: Attention = "auto"
 
 
 class VllmSettings(Settings):
@@ -280,9 +285,11 @@ class VllmSettings(Settings):
 
 
 class OpenAISettings(EndpointSettings):
-    """The seed LM behind an endpoint that serves it."""
+    """The seed LM behind an endpoint that serves it. `adapter_model` is the name under which the endpoint serves the
+    adapter that is evaluated."""
 
     name: Literal["openai"] = "openai"
+    adapter_model: str | None = None
     concurrency: Annotated[int, Field(ge=1)] = 32
 
 
@@ -319,8 +326,9 @@ _RUN_FILES = (
 
 
 class Recipe(Settings):
-    """A whole run: seed LM, data, and the settings of every stage. `data_dir` holds local copies of `paper:` data.
-    Without `arms`, vanilla fine-tuning and SDFT are trained.
+    """A whole run: seed LM, data, and the settings of every stage. `revision` is a commit, branch or tag of the model
+    on the hub. `data_dir` holds local copies of `paper:` data. Without `arms`, vanilla fine-tuning and SDFT are
+    trained.
 
     `seed` draws data and rewrites. Each of `seeds` trains and is evaluated, for the spread between trainings; without
     them, one training with `seed`. `allow_code_execution` lets checks run model-written code, in the sandbox;
@@ -328,6 +336,7 @@ class Recipe(Settings):
     """
 
     model: Place
+    revision: str | None = None
     data: DataSettings
     prompt: PromptSettings = PromptSettings()
     distill: DistillSettings = DistillSettings()

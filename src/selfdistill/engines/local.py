@@ -5,6 +5,7 @@ A new one is one file and one line in `open_local`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from selfdistill.core.config import TransformersSettings, VllmSettings
@@ -14,15 +15,21 @@ from selfdistill.models.prompts import Prompter
 from selfdistill.models.seed_lm import SeedLM
 
 
-def open_local(settings: TransformersSettings | VllmSettings, seed_lm: SeedLM, ends: set[int]) -> Engine:
-    """An engine for the files of a seed LM; `ends` are the tokens that end a response."""
+def open_local(
+    settings: TransformersSettings | VllmSettings,
+    seed_lm: SeedLM,
+    ends: set[int],
+    note: Callable[[str], None] | None = None,
+) -> Engine:
+    """An engine for the files of a seed LM; `ends` are the tokens that end a response. `note` is told what there is to
+    say of this model."""
     if isinstance(settings, VllmSettings):
         from selfdistill.engines.vllm import VllmEngine
 
         return VllmEngine(seed_lm, ends, settings)
     from selfdistill.engines.transformers import TransformersEngine
 
-    return TransformersEngine(seed_lm, ends, settings.rows)
+    return TransformersEngine(seed_lm, ends, settings.rows, note)
 
 
 def end_ids(seed_lm: SeedLM, prompter: Prompter) -> set[int]:
@@ -32,7 +39,9 @@ def end_ids(seed_lm: SeedLM, prompter: Prompter) -> set[int]:
 
     ends = {replace(prompter, format="chat").end_id, replace(prompter, format="paper").end_id}
     try:
-        own = transformers.GenerationConfig.from_pretrained(resolve(seed_lm.name)).eos_token_id
+        own = transformers.GenerationConfig.from_pretrained(
+            resolve(seed_lm.name), revision=seed_lm.revision
+        ).eos_token_id
     except OSError:  # not every model has one
         own = seed_lm.config.eos_token_id
     own = own if isinstance(own, list) else [own]

@@ -22,17 +22,27 @@ Warn = Callable[[str], None] | None
 
 
 def open_seed(
-    settings: EngineSettings, name: str, prompt: PromptSettings, quantized: bool = False, warn: Warn = None
+    settings: EngineSettings,
+    name: str,
+    prompt: PromptSettings,
+    quantized: bool = False,
+    warn: Warn = None,
+    revision: str | None = None,
 ) -> tuple[SeedLM, Prompter, Engine]:
     """The seed LM, what makes its prompts, and what generates with it here, with and without adapters. An endpoint
     takes no adapters: where it is set, this is the default engine. Raises UserError for what cannot be opened."""
-    seed_lm, prompter = open_model(settings, name, prompt, quantized, warn)
+    seed_lm, prompter = open_model(settings, name, prompt, quantized, warn, revision)
     here = TransformersSettings() if isinstance(settings, OpenAISettings) else settings
-    return seed_lm, prompter, make_engine(here, seed_lm, prompter)
+    return seed_lm, prompter, make_engine(here, seed_lm, prompter, warn)
 
 
 def open_model(
-    settings: EngineSettings, name: str, prompt: PromptSettings, quantized: bool = False, warn: Warn = None
+    settings: EngineSettings,
+    name: str,
+    prompt: PromptSettings,
+    quantized: bool = False,
+    warn: Warn = None,
+    revision: str | None = None,
 ) -> tuple[SeedLM, Prompter]:
     """The seed LM in the data type that the engine's settings ask for, and what makes its prompts. Other engines than
     the default have a data type of their own, and leave training its. Raises UserError for 4 bits with an engine that
@@ -41,8 +51,8 @@ def open_model(
         raise UserError(
             f'train.tune = "qlora": engine = "{settings.name}" takes whole weights. Take engine = "transformers".'
         )
-    dtype = settings.dtype if isinstance(settings, TransformersSettings) else "auto"
-    seed_lm = load_model(name, dtype, quantized)
+    here = settings if isinstance(settings, TransformersSettings) else TransformersSettings()
+    seed_lm = load_model(name, here.dtype, quantized, revision, here.attention)
     return seed_lm, Prompter.create(seed_lm.tokenizer, prompt, warn)
 
 
@@ -55,7 +65,7 @@ def open_endpoint(settings: OpenAISettings, prompt: PromptSettings) -> tuple[Pro
 
 
 def make_engine(
-    settings: TransformersSettings | VllmSettings | RaySettings, seed_lm: SeedLM, prompter: Prompter
+    settings: TransformersSettings | VllmSettings | RaySettings, seed_lm: SeedLM, prompter: Prompter, warn: Warn = None
 ) -> Engine:
     """The engine that generates with this seed LM. Raises UserError where its library is missing."""
     ends = end_ids(seed_lm, prompter)
@@ -63,4 +73,4 @@ def make_engine(
         from selfdistill.engines.ray import RayEngine
 
         return RayEngine(seed_lm, ends, settings)
-    return open_local(settings, seed_lm, ends)
+    return open_local(settings, seed_lm, ends, warn)

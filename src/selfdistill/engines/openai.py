@@ -27,7 +27,7 @@ import asyncio
 import random
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager
 from itertools import islice
 from queue import SimpleQueue
 from typing import Any, Literal
@@ -60,6 +60,7 @@ class OpenAIEngine:
 
     def __init__(self, settings: OpenAISettings) -> None:
         self.settings = settings
+        self.tuned: str | None = None
         self._answered = False  # the endpoint has answered a request with these settings
         self._streams: WeakSet[Generator[Completion]] = WeakSet()
         connection(settings, "engine")  # what is missing is said now, not after the data is read
@@ -79,13 +80,22 @@ class OpenAIEngine:
             yield [Score(item.id, None) for item in batch]
 
     def adapter(self, path: str | None) -> AbstractContextManager[None]:
-        """Only the seed LM itself (None). Raises UserError for an adapter: the endpoint serves one model."""
-        if path is not None:
+        """Within this block the endpoint is asked for `adapter_model`, under which it serves the adapter at `path`;
+        None is the seed LM itself. Raises UserError for an adapter where that is not set."""
+        if path is not None and self.settings.adapter_model is None:
             raise UserError(
-                f"adapter {path}: the {where(self.settings, 'engine')} serves one model and takes no adapter. "
-                "Evaluate adapters with another engine, such as transformers or vllm."
+                f"adapter {path}: the {where(self.settings, 'engine')} serves one model and takes no adapter. Name "
+                "what it serves it as (engine.adapter_model), or take another engine, such as transformers or vllm."
             )
-        return nullcontext()
+        return self._answering_with(path)
+
+    @contextmanager
+    def _answering_with(self, path: str | None) -> Iterator[None]:
+        before, self.tuned = self.tuned, path
+        try:
+            yield
+        finally:
+            self.tuned = before
 
     def describe(self) -> dict[str, Any]:
         """The engine's name and the model. Not the URL: a server may move between a run and its resume."""
@@ -175,7 +185,8 @@ class OpenAIEngine:
     async def _ask(self, client: Any, request: Request) -> _Reply:
         """A whole reply. The client does not try again after a body that it cannot read, so that is done here, within
         the same number of tries. Raises the client's errors, and _Broken after the last try."""
-        body, tries, left = _body(request, self.settings), 0, self.settings.max_retries
+        model = (self.tuned and self.settings.adapter_model) or self.settings.model
+        body, tries, left = _body(request, self.settings, model), 0, self.settings.max_retries
         while True:
             asker = client.with_options(max_retries=left)
             resource = asker.chat.completions if request.prompt.turns else asker.completions
@@ -236,9 +247,9 @@ class _Reply(BaseModel):
     usage: _Usage | None = None
 
 
-def _body(request: Request, settings: OpenAISettings) -> dict[str, Any]:
+def _body(request: Request, settings: OpenAISettings, model: str) -> dict[str, Any]:
     prompt, sampling = request.prompt, request.sampling
-    body: dict[str, Any] = {"model": settings.model, "temperature": sampling.temperature}
+    body: dict[str, Any] = {"model": model, "temperature": sampling.temperature}
     if sampling.top_p != 1:
         body["top_p"] = sampling.top_p
     if sampling.stop:

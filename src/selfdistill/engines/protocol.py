@@ -179,7 +179,10 @@ def rejected(request: Request, context: int) -> Completion | None:
 
 
 class Engine(Protocol):
-    """What the stages need of an engine. It does one thing at a time: a call ends, or is given up, before the next."""
+    """What the stages need of an engine. It does one thing at a time: a call ends, or is given up, before the next.
+    `tuned` is the adapter or the tuned model that answers now; None is the seed LM."""
+
+    tuned: str | None
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Each request answered once, in any order. Requests are drawn as they are needed."""
@@ -192,7 +195,7 @@ class Engine(Protocol):
 
     def adapter(self, path: str | None) -> AbstractContextManager[None]:
         """Within this block the engine answers with the adapter, or the fully tuned model, at `path`; None is the seed
-        LM itself. Raises UserError for an adapter that does not fit."""
+        LM itself, also inside another adapter's block. Raises UserError for an adapter that does not fit."""
         ...
 
     def describe(self) -> dict[str, Any]:

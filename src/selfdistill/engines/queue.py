@@ -70,3 +70,21 @@ def generator_of(request: Request) -> Any:
     if request.sampling.temperature == 0:
         return None
     return torch.Generator().manual_seed(request.sampling.number(request.id))
+
+
+def draw(logits: torch.Tensor, rows: Sequence[Row]) -> list[int]:
+    """One token a row from the smallest set of tokens that reaches top_p; logits: (rows, vocabulary)."""
+    import torch
+
+    def column(values: list[float]) -> torch.Tensor:
+        return torch.tensor(values, device=logits.device)[:, None]
+
+    top_p = column([row.request.sampling.top_p for row in rows])
+    chances = torch.softmax(logits.float() / column([row.request.sampling.temperature for row in rows]), -1)
+    ordered, order = chances.sort(-1, descending=True)
+    total = ordered.cumsum(-1)
+    ordered[(total - ordered) >= top_p] = 0.0
+    total = ordered.cumsum(-1)
+    draws = column([float(torch.rand((), generator=row.generator)) for row in rows])
+    picked = (total < draws * total[:, -1:]).sum(-1, keepdim=True).clamp(max=logits.shape[-1] - 1)
+    return [int(token) for token in order.gather(-1, picked).squeeze(-1).tolist()]

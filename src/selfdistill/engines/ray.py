@@ -39,6 +39,7 @@ class RayEngine:
         dtype = auto if settings.local.dtype == "auto" else settings.local.dtype
         self._worker: dict[str, Any] = {
             "model": str(folder.resolve()) if folder.is_dir() else seed_lm.name,
+            "revision": seed_lm.revision,
             "digest": seed_lm.digest,
             "end_ids": end_ids,
             "settings": settings.local.model_copy(update={"dtype": dtype}),
@@ -77,12 +78,12 @@ class RayEngine:
     def adapter(self, path: str | None) -> Iterator[None]:
         """Within this block the workers answer with the adapter, or the fully tuned model, at `path`; it must be there
         on every node. An adapter that does not fit is a UserError of the first call."""
-        before, self.tuned = self._worker, path
-        self._worker = before | {"adapter": path and str(Path(path).resolve())}
+        before, tuned = self._worker, self.tuned
+        self.tuned, self._worker = path, before | {"adapter": path and str(Path(path).resolve())}
         try:
             yield
         finally:
-            self._worker, self.tuned = before, None
+            self._worker, self.tuned = before, tuned
 
     def _map(self, what: Literal["generate", "score"], blocks: Sequence[Any]) -> Iterator[list[Any]]:
         """What the workers make of each block, in any order. Raises their UserErrors."""
@@ -171,13 +172,14 @@ class Worker:
     def __init__(
         self,
         model: str,
+        revision: str | None,
         digest: str,
         end_ids: set[int],
         settings: Any,
         adapter: str | None,
         what: Literal["generate", "score"],
     ) -> None:
-        self.arguments = model, digest, end_ids, settings, adapter
+        self.arguments = model, revision, digest, end_ids, settings, adapter
         self.what = what
         self.engine: Any = None
         self.stack = ExitStack()
@@ -195,8 +197,9 @@ class Worker:
     def _load(self) -> Any:
         from selfdistill.engines.local import open_local
 
-        model, digest, end_ids, settings, adapter = self.arguments
-        seed_lm = load_model(model, settings.dtype)
+        model, revision, digest, end_ids, settings, adapter = self.arguments
+        attention = getattr(settings, "attention", "auto")  # vLLM chooses its own
+        seed_lm = load_model(model, settings.dtype, revision=revision, attention=attention)
         if seed_lm.digest != digest:
             raise UserError(
                 f"model {model}: a node of the cluster has other files under this name. Copy the same ones."

@@ -28,17 +28,27 @@ def is_plain(cache: Any) -> bool:
     return all(type(layer) is DynamicLayer for layer in cache.layers)
 
 
+def _rows_can_leave(cache: Any) -> bool:
+    """Whether rows can be taken out of a cache. Layers that keep more than keys and values say so and forget the
+    rest."""
+    from transformers import cache_utils
+
+    names = ("DynamicLayer", "DynamicSlidingWindowLayer", "DynamicIndexedLayer", "DummyLayer")
+    return all(type(layer) in [getattr(cache_utils, name, None) for name in names] for layer in cache.layers)
+
+
 class Slots:
     """The cache, the attention mask and the next positions of up to `rows` rows.
 
     `admit` takes rows from the cache of their prefill, `step_inputs` and `stepped` enclose one forward pass.
     """
 
-    def __init__(self, rows: int, longest: int, cache: Any, mask: torch.Tensor) -> None:
+    def __init__(self, rows: int, longest: int, cache: Any, mask: torch.Tensor, join: bool = True) -> None:
         """`longest`: the most tokens that a row may come to; memory was counted for it. `cache` and `mask` are those of
-        the first prefill: they tell shapes, data type and device. mask: (rows, columns)."""
-        self.plain, self.longest = is_plain(cache), longest
-        self.can_leave = all(hasattr(layer, "batch_select_indices") for layer in cache.layers)
+        the first prefill: they tell shapes, data type and device. mask: (rows, columns). Without `join` no row comes
+        later, whatever the cache."""
+        self.plain, self.longest = join and is_plain(cache), longest
+        self.can_leave = _rows_can_leave(cache)
         self.rows = rows if self.plain else mask.shape[0]
         self.first = self.end = mask.shape[1]
         self.mask = mask.new_zeros(self.rows, mask.shape[1] + STEP)

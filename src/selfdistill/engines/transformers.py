@@ -3,22 +3,27 @@
 Rows are generated together in the slots of one preallocated cache (slots.py). A finished row makes room for a waiting
 one, the longest prompts go first, and a prefix that all waiting prompts share is computed once. How many rows run
 together follows from the free memory; a memory error halves that number, and the rows in flight begin anew.
+
+Not every architecture can be driven so. Before its first text, the engine compares a few rows with the model's own
+plain forward pass, and takes the fastest of the `WAYS` (ways.py) whose numbers are the same, or refuses the model.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from selfdistill.core.adapters import is_adapter
 from selfdistill.core.errors import UserError
-from selfdistill.engines.memory import free_bytes, out_of_memory
+from selfdistill.engines.forward import Forward
+from selfdistill.engines.memory import LayerSize, free_bytes, out_of_memory, row_bytes
 from selfdistill.engines.protocol import Completion, Request, Score, Scoring, completion, rejected
-from selfdistill.engines.queue import Queue, Row, generator_of
+from selfdistill.engines.queue import Queue, Row, draw, generator_of
 from selfdistill.engines.slots import Slots, is_plain
+from selfdistill.engines.ways import BATCHED, PADDED, Way, settle
 from selfdistill.models.seed_lm import SeedLM, load_model
 
 if TYPE_CHECKING:
@@ -42,13 +47,25 @@ LOGITS = 1 << 29
 class TransformersEngine:
     """Batched generation and scoring with a loaded model; adapters are switched on and off without reloading."""
 
-    def __init__(self, seed_lm: SeedLM, end_ids: set[int], rows: int | None = None) -> None:
-        """`end_ids`: tokens that end a response. `rows`: how many may run together."""
-        self.seed_lm = seed_lm
+    def __init__(
+        self,
+        seed_lm: SeedLM,
+        end_ids: set[int],
+        rows: int | None = None,
+        note: Callable[[str], None] | None = None,
+    ) -> None:
+        """`end_ids`: tokens that end a response. `rows`: how many may run together. `note` is told where a model must
+        be driven in a slower way, and why."""
+        self.seed_lm, self.note = seed_lm, note
+        self.way: Way | None = None  # not settled before the first call
+        self.pads_scores = True
+        self.takes: set[str] = set()  # the arguments of the model's forward
         self.instead: Any = None  # what answers in the seed LM's place
+        self.tuned: str | None = None
         self.tokenizer, self.context = seed_lm.tokenizer, seed_lm.context
         self.device, self.dtype, self.end_ids = seed_lm.device, seed_lm.dtype, end_ids
         self.rows = rows or ROWS.get(self.device, MANY)
+        self.layers: list[LayerSize] = []  # of the cache; measured once
 
     def describe(self) -> dict[str, Any]:
         """The engine's name and data type."""
@@ -60,12 +77,35 @@ class TransformersEngine:
     # --- generating --------------------------------------------------------------------------------------------------
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        """Each request answered once, in any order. Raises UserError where memory is too short for a single row."""
+        """Each request answered once, in any order. Raises UserError where memory is too short for a single row, and
+        for a model whose texts cannot be guaranteed in any way."""
+        settle(self)
+        for row in self.rows_done(requests):
+            if isinstance(row, Completion):
+                yield row
+            else:
+                stopped = row.end == "stop"
+                yield completion(row.request, row.tokens, self.end_ids, self.tokenizer, stopped, row.logprobs)
+
+    def rows_done(self, requests: Iterable[Request]) -> Iterator[Row | Completion]:
+        """Each request as a finished row, or as the reason why it has no answer."""
+        return self._together(requests) if self.way in BATCHED else self._one_by_one(requests)
+
+    def _one_by_one(self, requests: Iterable[Request]) -> Iterator[Row | Completion]:
+        for request in requests:
+            row = self._row(request)
+            if isinstance(row, Row):
+                try:
+                    Forward(self).generate(row, self._choose, self.way != "without a cache")
+                except RuntimeError as error:
+                    self._halve(error)
+            yield row
+
+    def _together(self, requests: Iterable[Request]) -> Iterator[Row | Completion]:
         import torch
-        from transformers import DynamicCache
 
         stream = iter(requests)
-        queue = Queue(is_plain(DynamicCache(config=self.model.config)))
+        queue = Queue(self.way == "together" and is_plain(Forward(self).cache()))
         drained = False
         live: dict[int, Row] = {}  # by slot
         slots: Slots | None = None
@@ -96,8 +136,7 @@ class TransformersEngine:
                     row.generator = generator_of(row.request)
                 queue.put(live.values())
                 live = {}
-            for row in done:
-                yield completion(row.request, row.tokens, self.end_ids, self.tokenizer, row.end == "stop", row.logprobs)
+            yield from done
             if not live:
                 slots = None
 
@@ -112,9 +151,11 @@ class TransformersEngine:
         free = [slot for slot in range(rows) if slot not in live]
         width = len(queue.rows[0].ids) - len(queue.prefix)
         group = queue.rows[: min(len(free), max(1, PREFILL // max(1, width)))]
-        cache, mask, logits = self._prefill(group, queue)
+        if self.way not in PADDED:  # the longest come first, and beside padding its numbers would be others
+            group = [row for row in group if len(row.ids) == len(group[0].ids)]
+        cache, mask, logits = Forward(self).prefill(group, queue)
         if slots is None:
-            slots = Slots(rows, queue.longest, cache, mask)
+            slots = Slots(rows, queue.longest, cache, mask, self.way in PADDED)
         taken = free[: len(group)]
         slots.admit(taken, cache, mask, [*live, *taken])
         del queue.rows[: len(group)]
@@ -122,55 +163,12 @@ class TransformersEngine:
         self._choose(logits, group)
         return slots
 
-    def _prefill(self, group: list[Row], queue: Queue) -> tuple[Any, torch.Tensor, torch.Tensor]:
-        """(cache, mask, logits of the next token) of rows whose prompts begin with the queue's prefix, with padding
-        between the prefix and the rest."""
-        import torch
-        from transformers import DynamicCache
-
-        shared = len(queue.prefix)
-        n, width = len(group), max(len(row.ids) for row in group) - shared
-        ids = torch.full((n, width), self.tokenizer.pad_token_id)
-        mask = torch.ones((n, shared + width), dtype=torch.long)
-        for i, row in enumerate(group):
-            rest = row.ids[shared:]
-            ids[i, width - len(rest) :] = torch.tensor(rest)
-            mask[i, shared : shared + width - len(rest)] = 0
-        ids, mask = ids.to(self.device), mask.to(self.device)
-        cache = DynamicCache(config=self.model.config)
-        if shared:
-            if queue.states is None:
-                first = torch.tensor([queue.prefix], device=self.device)
-                alone = DynamicCache(config=self.model.config)
-                self.model(input_ids=first, past_key_values=alone, use_cache=True, logits_to_keep=1)
-                queue.states = [(layer.keys, layer.values) for layer in alone.layers]
-            for index, (keys, values) in enumerate(queue.states):
-                cache.update(keys.expand(n, -1, -1, -1), values.expand(n, -1, -1, -1), index)
-        logits = self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(-1) - 1).clamp(min=0)[:, shared:],
-            past_key_values=cache,
-            logits_to_keep=1,
-            use_cache=True,
-        ).logits[:, -1]
-        return cache, mask, logits
-
     def _step(self, slots: Slots, live: dict[int, Row]) -> None:
         """One more token for every live row."""
-        import torch
-
         tokens = [0] * slots.rows
         for slot, row in live.items():
             tokens[slot] = row.tokens[-1]
-        mask, position = slots.step_inputs()
-        logits = self.model(
-            input_ids=torch.tensor(tokens, device=self.device)[:, None],
-            attention_mask=mask,
-            position_ids=position.clamp(max=self.context - 1),  # idle slots count on
-            past_key_values=slots.cache,
-            use_cache=True,
-        ).logits[:, -1]
+        logits = Forward(self).step(tokens, slots)
         slots.stepped()
         order = list(live)
         self._choose(logits if order == list(range(slots.rows)) else logits[order], [live[slot] for slot in order])
@@ -190,7 +188,7 @@ class TransformersEngine:
         tokens = logits.argmax(-1).tolist()
         drawn = [i for i, row in enumerate(rows) if row.generator is not None]
         if drawn:
-            for i, token in zip(drawn, _draw(logits[drawn], [rows[i] for i in drawn]), strict=True):
+            for i, token in zip(drawn, draw(logits[drawn], [rows[i] for i in drawn]), strict=True):
                 tokens[i] = token
         if any(row.request.sampling.logprobs for row in rows):
             chosen = torch.tensor(tokens, device=logits.device)[:, None]
@@ -215,14 +213,8 @@ class TransformersEngine:
 
     def _fitting(self, longest: int) -> int:
         """How many rows of up to `longest` tokens run together: as many as the cache has memory for."""
-        return max(1, min(self.rows, int(MEMORY * free_bytes(self.device) / (self._bytes_per_token() * longest))))
-
-    def _bytes_per_token(self) -> int:
-        """Keys and values of one token in all layers."""
-        config = self.model.config.get_text_config()
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return 2 * int(config.num_hidden_layers * heads * size) * (2 if self.dtype == "bfloat16" else 4)
+        self.layers = self.layers or Forward(self).layer_sizes()
+        return max(1, min(self.rows, int(MEMORY * free_bytes(self.device) / row_bytes(self.layers, longest))))
 
     def _halve(self, error: Exception) -> None:
         """Fewer rows from now on. Raises what was no memory error, and UserError where a single row was too much."""
@@ -242,7 +234,9 @@ class TransformersEngine:
     # --- scoring -----------------------------------------------------------------------------------------------------
 
     def score(self, batches: Iterable[Sequence[Scoring]]) -> Iterator[list[Score]]:
-        """Each batch answered once, in order, computed together."""
+        """Each batch answered once, in order, computed together. Raises UserError for a model whose texts cannot be
+        guaranteed."""
+        settle(self)
         for batch in batches:
             fitting = [s for s in batch if len(s.prompt) + len(s.response) <= self.context]
             found = dict(self._scored(sorted(fitting, key=lambda s: -(len(s.prompt) + len(s.response)))))
@@ -251,7 +245,7 @@ class TransformersEngine:
     def _scored(self, ordered: Sequence[Scoring]) -> Iterator[tuple[str, float]]:
         """In parts whose logits stay within LOGITS; the lengths alone decide, so that the bits are the same again."""
         vocabulary = self.model.config.get_text_config().vocab_size
-        done, most = 0, len(ordered)
+        done, most = 0, len(ordered) if self.pads_scores else 1
         while done < len(ordered):
             width = len(ordered[done].prompt) + len(ordered[done].response)
             rows = max(1, min(most, LOGITS // (width * vocabulary)))
@@ -276,11 +270,9 @@ class TransformersEngine:
         first = min(len(s.prompt) for s in batch) - 1  # no logits before the first response
         scores = []
         with torch.inference_mode():
-            logits = self.model(
-                input_ids=ids.to(self.device),
-                attention_mask=mask.to(self.device),
-                logits_to_keep=torch.arange(first, width - 1, device=self.device),
-            ).logits
+            where = torch.arange(first, width - 1, device=self.device)
+            padding = {"attention_mask": mask.to(self.device)} if self.pads_scores else {}
+            logits = Forward(self).logits(ids.to(self.device), where, **padding)
             for i, s in enumerate(batch):
                 begin = len(s.prompt) - 1 - first
                 target = torch.tensor(s.response, device=self.device)
@@ -299,23 +291,34 @@ class TransformersEngine:
     def adapter(self, path: str | None) -> Iterator[None]:
         """Within this block the engine answers with the adapter, or the fully tuned model, at `path`; None is the seed
         LM itself."""
-        if path is None:
-            yield
-            return
+        before, self.tuned = self.tuned, path
+        try:
+            if path is None and before and is_adapter(before):
+                with self.instead.disable_adapter():  # its layers stay where they are
+                    yield
+            elif path is None:
+                yield
+            elif is_adapter(path):
+                with self._with_adapter(path):
+                    yield
+            else:
+                self.seed_lm.unload()  # two whole models are one too many
+                self.instead = load_model(path, self.seed_lm.dtype, attention=self.seed_lm.attention).model
+                yield
+        finally:
+            self.tuned = before
+            if not before:
+                self.instead = None
+
+    @contextmanager
+    def _with_adapter(self, path: str) -> Iterator[None]:
         from peft import PeftModel
 
-        if not is_adapter(path):
-            self.seed_lm.unload()  # two whole models are one too many
-            self.instead = load_model(path, self.seed_lm.dtype).model
-            try:
-                yield
-            finally:
-                self.instead = None
-            return
         base = self.seed_lm.model
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", message=".*missing adapter keys.*")
+                warnings.filterwarnings("ignore", ".*_pattern keys did not match", RuntimeWarning)
                 tuned = PeftModel.from_pretrained(base, path)
         except (RuntimeError, ValueError, TypeError, KeyError, UserWarning) as error:
             first = str(error).strip().splitlines()[0][:200]
@@ -324,23 +327,4 @@ class TransformersEngine:
         try:
             yield
         finally:
-            self.instead = None
             tuned.unload()
-
-
-def _draw(logits: torch.Tensor, rows: Sequence[Row]) -> list[int]:
-    """One token a row from the smallest set of tokens that reaches top_p."""
-    import torch
-
-    def column(values: list[float]) -> torch.Tensor:
-        return torch.tensor(values, device=logits.device)[:, None]
-
-    top_p = column([row.request.sampling.top_p for row in rows])
-    chances = torch.softmax(logits.float() / column([row.request.sampling.temperature for row in rows]), -1)
-    ordered, order = chances.sort(-1, descending=True)
-    total = ordered.cumsum(-1)
-    ordered[(total - ordered) >= top_p] = 0.0
-    total = ordered.cumsum(-1)
-    draws = column([float(torch.rand((), generator=row.generator)) for row in rows])
-    picked = (total < draws * total[:, -1:]).sum(-1, keepdim=True).clamp(max=logits.shape[-1] - 1)
-    return [int(token) for token in order.gather(-1, picked).squeeze(-1).tolist()]

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from selfdistill.core.adapters import CONFIG, WEIGHTS, is_adapter
 from selfdistill.core.config import VllmSettings
@@ -24,7 +24,7 @@ from selfdistill.models import resolve
 from selfdistill.models.seed_lm import SeedLM
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""Ranks that vLLM can be started for."""
+"""Ranks that vLLM can be started for, where it does not say so itself."""
 SPECULATION = {"method": "ngram", "num_speculative_tokens": 6, "prompt_lookup_max": 4, "prompt_lookup_min": 2}
 """Where the last 2 to 4 tokens stand in the prompt, too, the 6 tokens that follow there are tried."""
 
@@ -113,20 +113,18 @@ class VllmEngine:
     def adapter(self, path: str | None) -> Iterator[None]:
         """Within this block the engine answers with the adapter, or the fully tuned model, at `path`. Raises UserError
         for an adapter that does not fit."""
-        if path is None:
-            yield
-            return
-        before = self._folder, self._lora
+        before = self._folder, self._lora, self.tuned
         self.tuned = path
-        if is_adapter(path):
+        if path is None:
+            self._folder, self._lora = resolve(self.seed_lm.name), None
+        elif is_adapter(path):
             self._lora = (path, _rank(path, self.seed_lm))
         else:
             self._folder = str(path)
         try:
             yield
         finally:
-            self._folder, self._lora = before
-            self.tuned = None
+            self._folder, self._lora, self.tuned = before
 
     def _run(self, asked: Iterator[tuple[Any, Sequence[int], Any]]) -> Iterator[tuple[Any, Any]]:
         """Feed (item, token ids, parameters) to vLLM, never more than it works on; (item, output) as each is done."""
@@ -175,13 +173,17 @@ class VllmEngine:
             import torch
             from vllm import LLM
 
+            # Its process is asked which modules may have an adapter, by a function that goes there.
+            os.environ.setdefault("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")
             if not torch.cuda.is_available():  # vLLM's own default is most of the machine's memory
                 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")
             settings, lora = self.settings, {"enable_lora": True, "max_lora_rank": needed} if needed else {}
             try:
                 self._llm = LLM(
                     self._folder,
+                    revision=self.seed_lm.revision if self._folder == resolve(self.seed_lm.name) else None,
                     tokenizer=resolve(self.seed_lm.name),
+                    tokenizer_revision=self.seed_lm.revision,
                     dtype=self.dtype,
                     max_model_len=self.context,
                     max_num_seqs=settings.max_num_seqs,
@@ -204,6 +206,8 @@ class VllmEngine:
                 ) from None
             self._started = (self._folder, needed)
             self._loras = {}
+        if self._lora:
+            _refuse_foreign_modules(self._lora[0], self._llm)
         return self._llm
 
 
@@ -228,6 +232,41 @@ def _rank(path: str, seed_lm: SeedLM) -> int:
                 raise UserError(f"adapter {path}: does not fit this model: {name}: the model {has}.")
     settings = json.loads((Path(path) / CONFIG).read_text(encoding="utf-8"))
     rank = max([settings["r"], *settings.get("rank_pattern", {}).values()])
-    if rank > RANKS[-1]:
-        raise UserError(f'adapter {path}: rank {rank}; vLLM takes up to {RANKS[-1]}. Take engine = "transformers".')
-    return next(r for r in RANKS if r >= rank)
+    ranks = [r for r in _ranks() if r >= rank]
+    if not ranks:
+        raise UserError(f'adapter {path}: rank {rank}; vLLM takes up to {_ranks()[-1]}. Take engine = "transformers".')
+    return ranks[0]
+
+
+def _ranks() -> list[int]:
+    """Ranks that this vLLM can be started for."""
+    try:
+        from vllm.config.lora import MaxLoRARanks
+    except ImportError:  # its place moves between versions
+        return list(RANKS)
+    return sorted(get_args(MaxLoRARanks)) or list(RANKS)
+
+
+def _refuse_foreign_modules(path: str, llm: Any) -> None:
+    """Raises UserError for an adapter on a module that the running vLLM has none for. Where it does not say, nothing
+    happens here: whether the adapter acts is looked at before anything is measured."""
+    from safetensors import safe_open
+
+    try:
+        told = llm.collective_rpc(_lora_modules)[0]
+    except Exception:  # whatever a version calls it: a private part of vLLM
+        return
+    with safe_open(Path(path) / WEIGHTS, "pt") as weights:
+        names = {key.partition(".lora_")[0].rpartition(".")[2] for key in weights.keys() if ".lora_" in key}  # noqa: SIM118
+    if told and (foreign := sorted(names - set(told) - {"base_layer"})):
+        raise UserError(
+            f"adapter {path}: vLLM puts no adapter on {', '.join(foreign)} of this model (it does on "
+            f'{", ".join(told)}). Merge it first (selfdistill merge), or take engine = "transformers".'
+        )
+
+
+def _lora_modules(worker: Any) -> list[str]:
+    """In vLLM's process: the modules that may have an adapter, by the names that they have in an adapter."""
+    manager = worker.model_runner.lora_manager._adapter_manager
+    packed = manager.packed_modules_mapping
+    return sorted({name for module in manager.supported_lora_modules for name in packed.get(module, [module])})

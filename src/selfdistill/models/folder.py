@@ -20,20 +20,23 @@ from selfdistill.data.packed import refuse_pointer
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
-def refuse_incomplete(where: str) -> None:
+def refuse_incomplete(where: str, revision: str | None = None) -> None:
     """Raises UserError for a folder that lacks something and a hub name that cannot be had, before heavy imports."""
     path = Path(where)
+    if revision and path.exists():
+        raise UserError(f"model {where}: a folder, which has no revision. Leave revision = {revision!r} out.")
     if not path.exists():
         if where.startswith((".", "/", "~")) or where.count("/") > 1:
             raise UserError(f"model {where}: no such folder.")
         from huggingface_hub import constants, try_to_load_from_cache
 
         try:
-            cached = try_to_load_from_cache(where, "config.json")
+            cached = try_to_load_from_cache(where, "config.json", revision=revision)
         except ValueError:
             raise UserError(nowhere(where, "no name that the hub could have")) from None
         if constants.HF_HUB_OFFLINE and not isinstance(cached, str):
-            raise UserError(nowhere(where, "not in the hub's cache (HF_HUB_OFFLINE is set)"))
+            at = f" at revision {revision!r}" if revision else ""
+            raise UserError(nowhere(where, f"not in the hub's cache{at} (HF_HUB_OFFLINE is set)"))
         return
     if not path.is_dir():
         single = " A single GGUF file is no such folder." if path.suffix == ".gguf" else ""
@@ -107,17 +110,17 @@ def _check_weights(path: Path, weights: list[Path]) -> None:
             raise UserError(f"{file}: broken or cut short ({error}). Fetch the file again.") from None
 
 
-def digest(where: str) -> str:
-    """What identifies the model in records: a hash of its files, or the hub name and revision."""
+def digest(where: str, revision: str | None = None) -> str:
+    """What identifies the model in records: a hash of its files, or the hub name and the commit that `revision` is."""
     path = Path(where)
     if path.is_dir():
         files = sorted(f for f in path.iterdir() if f.suffix in (".safetensors", ".json", ".jinja", ".model"))
         return digest_of([[f.name, digest_weights(f) if f.suffix == ".safetensors" else digest_file(f)] for f in files])
     from huggingface_hub import try_to_load_from_cache
 
-    cached = try_to_load_from_cache(where, "config.json")
-    revision = Path(cached).parent.name if isinstance(cached, (str, os.PathLike)) else "unknown"
-    return f"{where}@{revision}"
+    cached = try_to_load_from_cache(where, "config.json", revision=revision)
+    commit = Path(cached).parent.name if isinstance(cached, (str, os.PathLike)) else "unknown"
+    return f"{where}@{commit}"
 
 
 def adapter_digest(path: str | None) -> str | None:

@@ -45,6 +45,7 @@ class _Made:
     record: dict[str, Any]
     versions: dict[str, str]
     rest: list[str] = field(default_factory=list)
+    revision: str | None = None
 
     @property
     def base(self) -> str:
@@ -80,11 +81,12 @@ def write_cards(run: Path) -> None:
             _record(run / arm["name"] / "adapter"),
             {k: v for k, v in manifest["versions"].items() if v},
             [*distilled, *_results(run, arm["name"], arm["base"]), *_again(recipe)],
+            recipe.revision,
         )
         write_atomic(made.folder / "README.md", _card(made))
 
 
-def write_card(folder: Path, model: str, data: str, method: str, mix_ratio: float) -> None:
+def write_card(folder: Path, model: str, data: str, method: str, mix_ratio: float, revision: str | None = None) -> None:
     """README.md of a single training, without results."""
     names = ("selfdistill", "torch", "transformers", "peft")
     made = _Made(
@@ -96,6 +98,7 @@ def write_card(folder: Path, model: str, data: str, method: str, mix_ratio: floa
         _record(folder),
         {name: version(name) for name in names},
         ["", "No results: this was one training, without a run around it that measures."],
+        revision,
     )
     write_atomic(folder / "README.md", _card(made))
 
@@ -125,8 +128,9 @@ def _card(made: _Made) -> str:
     ]
     dropped = len(made.record["dropped"])
     left_out = f", {dropped} left out as too long" if dropped else ""
+    at = f" at `{made.revision}`" if made.revision else ""
     lines += markdown_table(["", ""], [
-        ["base model", f"`{made.base}`, digest `{made.record['identity']['model']}`"],
+        ["base model", f"`{made.base}`{at}, digest `{made.record['identity']['model']}`"],
         ["data", made.data],
         ["trained on", f"{made.record['rows']} rows{left_out}; digest `{made.record['identity']['data']}`"],
         ["versions", ", ".join(f"{k} {v}" for k, v in made.versions.items())],
@@ -239,24 +243,27 @@ def _recipe(recipe: Recipe) -> dict[str, Any]:
 def _loading(made: _Made) -> list[str]:
     """Section on loading, for plain PEFT or transformers, vLLM, and merged."""
     base = json.dumps(made.base)
-    start = ["from transformers import AutoModelForCausalLM, AutoTokenizer"]
+    kind = made.record.get("loads_as", "AutoModelForCausalLM")
+    start = [f"from transformers import {kind}, AutoTokenizer"]
     if made.base == "embedded" and not made.whole:
         start += ["from selfdistill.models import resolve", ""]
         base = 'resolve("embedded")'
     lines = ["", "## How to load it", "", _asked(made), "", "```python", *start]
     if made.whole:
-        lines += ['model = AutoModelForCausalLM.from_pretrained("FOLDER")']
+        lines += [f'model = {kind}.from_pretrained("FOLDER")']
         lines += ['tokenizer = AutoTokenizer.from_pretrained("FOLDER")', "```", "", "`vllm serve FOLDER`"]
         return lines
+    base += f", revision={json.dumps(made.revision)}" if made.revision else ""
     lines.insert(-len(start), "from peft import PeftModel")
     lines += [
-        f"base = AutoModelForCausalLM.from_pretrained({base})",
+        f"base = {kind}.from_pretrained({base})",
         f"tokenizer = AutoTokenizer.from_pretrained({base})",
     ]
     lines += ['model = PeftModel.from_pretrained(base, "FOLDER")', "```", ""]
     config = json.loads((made.folder / "adapter_config.json").read_text(encoding="utf-8"))
     rank = next((r for r in RANKS if r >= config["r"]), config["r"])
-    merging = f"selfdistill merge --model {made.base} --adapter FOLDER --out merged"
+    at = f" --revision {made.revision}" if made.revision else ""
+    merging = f"selfdistill merge --model {made.base}{at} --adapter FOLDER --out merged"
     if config["use_dora"]:
         return [
             *lines,
@@ -267,7 +274,7 @@ def _loading(made: _Made) -> list[str]:
             "vllm serve merged",
             "```",
         ]
-    serving = f"vllm serve {made.base} --enable-lora --max-lora-rank {rank} --lora-modules tuned=FOLDER"
+    serving = f"vllm serve {made.base}{at} --enable-lora --max-lora-rank {rank} --lora-modules tuned=FOLDER"
     return [*lines, "```bash", serving, f"{merging}      # or a plain model folder", "```"]
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,19 @@ from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.store import locked, write_atomic
 from selfdistill.models import resolve
-from selfdistill.models.seed_lm import load_model
+from selfdistill.models.classes import copy_processors
+from selfdistill.models.seed_lm import SeedLM, load_model, quantization
 from selfdistill.publish.card import merged_card, shown
 
 # --- merging -----------------------------------------------------------------------------------------------------
 
 
-def merge(model: str, adapter: str, out: Path, progress: Progress | None = None) -> Path:
+def merge(model: str, adapter: str, out: Path, progress: Progress | None = None, revision: str | None = None) -> Path:
     """The base model with the adapter in its weights, W + s B A, in the base's own data type, as a plain transformers
     folder: safetensors, tokenizer, generation config. It is written as OUT.partial and renamed at the end.
 
     The sum is rounded to the base's data type, so logits differ from base plus adapter by that. Raises UserError for an
-    `out` that exists, an adapter that does not fit, and a base whose weights are quantized.
+    `out` that exists, an adapter that does not fit, and a base whose weights are quantized; MXFP4 and FP8 are unpacked.
     """
     progress = progress or Progress()
     if out.is_file():
@@ -47,21 +49,22 @@ def merge(model: str, adapter: str, out: Path, progress: Progress | None = None)
         )
     if not (folder / "adapter_model.safetensors").is_file():
         raise UserError(f"adapter {adapter}: no adapter_model.safetensors in the folder. Only safetensors are read.")
-    base = load_model(model)
-    if getattr(base.config, "quantization_config", None) is not None:
+    base = load_model(model, revision=revision)
+    if packed := quantization(base.config):
         raise UserError(
-            f"model {model}: its weights are quantized, and rounding would change the adapter. Merge it into the model "
-            "that this one was quantized from."
+            f"model {model}: its weights are quantized ({packed}), and rounding would change the adapter. Merge it "
+            "into the model that this one was quantized from."
         )
     _warn_of_another_base(folder, model, base.digest, progress)
-    merged = _merged(model, folder)
+    merged = _merged(base, folder)
     partial = out.with_name(out.name + ".partial")
     with locked(partial, beside=True):
         _clear(partial)
         record = {"base": shown(model), "base_digest": base.digest, "adapter": shown(adapter)}
         write_atomic(partial / "merge.json", json.dumps(record, indent=1) + "\n")
         merged.save_pretrained(partial)
-        _tokenizer(model).save_pretrained(partial)
+        _tokenizer(model, revision).save_pretrained(partial)
+        copy_processors(resolve(model), partial, revision)
         write_atomic(partial / "README.md", merged_card(model, base.digest))
         partial.replace(out)
     return out
@@ -85,22 +88,19 @@ def _clear(partial: Path) -> None:
         file.unlink()
 
 
-def _tokenizer(model: str) -> Any:
+def _tokenizer(model: str, revision: str | None) -> Any:
     """As the base has it: `load_model` gives it a padding token where it has none."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(resolve(model), trust_remote_code=False)
+    return AutoTokenizer.from_pretrained(resolve(model), revision=revision, trust_remote_code=False)
 
 
-def _merged(model: str, adapter: Path) -> Any:
+def _merged(seed_lm: SeedLM, adapter: Path) -> Any:
     """The merged model, in memory. Raises UserError for an adapter that does not fit or cannot be merged."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import ModulesToSaveWrapper
-    from transformers import AutoModelForCausalLM
 
-    base = AutoModelForCausalLM.from_pretrained(
-        resolve(model), dtype="auto", use_safetensors=True, trust_remote_code=False
-    )
+    base = replace(seed_lm, dtype="auto", device="cpu").fresh()
     tuned = _fitted(base, adapter)
     ends = base.get_input_embeddings(), base.get_output_embeddings()
     changed = any(isinstance(e, (BaseTunerLayer, ModulesToSaveWrapper)) for e in ends)

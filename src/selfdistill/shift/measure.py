@@ -196,7 +196,9 @@ def drift_run(run: Path, prompts: int, progress: Progress) -> dict[str, Any]:
             raise UserError(f"{run / folder}: no result.json. Expected a finished run; the same `run` goes on with it.")
     recipe = load_recipe(run / "recipe.toml", [])
     quantized = recipe.train.tune == "qlora"
-    seed_lm, prompter = open_model(recipe.engine, recipe.model, recipe.prompt, quantized, progress.warn)
+    seed_lm, prompter = open_model(
+        recipe.engine, recipe.model, recipe.prompt, quantized, progress.warn, recipe.revision
+    )
     items = grouped(run / "seed")
     pairs = []
     for arm in trained:

@@ -42,6 +42,7 @@ from selfdistill.core.store import Journal, digest_of, in_time, write_atomic, wr
 from selfdistill.engines.protocol import Completion, Engine, Request, Sampling
 from selfdistill.models.prompts import Prompter
 from selfdistill.run_folder import META, read_results
+from selfdistill.stages.acting import see_that_it_acts
 from selfdistill.stages.identity import changed_checks, evaluation_identity, note_checks
 from selfdistill.tasks.base import Permissions, Task
 from selfdistill.tasks.load import template_of
@@ -64,7 +65,7 @@ def evaluate(
     """Answer greedily and judge. `model` and `adapter` are digests for the record; the engine must already use them.
 
     Items that the engine failed on are errors, and are asked again when this is called again. Raises UserError if `out`
-    holds a run with other settings.
+    holds a run with other settings, and for an adapter that changes nothing.
     """
     progress = progress or Progress()
     harness = [t.settings.name for t in tasks if t.harness]
@@ -80,6 +81,8 @@ def evaluate(
             raise UserError(f"{out / name_there}: exists and is not ours. Choose another output folder.")
     with Journal(out / "predictions.jsonl", Prediction, identity, lambda p: p.finish_reason == "error") as journal:
         if judging := not journal.finished:
+            if adapter is not None:
+                see_that_it_acts(engine, prompter, progress)
             with progress.bar(name, sum(len(t.items) or expected_steps(t) for t in tasks)) as advance:
                 advance(sum(e.id in journal.done for t in tasks for e in t.items))
                 for predictions in in_time(_answers(tasks, journal, engine, prompter)):

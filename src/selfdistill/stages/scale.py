@@ -80,7 +80,9 @@ def scale(
         permissions = Permissions(recipe.allow_code_execution, recipe.judge, recipe.data_dir, recipe.code_without_walls)
         tasks = load_tasks(recipe.tasks, recipe.seed, permissions, progress)
         quantized = recipe.train.tune == "qlora"
-        seed_lm, prompter, engine = open_seed(recipe.engine, recipe.model, recipe.prompt, quantized, progress.warn)
+        seed_lm, prompter, engine = open_seed(
+            recipe.engine, recipe.model, recipe.prompt, quantized, progress.warn, recipe.revision
+        )
         _same_as_the_run(run, evaluation_identity(tasks, seed_lm.digest, engine, prompter, None))
         curves: dict[str, list[dict[str, Any]]] = {}
         with closing(engine):

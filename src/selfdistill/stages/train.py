@@ -27,6 +27,7 @@ from selfdistill.core.launch import process
 from selfdistill.core.progress import Progress
 from selfdistill.core.records import Example
 from selfdistill.core.store import digest_of, locked, make_folder, write_atomic
+from selfdistill.models.classes import auto_class
 from selfdistill.models.prompts import Prompter
 from selfdistill.models.seed_lm import SeedLM
 from selfdistill.training.lora import check_trainable
@@ -101,6 +102,8 @@ def train(
         if process().main:
             rows = len(examples) - len(data.dropped) - data.held_examples
             record = {"identity": identity, "rows": rows, "dropped": data.dropped, **curves}
+            if (loads_as := auto_class(seed_lm.config).__name__) != "AutoModelForCausalLM":
+                record["loads_as"] = loads_as
             (partial / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
             partial.replace(out)
             _clear(out)

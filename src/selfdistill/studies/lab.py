@@ -123,7 +123,9 @@ class Lab:
     @cached_property
     def _opened(self) -> tuple[SeedLM, Engine]:
         recipe, quantized = self.recipe, self.recipe.train.tune == "qlora"
-        seed_lm, _, engine = open_seed(recipe.engine, recipe.model, recipe.prompt, quantized, self.progress.warn)
+        seed_lm, _, engine = open_seed(
+            recipe.engine, recipe.model, recipe.prompt, quantized, self.progress.warn, recipe.revision
+        )
         check_trainable(seed_lm, recipe.train)
         return seed_lm, engine
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,7 +14,8 @@ from typing import Any
 from selfdistill.core.config import TrainSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.launch import process, sharded
-from selfdistill.models.seed_lm import SeedLM
+from selfdistill.models.seed_lm import SeedLM, attention_kernel, quantization
+from selfdistill.training.targets import find_targets, freeze_all_but_language
 
 TRACKERS = ("wandb", "trackio", "tensorboard")
 """What `report_to` may name; each is a package of that name."""
@@ -21,10 +23,16 @@ TRACKERS = ("wandb", "trackio", "tensorboard")
 
 def check_trainable(seed_lm: SeedLM, settings: TrainSettings) -> None:
     """Raises UserError for settings that this model or this machine cannot train with."""
-    if settings.tune != "full":
-        check_targets(seed_lm.skeleton(), settings)
     if settings.tune == "qlora" and not seed_lm.quantized:
         raise UserError('train.tune = "qlora": the model was not loaded in 4 bits.')
+    attention_kernel(settings.attention, seed_lm.device)
+    if packed := quantization(seed_lm.config):
+        raise UserError(
+            f"model {seed_lm.name}: its weights are quantized ({packed}), and what trains on them could not be merged "
+            'without rounding. Train the model that it was quantized from, in 4 bits with train.tune = "qlora".'
+        )
+    if settings.tune != "full":
+        find_targets(seed_lm.skeleton(), settings)
     if settings.packing and process().main and (mixes := _packing_mixes(seed_lm)):
         raise UserError(f"train.packing = true: {mixes}, so packed rows would train on each other. Leave it out.")
     for tracker in settings.report_to:
@@ -41,60 +49,33 @@ def _packing_mixes(seed_lm: SeedLM) -> str | None:
     return packing_mixes(model, seed_lm.tokenizer, seed_lm.dtype)
 
 
-def check_targets(model: Any, settings: TrainSettings) -> None:
-    """Raises UserError where a LoRA target names no module that can have an adapter, and lists those that can."""
-    targets = settings.lora()["targets"]
-    if isinstance(targets, str):
-        if targets != "all-linear":
-            raise UserError(f'train.targets = {targets!r}: expected a list of module names, or "all-linear".')
-        return
-    named = {t: [m for n, m in model.named_modules() if n == t or n.endswith(f".{t}")] for t in targets}
-    missing = [t for t, found in named.items() if not found]
-    other = [t for t, found in named.items() if not all(_takes_adapter(m) for m in found)]
-    if missing or other or not named:
-        wrong = f"{', '.join(other)} is no linear layer of this model" if other else "the list is empty"
-        wrong = f"this model has no module {', '.join(missing)}" if missing else wrong
-        raise UserError(
-            f"train.targets: {wrong}. Its linear layers: {', '.join(_linear_names(model))}. Name some of them, or "
-            '"all-linear".'
-        )
-
-
-def _takes_adapter(module: Any) -> bool:
-    import torch
-    from transformers.pytorch_utils import Conv1D
-
-    return isinstance(module, (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d, Conv1D))
-
-
-def _linear_names(model: Any) -> list[str]:
-    import torch
-    from transformers.pytorch_utils import Conv1D
-
-    linear = {n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, (torch.nn.Linear, Conv1D))}
-    return sorted(linear - {"lm_head"})
-
-
 def put_in_order(config: Path) -> None:
     """PEFT keeps names of modules as sets, whose order is another in every process."""
     values = json.loads(config.read_text(encoding="utf-8"))
-    values["target_modules"] = sorted(values["target_modules"])
+    for key in ("target_modules", "target_parameters"):
+        if isinstance(values.get(key), list):
+            values[key] = sorted(values[key])
     config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 @contextmanager
 def tuned_model(seed_lm: SeedLM, settings: TrainSettings) -> Iterator[Any]:
     """The model that trains; the seed LM is as it was afterwards."""
+    if settings.attention not in ("auto", seed_lm.attention):
+        seed_lm.unload()  # two whole models are one too many
+        seed_lm = replace(seed_lm, attention=settings.attention)
     if settings.tune == "full" or sharded():
         seed_lm.unload()  # makes room for weights that are not as they were afterwards
         if settings.tune != "full":
-            yield _with_lora(seed_lm.fresh(), settings)
+            yield _with_lora(seed_lm.fresh(), settings, seed_lm.revision)
             return
         own = replace(seed_lm, dtype="float32")  # in bf16 small steps would be rounded away
-        yield (own.fresh() if sharded() else own.model).requires_grad_(True)
+        model = (own.fresh() if sharded() else own.model).requires_grad_(True)
+        freeze_all_but_language(model)
+        yield model
         return
     base = seed_lm.model
-    model = _with_lora(base, settings)
+    model = _with_lora(base, settings, seed_lm.revision)
     try:
         yield model
     finally:
@@ -106,20 +87,25 @@ def tuned_model(seed_lm: SeedLM, settings: TrainSettings) -> Iterator[Any]:
         base.eval()
 
 
-def _with_lora(base: Any, settings: TrainSettings) -> Any:
+def _with_lora(base: Any, settings: TrainSettings, revision: str | None) -> Any:
     from peft import LoraConfig, get_peft_model
 
-    lora = settings.lora()
+    lora, targets = settings.lora(), find_targets(base, settings)
     config = LoraConfig(
         r=lora["rank"],
         lora_alpha=lora["alpha"],
-        target_modules=lora["targets"] if isinstance(lora["targets"], str) else list(lora["targets"]),
+        target_modules=targets.modules,
+        target_parameters=targets.parameters or None,
+        exclude_modules=targets.exclude,
         lora_dropout=settings.dropout,
         use_rslora=settings.rslora,
         use_dora=settings.dora,
         task_type="CAUSAL_LM",
+        revision=revision,
     )
-    model = get_peft_model(base, config, autocast_adapter_dtype=not sharded())  # shards want one data type
+    with warnings.catch_warnings():  # PEFT's own translation of some experts names more than it uses
+        warnings.filterwarnings("ignore", ".*_pattern keys did not match", RuntimeWarning)
+        model = get_peft_model(base, config, autocast_adapter_dtype=not sharded())  # shards want one data type
     # PEFT writes a form for a model card with every checkpoint, which takes longer than the weights.
     model.create_or_update_model_card = lambda folder: None
     return model

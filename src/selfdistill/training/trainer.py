@@ -35,6 +35,7 @@ from selfdistill.models.seed_lm import SeedLM, pick_dtype
 from selfdistill.training.batches import Batches, Layout, Rows, packing_mixes
 from selfdistill.training.lora import put_in_order, tuned_model
 from selfdistill.training.loss import response_loss
+from selfdistill.training.targets import coverage, find_targets
 
 CHECKPOINTS, APART = 10, 25
 """How often a training is saved where the settings do not say, and the fewest steps between two of them."""
@@ -119,6 +120,7 @@ def _plan(seed_lm: SeedLM, settings: TrainSettings, batches: Batches, model: Any
     held = f", with the loss on {settings.holdout:.0%} of the rows" if settings.holdout else ""
     notes = [
         _what_trains(settings, model),
+        *_reached(seed_lm, settings, model),
         f"{steps} step{'s' if steps > 1 else ''} of {batches.step_rows} rows{_shared(batches)}, {layout}",
         f"{seed_lm.dtype} on {seed_lm.device}: {_why_dtype(seed_lm)}",
         f"gradient checkpointing {'on' if checkpointing else 'off'}: {why}",
@@ -133,13 +135,19 @@ def _shared(batches: Batches) -> str:
 
 def _what_trains(settings: TrainSettings, model: Any) -> str:
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    share = f"{trained:,} of {sum(p.numel() for p in model.parameters()):,} weights train"
+    whole = sum(p.numel() for p in model.parameters())
+    share = f"{trained:,} of {whole:,} weights train"
     if settings.tune == "full":
-        return f"all weights, kept in fp32 while they train: {share}"
+        of = "" if trained == whole else " of the language model"
+        return f"all weights{of}, kept in fp32 while they train: {share}"
     lora = settings.lora()
     where = lora["targets"] if isinstance(lora["targets"], str) else ", ".join(lora["targets"])
     kinds = "".join(f", {k}" for k in ("rslora", "dora") if getattr(settings, k))
     return f"{settings.tune} with r = {lora['rank']}, alpha = {lora['alpha']:g} on {where}{kinds}: {share}"
+
+
+def _reached(seed_lm: SeedLM, settings: TrainSettings, model: Any) -> list[str]:
+    return [] if settings.tune == "full" else [coverage(model, find_targets(seed_lm.skeleton(), settings))]
 
 
 def _layout(seed_lm: SeedLM, settings: TrainSettings, batches: Batches, model: Any) -> tuple[bool, str]:
