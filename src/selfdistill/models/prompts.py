@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from selfdistill.core.config import PromptSettings
 from selfdistill.core.errors import UserError
-from selfdistill.core.records import Turn
+from selfdistill.core.turns import Turn
 from selfdistill.models.templates import Template, fill, load_template
 
 

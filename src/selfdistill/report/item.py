@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import plain
-from selfdistill.core.records import Example, Prediction, Record, Rewrite, Selected, Turn, read_records
+from selfdistill.core.records import Example, Prediction, Record, Rewrite, Selected, read_records
+from selfdistill.core.turns import Turn
 from selfdistill.run_folder import arms
 
 R = TypeVar("R", bound=Record)

@@ -24,8 +24,9 @@ from selfdistill.checks.leaks import leak
 from selfdistill.core.config import DataSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
-from selfdistill.core.records import Candidate, Example, Reason, Rewrite, Selected, Turn, dump, read_records
+from selfdistill.core.records import Candidate, Example, Reason, Rewrite, Selected, dump, read_records
 from selfdistill.core.store import new_files
+from selfdistill.core.turns import Turn
 from selfdistill.data.joins import BATCH, open_rewrites
 from selfdistill.models.thoughts import answer_of
 
