@@ -142,7 +142,7 @@ def test_glaives_texts_are_messages_with_tools(tmp_path):
     (plain,), _ = read(tmp_path, {"system": "SYSTEM: You help.", "chat": "USER: a\n\n\nASSISTANT: b <|endoftext|>"})
     assert plain.references == ("b",) and not plain.uses_tools
     bad = GLAIVE.replace('\'{"city"', "'{city")
-    with pytest.raises(UserError, match=r"line 1 calls a tool in a text that is no JSON"):
+    with pytest.raises(UserError, match="the arguments of the call of get_weather are no JSON object"):
         read(tmp_path, {"system": system, "chat": bad})
 
 

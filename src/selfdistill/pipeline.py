@@ -42,6 +42,7 @@ from selfdistill.methods.base import Responses
 from selfdistill.models.folder import adapter_digest
 from selfdistill.models.prompts import Prompter
 from selfdistill.models.seed_lm import SeedLM
+from selfdistill.models.tools_check import require_tools
 from selfdistill.publish.card import write_cards
 from selfdistill.report.build import build
 from selfdistill.report.tables import yield_sentence
@@ -78,6 +79,7 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
     _leave_device(recipe, seed_lm)
     for name, rows in (("data", examples), *((f"task {t.settings.name}", t.items) for t in tasks)):
         warn_of_special(rows, seed_lm.tokenizer, name, progress)
+        require_tools(prompter, rows, name)
     arms = arms_of(recipe, len(examples))
     for form, name in recipe.select.export.items():
         if name.split(".")[0] in [arm.name for arm in arms]:
@@ -274,7 +276,7 @@ def _first_samples(examples: Sequence[Example], selected: dict[str, Selected]) -
 def _answer_samples(
     samples: list[tuple[Example, dict[str, Any]]], arm: str, engine: Engine, prompter: Prompter, max_new_tokens: int
 ) -> None:
-    requests = [Request(e.id, prompter.evaluate(e.prompt), Sampling(max_new_tokens)) for e, _ in samples]
+    requests = [Request(e.id, prompter.evaluate(e.prompt, e.tools), Sampling(max_new_tokens)) for e, _ in samples]
     texts = {a.id: a.text for a in engine.generate(requests) if not a.error}
     for example, sample in samples:
         if example.id in texts:

@@ -67,6 +67,10 @@ class Example(Record):
         """The texts of all assistant turns that train, the reference last."""
         return (*map(spoken, self.answers[:-1]), self.reference)
 
+    def turn(self, number: int, response: str) -> Turn:
+        """The assistant turn that this response makes of `answers[number]`."""
+        return replaced(self.answers[number], response)
+
     @property
     def uses_tools(self) -> bool:
         """Whether tools are declared, called or heard in it."""
@@ -80,7 +84,7 @@ class Example(Record):
     def with_responses(self, responses: tuple[str, ...]) -> list[Turn]:
         """The whole conversation with these assistant turns in place of the references; turns that do not train are
         marked."""
-        return [*self._answered(responses[:-1]), replaced(self.answers[-1], responses[-1])]
+        return [*self._answered(responses[:-1]), self.turn(-1, responses[-1])]
 
     def _answered(self, responses: tuple[str, ...]) -> list[Turn]:
         if not responses and len(self.prompt) == 1:  # as most are

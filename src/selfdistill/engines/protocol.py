@@ -89,7 +89,8 @@ def completion(
     """What became of a request, from its generated tokens."""
     sampling = request.sampling
     shown = tokens[:-1] if tokens and tokens[-1] in end_ids else tokens
-    text = before_stop(tokenizer.decode(shown, skip_special_tokens=True), sampling.stop)
+    # Special tokens are the form of a call.
+    text = before_stop(tokenizer.decode(shown, skip_special_tokens=not request.prompt.tools), sampling.stop)
     return Completion(
         request.id,
         text.strip(),

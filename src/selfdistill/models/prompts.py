@@ -12,12 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import takewhile
 from typing import Any, Literal
 
 from selfdistill.core.config import PromptSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.turns import Turn
 from selfdistill.models.templates import Template, fill, load_template
+from selfdistill.models.tool_turns import PROBE, Ability, ability_of, messages
+
+Tools = Sequence[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -58,32 +63,82 @@ class Prompter:
         named = load_template(template)
         return replace(self, template=named, asks_form=named.evaluate != named.train)
 
-    def distill(self, turns: Sequence[Turn], reference: str) -> Prompt:
+    def distill(self, turns: Sequence[Turn], reference: str, tools: Tools = ()) -> Prompt:
         """The prompt that asks for a rewrite of `reference`, the answer to the last user turn (Equation 3)."""
-        return self._prompt(turns, (self.template.intro, self.template.turn), reference, self.template.prefill)
+        parts = self.template.intro, self.template.turn
+        return self._prompt(turns, parts, tools, reference, self.template.prefill)
 
-    def train(self, turns: Sequence[Turn]) -> Prompt:
+    def train(self, turns: Sequence[Turn], tools: Tools = ()) -> Prompt:
         """The prompt of the training context c, x (Equations 2 and 5)."""
-        return self._prompt(turns, self.template.train)
+        return self._prompt(turns, self.template.train, tools)
 
-    def evaluate(self, turns: Sequence[Turn]) -> Prompt:
+    def evaluate(self, turns: Sequence[Turn], tools: Tools = ()) -> Prompt:
         """The prompt that asks the model; the same as for training, but for the math template (Figure 13)."""
-        return self._prompt(turns, self.template.evaluate, wrap=self.asks_form)
+        return self._prompt(turns, self.template.evaluate, tools, wrap=self.asks_form)
 
     def response(self, text: str) -> list[int]:
         """Ids of a response and its end token."""
         return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.end_id]
 
+    def answer(self, prompt: Prompt, turn: Turn) -> list[int]:
+        """Ids of an assistant's turn behind a prompt, and its end token. Calls are in the chat template's form, or as
+        the seed LM wrote them."""
+        if "tool_calls" not in turn or "written" in turn:
+            return self.response(turn.get("written", turn["content"]))
+        return self.rendered(prompt, turn)
+
+    def rendered(self, prompt: Prompt, turn: Turn) -> list[int]:
+        """Ids of a turn as the chat template writes it behind a prompt, with the token that ends it there. Raises
+        UserError where the template writes the turn otherwise than the prompt for it begins."""
+        begun = self._render(prompt.turns, True, prompt.tools)
+        whole = self._render((*prompt.turns, turn), False, prompt.tools)
+        common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(begun, whole, strict=False)))
+        if begun[common:].strip():
+            raise UserError(
+                f"the model's chat template opens an answer with {begun[common:]!r}, and writes a turn that calls "
+                f"tools without that ({whole[common : common + 40]!r}): what trains would not be what is asked."
+            )
+        ids = list(self.tokenizer(whole[common:], add_special_tokens=False)["input_ids"])
+        last = max((n for n, id in enumerate(ids) if id in self._special), default=None)
+        if last is not None and not self.tokenizer.decode(ids[last + 1 :]).strip():
+            return ids[: last + 1]
+        # Some templates leave the end to the heading of what follows, which is then what the model writes.
+        followed = self._render((*prompt.turns, turn, Turn(role="tool", content="x")), False, prompt.tools)
+        after = self.tokenizer(followed.removeprefix(whole), add_special_tokens=False)["input_ids"]
+        ended = followed.startswith(whole) and after and after[0] in self._special
+        return [*ids, after[0] if ended else self.end_id]
+
+    @property
+    def call_ends(self) -> set[int]:
+        """The token that ends a turn that calls tools, which some templates end otherwise; none where they write no
+        calls."""
+        if not (self.in_chat and self.tokenizer and self.ability.calls):
+            return set()
+        asked, called = PROBE
+        try:
+            return {self.rendered(Prompt((), turns=(asked,)), called)[-1]}
+        except UserError:
+            return set()
+
+    @cached_property
+    def ability(self) -> Ability:
+        """What the model's chat template can do with tools."""
+        return ability_of(lambda asked, tools: self._applied(asked, len(asked) == 1, tools))
+
+    @property
+    def _special(self) -> set[int]:
+        known = {i for i, t in self.tokenizer.added_tokens_decoder.items() if t.special}
+        return known | set(self.tokenizer.all_special_ids)
+
     @property
     def end_id(self) -> int:
         """The token that ends an assistant's turn: what the chat template writes there, else the EOS token."""
-        if self._in_chat:
+        if self.in_chat:
             mark = "\x00selfdistill\x00"
             turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": mark}]
             after = self._render(turns, False).partition(mark)[2]
             ids = self.tokenizer(after, add_special_tokens=False)["input_ids"]
-            known = {i for i, t in self.tokenizer.added_tokens_decoder.items() if t.special}
-            special = [i for i in ids if i in known | set(self.tokenizer.all_special_ids)]
+            special = [i for i in ids if i in self._special]
             if special:
                 return int(special[0])
         if self.tokenizer.eos_token_id is None:
@@ -91,7 +146,8 @@ class Prompter:
         return int(self.tokenizer.eos_token_id)
 
     @property
-    def _in_chat(self) -> bool:
+    def in_chat(self) -> bool:
+        """Whether prompts stand in the model's own chat template."""
         can = self.tokenizer is None or bool(self.tokenizer.chat_template)
         return can and (self.format == "chat" or self.template.in_chat)
 
@@ -99,19 +155,22 @@ class Prompter:
         self,
         turns: Sequence[Turn],
         parts: tuple[str, str],
+        tools: Tools,
         reference: str | None = None,
         prefill: str = "",
         wrap: bool = False,
     ) -> Prompt:
         intro, turn = parts
-        *before, last = turns
+        at = max(n for n, turn in enumerate(turns) if turn["role"] == "user")
+        before, last, after = turns[:at], turns[at], turns[at + 1 :]  # calls, and what tools gave back, stand behind it
         values = {"instruction": last["content"]} | ({} if reference is None else {"reference": reference})
-        if self._in_chat:
+        if self.in_chat:
             content = last["content"]
             if wrap or reference is not None or self.format == "paper":
                 content = fill("\n\n".join(filter(None, (intro, turn))), **values)
-            asked = (*before, Turn(role="user", content=content))
-            return Prompt(self._tokens(lambda: self._render(asked, True) + prefill, special=False), prefill, asked)
+            asked = (*before, Turn(role="user", content=content), *after)
+            ids = self._tokens(lambda: self._render(asked, True, tools) + prefill, special=False)
+            return Prompt(ids, prefill, asked, tuple(tools))
         text = self._plain(before, intro, fill(turn, **values)) + prefill
         return Prompt(self._tokens(lambda: text, special=True), text)
 
@@ -121,19 +180,24 @@ class Prompter:
             return ()
         return tuple(self.tokenizer(text(), add_special_tokens=special)["input_ids"])
 
-    def _render(self, turns: Sequence[Any], generate: bool) -> str:
+    def _applied(self, asked: list[Any], generate: bool, tools: list[Any] | None) -> str:
+        return str(
+            self.tokenizer.apply_chat_template(asked, tools=tools, tokenize=False, add_generation_prompt=generate)
+        )
+
+    def _render(self, turns: Sequence[Any], generate: bool, tools: Tools = ()) -> str:
         """The chat template's text. Raises UserError where the template refuses the turns (some know no system)."""
         import jinja2
 
+        plain = not tools and all(turn.keys() <= {"role", "content"} for turn in turns)
         try:
-            text = self.tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=generate)
+            return self._applied(list(turns) if plain else messages(turns, self.ability), generate, list(tools) or None)
         except jinja2.TemplateError as error:
             roles = ", ".join(t["role"] for t in turns)
             raise UserError(
                 f"the model's chat template refuses a conversation of the turns {roles}: {error}. Remove what it does "
                 'not know from the data, or use format = "paper".'
             ) from None
-        return str(text)
 
     def _plain(self, before: Sequence[Turn], intro: str, last: str) -> str:
         """The paper's text: system text, intro, earlier turns in the form of Figure 10, the last turn, the heading."""
@@ -152,9 +216,11 @@ class Prompt:
     """One prompt in the forms that engines take.
 
     `ids` are its tokens; none where no tokenizer is here. `turns` is the conversation before the model's own chat
-    template, `text` what follows it (it opens the assistant's turn); without turns, `text` is the whole prompt.
+    template, `text` what follows it (it opens the assistant's turn); without turns, `text` is the whole prompt. `tools`
+    are those that the model may call.
     """
 
     ids: tuple[int, ...]
     text: str = ""
     turns: tuple[Turn, ...] = ()
+    tools: tuple[dict[str, Any], ...] = ()

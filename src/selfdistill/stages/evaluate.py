@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from selfdistill.checks import load_check
+from selfdistill.checks import load_check, with_calls
 from selfdistill.checks.base import UNREADABLE
 from selfdistill.checks.sandbox import walls
 from selfdistill.comparison.intervals import mean_interval, pass_at_k, wilson
@@ -40,6 +40,7 @@ from selfdistill.core.records import (
 from selfdistill.core.store import Journal, digest_of, in_time, write_atomic, write_records
 from selfdistill.engines.protocol import Completion, Engine, Request, Sampling
 from selfdistill.models.prompts import Prompter
+from selfdistill.models.tools_check import require_tools
 from selfdistill.run_folder import META, read_results
 from selfdistill.stages.identity import changed_checks, evaluation_identity, note_checks
 from selfdistill.tasks.base import Permissions, Task
@@ -69,6 +70,8 @@ def evaluate(
     harness = [t.settings.name for t in tasks if t.harness]
     if harness and not hasattr(engine, "seed_lm"):
         raise UserError(f"task {harness[0]}: lm-evaluation-harness needs the model here; it cannot ask an endpoint.")
+    for task in tasks:
+        require_tools(prompter, task.items, f"task {task.settings.name}")
     identity = evaluation_identity(tasks, model, engine, prompter, adapter)
     if changed := changed_checks(out, identity):
         _judge_anew([t for t in tasks if t.settings.name in changed], out)
@@ -207,8 +210,8 @@ def _answers(
             drawn = Sampling(settings.max_new_tokens, settings.temperature, stop=settings.stop)
             for e in task.items:
                 if e.id not in journal.done:
-                    prompt = asker.evaluate(e.prompt)
-                    said = digest_of([prompt.turns, prompt.text])
+                    prompt = asker.evaluate(e.prompt, e.tools)
+                    said = digest_of([prompt.turns, prompt.text, *([prompt.tools] if prompt.tools else [])])
                     hashed = digest_of(prompt.ids) if prompt.ids else said
                     asked[e.id] = _Asked(task, e, hashed, said, settings.samples)
                     yield Request(f"{e.id}~", prompt, greedy)
@@ -267,14 +270,15 @@ def _judged(task: Task, example: Example, answer: Prediction) -> Prediction:
     cannot be judged says why in its note."""
     if task.check is None:
         return answer.model_copy(update={"verdict": Verdict.UNJUDGED})
-    judgement = task.check(answer.text, example.reference, example)
+    check = (with_calls(task.check, example) if example.uses_tools else None) or task.check
+    judgement = check(answer.text, example.reference, example)
     if judgement.outcome == "same":
         verdict = Verdict.CORRECT
     elif judgement.outcome in UNREADABLE:
         verdict = Verdict.UNJUDGEABLE
     else:
         verdict = Verdict.TRUNCATED if answer.finish_reason == "length" else Verdict.WRONG
-    outcomes = [task.check(s.text, example.reference, example).outcome for s in answer.samples]
+    outcomes = [check(s.text, example.reference, example).outcome for s in answer.samples]
     passed = [None if o in UNREADABLE else o == "same" for o in outcomes]
     return answer.model_copy(
         update={

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 from pydantic_core import to_json
 
+from selfdistill.checks import with_calls
 from selfdistill.checks.base import Check
 from selfdistill.checks.coherence import damaged
 from selfdistill.checks.leaks import leak
@@ -29,6 +30,7 @@ from selfdistill.core.store import new_files
 from selfdistill.core.turns import Turn
 from selfdistill.data.joins import BATCH, open_rewrites
 from selfdistill.models.thoughts import answer_of
+from selfdistill.stages.own_calls import taken
 
 _OUTCOMES = {
     "same": Reason.PASSED,
@@ -37,7 +39,7 @@ _OUTCOMES = {
     "no_reference": Reason.REFERENCE_UNREADABLE,
     "cannot_tell": Reason.UNCLEAR,
 }
-_KEEPS = (Reason.PASSED, Reason.KEPT, Reason.COPIED)
+_KEEPS = (Reason.PASSED, Reason.KEPT, Reason.COPIED, Reason.OWN_CALL, Reason.SOME_CALLS)
 
 
 def select(
@@ -103,10 +105,11 @@ def choose(example: Example, rewrite: Rewrite | None, judged: Sequence[Reason]) 
         own = [n for n in passed if judged[n] is not Reason.COPIED] or passed
         number = min(own, key=lambda n: _nll(rewrite.candidates[n])) if len(own) > 1 else own[0]
         best = rewrite.candidates[number]
+        *turns, response = taken(example, best.responses)[0]
         return Selected(
             id=example.id,
-            response=best.text,
-            turns=best.turns,
+            response=response,
+            turns=tuple(turns),
             source="distilled",
             reason=judged[number],
             seed_nll=best.seed_nll,
@@ -127,8 +130,8 @@ def _nll(candidate: Candidate) -> float:
 
 
 def _reason(example: Example, candidate: Candidate, check: Check | None) -> Reason:
-    """Why this candidate may stay or not. Every rewritten turn must pass. Thoughts before an answer train, but are not
-    judged."""
+    """Why this candidate may stay or not. Every rewritten turn must pass; of turns that call tools, one that is not the
+    same call leaves the others as they are. Thoughts before an answer train, but are not judged."""
     if candidate.finish_reason == "length":
         return Reason.TRUNCATED
     references = example.references
@@ -136,17 +139,38 @@ def _reason(example: Example, candidate: Candidate, check: Check | None) -> Reas
         return Reason.EMPTY
     if _same(candidate.text, example.reference) and all(map(_same, candidate.turns, references)):
         return Reason.COPIED
-    for number, response in enumerate(candidate.responses):
+    calls = ["tool_calls" in turn for turn in example.answers] if example.uses_tools else [False] * len(references)
+    kept = _of_texts(example, candidate, check, calls)
+    if kept not in _KEEPS or not any(calls):
+        return kept
+    of_calls = taken(example, candidate.responses)[1]
+    if all(reason is Reason.OWN_CALL for reason in of_calls):
+        return Reason.OWN_CALL if all(calls) else kept
+    if all(calls) and Reason.OWN_CALL not in of_calls:
+        return of_calls[0]
+    return Reason.SOME_CALLS
+
+
+def _of_texts(example: Example, candidate: Candidate, check: Check | None, calls: Sequence[bool]) -> Reason:
+    """What is said of the rewritten turns that are texts."""
+    references, last = example.references, len(calls) - 1
+    texts = [(number, response) for number, response in enumerate(candidate.responses) if not calls[number]]
+    for number, response in texts:
         if reason := _flaw(response, references[number], example):
             return reason
-    if check is None:
-        return Reason.KEPT
-    for number, response in enumerate(candidate.turns):
+    reason = Reason.KEPT
+    for number, response in texts:
+        judges = with_calls(check, example, number) if example.uses_tools else check
+        if judges is None:
+            continue
         # What a row's `contains` or `tests` ask for is asked of the last turn.
-        reason = _OUTCOMES[check(response, references[number], example.model_copy(update={"meta": {}})).outcome]
+        asked = example if number == last else example.model_copy(update={"meta": {}})
+        reason = _OUTCOMES[judges(response, references[number], asked).outcome]
+        if number == last:
+            return reason
         if reason not in (Reason.PASSED, Reason.REFERENCE_UNREADABLE):  # small talk on the way has nothing to extract
             return reason
-    return _OUTCOMES[check(candidate.text, example.reference, example).outcome]
+    return Reason.KEPT if check is None else Reason.PASSED
 
 
 def _same(response: str, reference: str) -> bool:
