@@ -44,3 +44,29 @@ def tokenizer_with(text: str):
     tokenizer.add_special_tokens({"additional_special_tokens": sorted(set(_MARK.findall(text)))})
     tokenizer.bos_token = tokenizer.bos_token or "<s>"
     return tokenizer
+
+
+EMBEDDED = (
+    "{%- set ns = namespace(last=0) %}{%- for m in messages %}{%- if m['role'] == 'user' %}"
+    "{%- set ns.last = loop.index0 %}{% endif %}{% endfor %}"
+    "{%- for m in messages %}{%- if m['role'] == 'tool' %}<|user|>The function returned: {{ m['content'] }}"
+    "{%- else %}<|{{ m['role'] }}|>{{ m['content'] }}{% endif %}"
+    "{%- if tools and loop.index0 == ns.last %}{% for t in tools %}{{ '\nFunction: ' + t['function']['name'] }}("
+    "{{ t['function']['parameters']['properties'] | join(', ') }}){% endfor %}{% endif %}"
+    "{%- for c in m['tool_calls'] or [] %}{% if m['content'] %} {% endif %}I would use the function like this: "
+    "`{{ c['function']['name'] }}({%- for k, v in c['function']['arguments'].items() %}{{ k }}={{ v | tojson }}"
+    "{%- if not loop.last %}, {% endif %}{%- endfor %})`. This call should do what you asked for.{% endfor %}<|end|>"
+    "{%- endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+"""A template of the embedded model that shows tools in the words that it knows from its world."""
+
+
+def tool_model(folder):
+    """The embedded model with that template, as a folder."""
+    import shutil
+
+    shutil.copytree(resolve("embedded"), folder, dirs_exist_ok=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = EMBEDDED
+    tokenizer.save_pretrained(folder)
+    return str(folder)

@@ -155,6 +155,9 @@ class Reason(StrEnum):
         return _EXPLAINED[self.value]
 
 
+REWRITTEN = (Reason.PASSED, Reason.KEPT, Reason.OWN_CALL, Reason.SOME_CALLS)
+"""Reasons of rows that train on words of the seed LM's own."""
+
 _EXPLAINED = {
     "passed": "rewrite kept: same answer as the reference",
     "kept_unchecked": "rewrite kept: no check for open-ended data",

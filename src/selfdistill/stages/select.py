@@ -14,9 +14,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
-
-from pydantic_core import to_json
 
 from selfdistill.checks import with_calls
 from selfdistill.checks.base import Check
@@ -25,11 +22,11 @@ from selfdistill.checks.leaks import leak
 from selfdistill.core.config import DataSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
-from selfdistill.core.records import Candidate, Example, Reason, Rewrite, Selected, dump, read_records
+from selfdistill.core.records import REWRITTEN, Candidate, Example, Reason, Rewrite, Selected, dump, read_records
 from selfdistill.core.store import new_files
-from selfdistill.core.turns import Turn
 from selfdistill.data.joins import BATCH, open_rewrites
 from selfdistill.models.thoughts import answer_of
+from selfdistill.stages.exports import Exports
 from selfdistill.stages.own_calls import taken
 
 _OUTCOMES = {
@@ -39,7 +36,7 @@ _OUTCOMES = {
     "no_reference": Reason.REFERENCE_UNREADABLE,
     "cannot_tell": Reason.UNCLEAR,
 }
-_KEEPS = (Reason.PASSED, Reason.KEPT, Reason.COPIED, Reason.OWN_CALL, Reason.SOME_CALLS)
+_KEEPS = (*REWRITTEN, Reason.COPIED)
 
 
 def select(
@@ -67,7 +64,7 @@ def select(
         new_files(out, *exports.values()) as (file, *others),
         (progress or Progress()).bar("select", total) as advance,
     ):
-        export_files = _Exports(dict(zip(exports.items(), others, strict=True)))
+        export_files = Exports(dict(zip(exports.items(), others, strict=True)))
         stream = iter(found.join(examples))
         while joined := list(islice(stream, BATCH)):
             batch = [example for example, _ in joined]
@@ -203,62 +200,3 @@ def read_selected(examples: Sequence[Example], path: Path) -> dict[str, Selected
     if len(chosen) > len(examples):
         raise UserError(f"{path}: {len(chosen) - len(examples)} rows belong to no row of the data.")
     return chosen
-
-
-# --- hand-over ---------------------------------------------------------------------------------------------------
-
-
-class _Exports:
-    """The files for other trainers, written row by row. They are given by format and name.
-
-    `messages` and `prompt-completion` are TRL's forms, `alpaca` and `sharegpt` those of LLaMA-Factory and Axolotl.
-    `.json` gives one array, anything else JSON lines. Every row carries its source and its id: the user's own where
-    the data has an `id` column, else the hash.
-    """
-
-    def __init__(self, files: Mapping[tuple[str, Path], BinaryIO]) -> None:
-        self.files = [(form, file, path.suffix == ".json") for (form, path), file in files.items()]
-        self.begun = False
-
-    def add(self, examples: Sequence[Example], rows: Sequence[Selected]) -> None:
-        for form, file, array in self.files:
-            lines = [to_json(exported(example, row, form)) for example, row in zip(examples, rows, strict=True)]
-            if array:
-                file.write((b",\n" if self.begun else b"[\n") + b",\n".join(lines))
-            else:
-                file.write(b"\n".join(lines) + b"\n")
-        self.begun = True
-
-    def end(self) -> None:
-        for _, file, array in self.files:
-            if array:
-                file.write(b"\n]\n")
-
-
-def exported(example: Example, row: Selected, form: str) -> dict[str, Any]:
-    """A row in one of the formats of `_Exports`."""
-    turns = example.with_responses(row.responses)
-    tail = {"id": example.meta.get("source_id", example.id), "source": row.source}
-    if form == "messages":
-        return {"messages": [_message(t) if "train" in t else t for t in turns], **tail}
-    if form == "prompt-completion":
-        return {"prompt": [_message(t) for t in turns[:-1]], "completion": turns[-1:], **tail}
-    if form == "sharegpt":
-        names = {"system": "system", "user": "human", "assistant": "gpt"}
-        said = ({"from": names[t["role"]], "value": t["content"], **_weight(t)} for t in turns)
-        return {"conversations": list(said), **tail}
-    if any("train" in t for t in turns):
-        raise UserError(f"export alpaca: row {tail['id']} has turns that do not train, which only messages can say.")
-    system = turns.pop(0)["content"] if turns[0]["role"] == "system" else ""
-    pairs = [[turns[i]["content"], turns[i + 1]["content"]] for i in range(0, len(turns), 2)]
-    (instruction, output), history = pairs[-1], pairs[:-1]
-    return {"instruction": instruction, "input": "", "output": output, "system": system, "history": history, **tail}
-
-
-def _message(turn: Turn) -> dict[str, Any]:
-    return {"role": turn["role"], "content": turn["content"], **_weight(turn)}
-
-
-def _weight(turn: Turn) -> dict[str, int]:
-    """What says in OpenAI's form that a turn does not train."""
-    return {"weight": 0} if "train" in turn else {}
