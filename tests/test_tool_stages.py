@@ -10,6 +10,7 @@ import pytest
 from conftest import write_jsonl
 from tool_models import tool_model
 
+import selfdistill as sd
 from selfdistill.core.config import DataSettings, DistillSettings, Recipe, TaskSettings, TransformersSettings, checked
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
@@ -125,6 +126,7 @@ def test_an_own_call_trains_as_it_was_written_and_a_references_call_as_the_templ
             assert turn["tool_calls"][0]["name"] in first
 
 
+@pytest.mark.heavy
 def test_resuming_gives_the_same_bytes(tmp_path, able, distilled):
     lm, prompter, engine = able
     examples, rewrites = distilled
@@ -177,6 +179,7 @@ def test_the_answer_of_a_task_is_compared_as_a_call(tmp_path, able):
     assert all("(" in p.extracted and "(" in p.expected for p in predictions if p.verdict is Verdict.CORRECT)
 
 
+@pytest.mark.heavy
 def test_a_whole_run_and_its_page_and_exports(tmp_path, folder):
     from selfdistill.pipeline import run
 
@@ -192,7 +195,13 @@ def test_a_whole_run_and_its_page_and_exports(tmp_path, folder):
     report = run(checked(Recipe, recipe, "recipe"), tmp_path / "run")
     assert report["yield"]["own_call"] >= 2
     page = (tmp_path / "run" / "report.html").read_text()
-    assert "own_call" in page
+    shown = json.loads(re.search(r'<script[^>]*id="data"[^>]*>(.*?)</script>', page, re.S)[1])["items"]
+    rows = [item for item in shown if item["kind"] == "row"]
+    assert rows[0]["prompt"][0][0] == "tools" and rows[0]["prompt"][0][1].endswith("): A tool.")
+    assert all(row["references"][0].startswith("calls ") for row in rows) and "tool_calls" not in json.dumps(shown)
+    assert {"user", "assistant", "tool", "tools"} == {role for row in rows for role, _ in row["prompt"]}
+    told = sd.Run(tmp_path / "run").show(rows[1]["id"])
+    assert "The function returned" not in told and "done" in told and "calls " in told and "tool_calls" not in told
     again = read_examples(DataSettings(path=str(tmp_path / "run" / "out.jsonl")))
     assert len(again) == 12 and all(e.tools for e in again)
 

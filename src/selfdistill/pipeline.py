@@ -33,6 +33,7 @@ from selfdistill.core.progress import Progress
 from selfdistill.core.recipe import to_toml
 from selfdistill.core.records import Example, Selected
 from selfdistill.core.store import locked, write_atomic, write_records
+from selfdistill.core.turns import readable
 from selfdistill.data.examples import drawn, read_examples
 from selfdistill.data.notes import Notes, warn_of_special
 from selfdistill.engines.open import open_endpoint, open_seed
@@ -264,8 +265,8 @@ def _first_samples(examples: Sequence[Example], selected: dict[str, Selected]) -
                 "title": f"training row {e.id}",
                 "texts": {
                     "prompt": e.prompt[-1]["content"],
-                    "reference": e.reference,
-                    "rewrite": selected[e.id].response,
+                    "reference": readable(e.answers[-1]),
+                    "rewrite": readable(e.turn(-1, selected[e.id].response)),
                 },
             },
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any, Literal, NotRequired
 
+from pydantic import BaseModel, ConfigDict
 from typing_extensions import TypedDict
 
 
@@ -39,6 +40,11 @@ class Turn(TypedDict):
     tool_call_id: NotRequired[str]
 
 
+class _Said(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    turn: Turn
+
+
 _SPOKEN = ("tool_calls", "content", "written", "reasoning")
 _BEGINS = '{"tool_calls":['
 
@@ -51,19 +57,47 @@ def spoken(turn: Turn) -> str:
     return json.dumps(said, ensure_ascii=False, separators=(",", ":"))
 
 
+def heard(text: str) -> Turn:
+    """The assistant's turn that `spoken` gave as a text; any other text is a turn without calls."""
+    if text.startswith(_BEGINS):
+        try:
+            return _Said.model_validate({"turn": {"role": "assistant", "content": "", **json.loads(text)}}).turn
+        except (ValueError, TypeError):  # it begins like one
+            pass
+    return Turn(role="assistant", content=text)
+
+
 def is_call(text: str) -> bool:
     """Whether a text is what `spoken` makes of a turn that calls tools."""
-    return text.startswith(_BEGINS) and text.endswith("}")
+    return text.startswith(_BEGINS) and "tool_calls" in heard(text)
 
 
-def heard(text: str) -> Turn:
-    """The assistant's turn that `spoken` gave as a text."""
-    turn = Turn(role="assistant", content="")
-    if is_call(text):
-        turn.update(json.loads(text))
-    else:
-        turn["content"] = text
-    return turn
+def readable(turn: Turn) -> str:
+    """The turn for people: thoughts, the words, and each call as f(a="x"); a call that the seed LM wrote, as it did."""
+    thoughts = [f"(thinks: {turn['reasoning']})"] if "reasoning" in turn else []
+    if "written" in turn:
+        return "\n".join([*thoughts, turn["written"]])
+    calls = [f"calls {call['name']}({_listed(call['arguments'])})" for call in turn.get("tool_calls", ())]
+    words = [turn["content"]] if turn["content"] or not calls else []
+    return "\n".join([*thoughts, *words, *calls])
+
+
+def _listed(arguments: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in arguments.items())
+
+
+def who(turn: Turn) -> str:
+    """Who speaks, for people: the role, of a tool also which one."""
+    return f"{turn['role']} {turn['name']}" if turn["role"] == "tool" and "name" in turn else turn["role"]
+
+
+def signature(tool: dict[str, Any]) -> str:
+    """A declared tool for people: f(a, b): what it does."""
+    function = tool["function"]
+    schema = function.get("parameters")
+    properties = schema.get("properties") if isinstance(schema, dict) else None
+    about = f": {function['description']}" if function.get("description") else ""
+    return f"{function['name']}({', '.join(properties if isinstance(properties, dict) else ())}){about}"
 
 
 def replaced(turn: Turn, response: str) -> Turn:

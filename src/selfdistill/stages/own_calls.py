@@ -57,19 +57,10 @@ def taken(example: Example, responses: tuple[str, ...]) -> tuple[tuple[str, ...]
         if "tool_calls" not in turn:
             continue
         response = responses[number]
-        if is_call(response) and _is_turn(response) and same_call(example, number, response):
+        if is_call(response) and same_call(example, number, response):
             reasons.append(Reason.OWN_CALL)
             continue
         made[number] = example.references[number]
         outcome = check_function_call(answer_of(response), example.references[number], example).outcome
         reasons.append(_REASONS.get(outcome, Reason.NO_CALL))
     return tuple(made), reasons
-
-
-def _is_turn(text: str) -> bool:
-    """Whether a text is a whole turn, and not only begins like one."""
-    try:
-        calls = heard(text)["tool_calls"]
-    except (ValueError, KeyError, TypeError):
-        return False
-    return isinstance(calls, list) and all(isinstance(c, dict) and {"name", "arguments"} <= c.keys() for c in calls)
