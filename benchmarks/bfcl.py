@@ -21,7 +21,8 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from selfdistill.checks.calls import check_function_call
-from selfdistill.core.records import Example, Turn
+from selfdistill.core.records import Example
+from selfdistill.core.turns import Turn
 
 CATEGORIES = ("simple_python", "multiple", "parallel", "parallel_multiple")
 Answer = list[tuple[str, dict[str, Any]]]

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from selfdistill.core.records import Turn
+from selfdistill.core.turns import Turn
 from selfdistill.microworld import lexicon as lex
 from selfdistill.microworld import world
 from selfdistill.models.prompts import Prompter

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from selfdistill.checks.call_values import shown
 from selfdistill.checks.calls import check_function_call, declared_parameters, declared_tools, find_calls
-from selfdistill.core.records import Example, Turn
+from selfdistill.core.records import Example
+from selfdistill.core.turns import Turn
 
 F = "f(a=1)"
 

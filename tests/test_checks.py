@@ -15,7 +15,8 @@ from selfdistill.checks.leaks import leak
 from selfdistill.checks.numbers import last_number
 from selfdistill.checks.refusals import stance
 from selfdistill.core.errors import UserError
-from selfdistill.core.records import Example, Turn
+from selfdistill.core.records import Example
+from selfdistill.core.turns import Turn
 from selfdistill.microworld.world import ABILITIES, items
 
 

@@ -440,6 +440,38 @@ def test_what_a_chat_request_sends(serve):
     assert (sent["temperature"], sent["top_p"], sent["stop"], sent["logprobs"]) == (0.5, 0.9, ["\n", "Q:"], True)
 
 
+def test_tools_are_sent_and_calls_are_the_answer(serve):
+    from selfdistill.core.turns import heard
+
+    tools = ({"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}},)
+    call = {"name": "f", "arguments": {"a": 1}, "id": "own"}
+    turns = (
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "", "tool_calls": [call], "reasoning": "hm"},
+        {"role": "tool", "content": "x"},
+        {"role": "user", "content": "b"},
+    )
+    arguments = {"good": '{"b": [1]}', "empty": "", "bad": "{b"}
+    replies = iter(arguments.values())
+
+    def reply(id, number, request):
+        made = {"id": "c", "type": "function", "function": {"name": "g", "arguments": next(replies)}}
+        return {"choices": [{"finish_reason": "tool_calls", "message": {"content": "So.", "tool_calls": [made]}}]}
+
+    engine, server = serve(reply, concurrency=1)
+    requests = [Request(name, Prompt((), turns=turns, tools=tools), Sampling(16)) for name in arguments]
+    found = by_id(engine.generate(requests))
+    sent = server.requests[0]
+    assert sent["tools"] == list(tools)
+    assert sent["messages"][1] == {"role": "assistant", "content": "", "tool_calls": [
+        {"type": "function", "id": "own", "function": {"name": "f", "arguments": '{"a": 1}'}}]}  # fmt: skip
+    assert sent["messages"][2] == {"role": "tool", "content": "x", "tool_call_id": "own", "name": "f"}
+    good = heard(found["good"].text)
+    assert (good["content"], good["tool_calls"]) == ("So.", [{"name": "g", "arguments": {"b": [1]}}])
+    assert heard(found["empty"].text)["tool_calls"] == [{"name": "g", "arguments": {}}]
+    assert found["bad"].text == "So.\ng {b" and {c.finish_reason for c in found.values()} == {"stop"}
+
+
 def test_what_a_completions_request_sends(serve):
     engine, server = serve(echo, max_tokens_name="max_completion_tokens")
     list(engine.generate([ask("Once upon", chat=False)]))

@@ -401,6 +401,42 @@ def test_what_arrives_at_the_hub(small_run, tmp_path, hub):
     assert "hf_secret" not in done.stdout + done.stderr
 
 
+def test_a_distilled_dataset_arrives_with_its_card(small_run, hub):
+    done = pushed(small_run, "--dataset", "--licence", "cc-by-4.0", port=hub.server_address[1])
+    assert done.returncode == 0, done.stderr
+    assert hub.files.keys() == {"README.md", "train.jsonl"}
+    assert json.loads(hub.asked[0][2])["type"] == "dataset"
+    rows = [json.loads(line) for line in hub.files["train.jsonl"].splitlines()]
+    examples = list(read_records(small_run / "examples.jsonl", Example))
+    assert [row["id"] for row in rows] == [e.id for e in examples]
+    assert sum(row["source"] == "distilled" for row in rows) == 19
+    card = hub.files["README.md"].decode()
+    assert front_of(card)["license"] == "cc-by-4.0"
+    manifest = json.loads((small_run / "run.json").read_text())
+    gap = json.loads((small_run / "report.json").read_text())["gap"]
+    for said in (manifest["data"], manifest["model"], "`micro:rare_tools`", "| passed | 19 |", "`embedded`",
+                 f"{gap['before']:.2f} nats a token for the references, {gap['after']:.2f} after"):  # fmt: skip
+        assert said in card
+    texts = {t["content"] for e in examples for t in e.prompt} | {e.reference for e in examples}
+    assert not [line for text in texts for line in text.splitlines() if len(line) > 12 and line in card]
+    assert str(small_run.parent) not in card
+
+
+def test_a_dataset_whose_licence_nobody_stated_says_so(small_run, tmp_path):
+    from selfdistill.publish.dataset import write_dataset
+
+    write_dataset(small_run, tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "| licence | not stated |" in card
+    assert "license" not in front_of(card)
+    with pytest.raises(UserError, match=r"no recipe\.toml"):
+        push(tmp_path, "me/tuned", dataset=True)
+    with pytest.raises(UserError, match="expected the hub's name"):
+        push(small_run, "me/tuned", dataset=True, licence="do: what you like")
+    with pytest.raises(UserError, match="--licence is of a dataset"):
+        push(small_run / "sdft" / "adapter", "me/tuned", licence="mit")
+
+
 def test_what_the_hub_refuses_is_one_line(small_run, hub):
     hub.refuses = True
     folder = small_run / "sdft" / "adapter"

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from selfdistill.checks.numbers import check_last_number, last_number, next_of
 from selfdistill.checks.quantities import Whole, show
-from selfdistill.core.records import Example, Turn
+from selfdistill.core.records import Example
+from selfdistill.core.turns import Turn
 
 ROW = Example(id="0", prompt=(Turn(role="user", content="x"),), reference="r", task="t")
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from selfdistill.checks import load_check
 from selfdistill.checks.texts import same_form
-from selfdistill.core.records import Example, Turn
+from selfdistill.core.records import Example
+from selfdistill.core.turns import Turn
 
 
 def row(**meta: object) -> Example:

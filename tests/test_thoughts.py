@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from selfdistill.checks import CHECKS, load_check
 from selfdistill.checks.judge import parse_verdict
-from selfdistill.core.records import Example, Turn
+from selfdistill.core.records import Example
+from selfdistill.core.turns import Turn
 from selfdistill.models.thoughts import answer_of
 
 PAIRS = [

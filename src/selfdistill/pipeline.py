@@ -34,6 +34,7 @@ from selfdistill.core.progress import Progress
 from selfdistill.core.recipe import load_recipe, to_toml
 from selfdistill.core.records import Example, Selected
 from selfdistill.core.store import locked, write_atomic, write_records
+from selfdistill.core.turns import readable
 from selfdistill.data.examples import drawn, read_examples
 from selfdistill.data.notes import Notes, warn_of_special
 from selfdistill.engines.open import open_endpoint, open_seed
@@ -43,6 +44,7 @@ from selfdistill.methods.base import Responses
 from selfdistill.models.folder import adapter_digest
 from selfdistill.models.prompts import Prompter
 from selfdistill.models.seed_lm import SeedLM
+from selfdistill.models.tools_check import require_tools
 from selfdistill.publish.card import write_cards
 from selfdistill.report.build import build
 from selfdistill.report.tables import yield_sentence
@@ -83,6 +85,7 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
     _leave_device(recipe, seed_lm)
     for name, rows in (("data", examples), *((f"task {t.settings.name}", t.items) for t in tasks)):
         warn_of_special(rows, seed_lm.tokenizer, name, progress)
+        require_tools(prompter, rows, name)
         check_prompts(rows, prompter, name, progress, trains=name == "data")
     if said := advice(recipe.model, prompter, recipe.distill.temperature):
         progress.warn(said)
@@ -280,8 +283,8 @@ def _first_samples(examples: Sequence[Example], selected: dict[str, Selected]) -
                 "title": f"training row {e.id}",
                 "texts": {
                     "prompt": e.prompt[-1]["content"],
-                    "reference": e.reference,
-                    "rewrite": selected[e.id].response,
+                    "reference": readable(e.answers[-1]),
+                    "rewrite": readable(e.turn(-1, selected[e.id].response)),
                 },
             },
         )
@@ -293,7 +296,7 @@ def _answer_samples(
     samples: list[tuple[Example, dict[str, Any]]], arm: str, engine: Engine, prompter: Prompter, max_new_tokens: int
 ) -> None:
     sampling = Sampling(max_new_tokens, thinking_tokens=prompter.settings.thinking_tokens or 0)
-    requests = [Request(e.id, prompter.evaluate(e.prompt), sampling) for e, _ in samples]
+    requests = [Request(e.id, prompter.evaluate(e.prompt, e.tools), sampling) for e, _ in samples]
     texts = {a.id: a.text for a in engine.generate(requests) if not a.error}
     for example, sample in samples:
         if example.id in texts:

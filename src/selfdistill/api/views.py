@@ -95,13 +95,18 @@ class Rows(Sequence[Example]):
 def _dataset(rows: Sequence[Example], chosen: Sequence[Selected], form: Form, keeps: bool = False) -> Dataset:
     from datasets import Dataset
 
-    from selfdistill.stages.select import exported
+    from selfdistill.stages.exports import exported
 
     if form not in get_args(Form):
         *most, last = get_args(Form)
         raise UserError(f"to_dataset: form {form!r}. Expected {', '.join(most)} or {last}.")
-    made: Dataset = Dataset.from_list([exported(e, row, form, keeps) for e, row in zip(rows, chosen, strict=True)])
-    return made
+    made = [exported(e, row, form, keeps) for e, row in zip(rows, chosen, strict=True)]
+    mixed: Any = {}
+    if any(e.uses_tools for e in rows):  # arguments differ from call to call: plain columns would fill in null
+        mixed = {"on_mixed_types": "use_json"}
+        made = [{**row, "tools": row.get("tools")} for row in made]
+    dataset: Dataset = Dataset.from_list(made, **mixed)
+    return dataset
 
 
 @dataclass(frozen=True)

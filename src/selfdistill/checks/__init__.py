@@ -24,7 +24,7 @@ from selfdistill.checks.authors import (
     check_authors_openfunctions,
 )
 from selfdistill.checks.base import Check, Judgement, Outcome
-from selfdistill.checks.calls import check_function_call
+from selfdistill.checks.calls import check_function_call, compared_as_calls
 from selfdistill.checks.code import check_python_tests
 from selfdistill.checks.numbers import check_last_number
 from selfdistill.checks.preference import check_micro_win_rate
@@ -90,6 +90,11 @@ def _of_answers(check: Check, sees_no_reference: bool) -> Check:
         return judgement
 
     return answers
+
+
+def with_calls(check: Check | None, example: Example, number: int = -1) -> Check | None:
+    """The check of an assistant turn of a row with tools: `function_call` where the turn is compared as a call."""
+    return _of_answers(check_function_call, False) if compared_as_calls(example, number) else check
 
 
 def _load(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -141,7 +142,7 @@ def check_function_call(response: str, reference: str, example: Example) -> Judg
     the prompt declares them as tools or only tools are called so. A function that is named in an explanation is no
     second call. The paper's stricter rule is the metric `paper_string_match`.
     """
-    prompt = "\n".join(t["content"] for t in example.prompt)
+    prompt = "\n".join([*(t["content"] for t in example.prompt), *map(json.dumps, example.tools)])
     tools = declared_tools(prompt)
     parameters = declared_parameters(prompt, tools)
     metrics = {"paper_string_match": float(bool(same_string(response, reference)))}
@@ -167,3 +168,20 @@ def check_function_call(response: str, reference: str, example: Example) -> Judg
     if not made or any(UNSURE in call for call in made):
         return Judgement("no_answer", None, expected, metrics=metrics)
     return Judgement("same" if made == wanted else "different", "; ".join(made.elements()), expected, metrics=metrics)
+
+
+def only_calls(text: str) -> bool:
+    """Whether a text is a list of calls and nothing else, [f(a=1), g()], or one of JSON."""
+    try:
+        blocks = call_blocks(text.strip(), {})
+    except Broken:
+        return False
+    whole = text.strip()
+    listed = (whole[:1], whole[-1:]) in (("[", "]"), ("{", "}"))
+    return listed and len(blocks) == 1 and all(call.certain for call in blocks[0])
+
+
+def compared_as_calls(example: Example, number: int) -> bool:
+    """Whether assistant turn `number` of a row is judged as a call, whatever the check: it calls tools, or it is a text
+    of calls alone in a conversation with tools."""
+    return "tool_calls" in example.answers[number] or (example.uses_tools and only_calls(example.references[number]))

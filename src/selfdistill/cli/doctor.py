@@ -91,7 +91,8 @@ def _found(model: str, examples: list[Example], prompter: Prompter) -> dict[str,
 
 def _usual() -> list[Example]:
     """Conversations that most data has: a question, one under a system turn, one of several turns."""
-    from selfdistill.core.records import Example, Turn
+    from selfdistill.core.records import Example
+    from selfdistill.core.turns import Turn
 
     system, question = Turn(role="system", content="Be brief."), Turn(role="user", content="What is two plus two?")
     answer = Turn(role="assistant", content="Four.")

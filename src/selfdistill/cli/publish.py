@@ -30,7 +30,7 @@ def merge(
 
 def push(
     *,
-    folder: Annotated[Path, typer.Argument(help="Adapter or model folder.")],
+    folder: Annotated[Path, typer.Argument(help="Adapter or model folder; with --dataset, the folder of a run.")],
     to: Annotated[str, typer.Option(help="user/name on the hub.", rich_help_panel=OUTPUT)],
     private: Annotated[
         bool,
@@ -42,12 +42,25 @@ def push(
             help="Branch, made where there is none; without it, the repository's main one.", rich_help_panel=OUTPUT
         ),
     ] = None,
+    dataset: Annotated[
+        bool,
+        typer.Option("--dataset", help="Upload the run's distilled dataset, with a data card.", rich_help_panel=OUTPUT),
+    ] = False,
+    licence: Annotated[
+        str | None,
+        typer.Option(
+            help="The dataset's licence by the hub's name, such as cc-by-4.0; without it, not stated.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     terminal: Terminal,
 ) -> None:
-    """Upload an adapter or a model to the Hugging Face hub. The token comes from HF_TOKEN or the hub's own login.
+    """Upload an adapter, a model or a distilled dataset to the Hugging Face hub.
+
+    The token comes from HF_TOKEN or the hub's own login.
 
     Example: selfdistill push merged --to user/name
     """
     from selfdistill.publish.push import push as run_push
 
-    terminal.progress().note(f"uploaded to {run_push(folder, to, private, revision)}")
+    terminal.progress().note(f"uploaded to {run_push(folder, to, private, revision, dataset, licence)}")

@@ -10,23 +10,14 @@ import json
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import to_json
-from typing_extensions import TypedDict
 
 from selfdistill.core.errors import UserError
 from selfdistill.core.said import wanted
-
-
-class Turn(TypedDict):
-    """One message of a conversation. `train` is False for an assistant turn that is neither rewritten nor trained on,
-    and not there otherwise."""
-
-    role: Literal["system", "user", "assistant"]
-    content: str
-    train: NotRequired[Literal[False]]
+from selfdistill.core.turns import Turn, identifying, replaced, spoken
 
 
 class Strict(BaseModel):
@@ -45,31 +36,55 @@ class Example(Record):
     """One row of a task dataset: the turns up to the last question x, and the reference response y to it.
 
     Earlier assistant turns inside `prompt` are references too, but for those that do not train. `meta` carries what a
-    check needs (tests, words) and where the row came from.
+    check needs (tests, words) and where the row came from. `tools` are JSON schemas of the tools that the model may
+    call, as {type: function, function: {...}}. `answer` is the reference as a turn, where it is more than a text: it
+    calls tools, or has thoughts before it; `reference` is then `spoken` of it.
     """
 
     prompt: tuple[Turn, ...] = Field(min_length=1)
     reference: str
     task: str
     meta: dict[str, Any] = {}
+    tools: tuple[dict[str, Any], ...] = ()
+    answer: Turn | None = None
+
+    @model_validator(mode="after")
+    def _answer_is_the_reference(self) -> Self:
+        if self.answer is not None and spoken(self.answer) != self.reference:
+            raise ValueError("answer and reference are different texts")
+        return self
+
+    @property
+    def answers(self) -> tuple[Turn, ...]:
+        """All assistant turns that train, the last one last."""
+        last = self.answer or Turn(role="assistant", content=self.reference)
+        if len(self.prompt) == 1:  # as most are
+            return (last,)
+        return (*(t for t in self.prompt if t["role"] == "assistant" and "train" not in t), last)
 
     @property
     def references(self) -> tuple[str, ...]:
-        """All assistant turns that train, the reference last."""
-        if len(self.prompt) == 1:  # as most are
-            return (self.reference,)
-        earlier = (t["content"] for t in self.prompt if t["role"] == "assistant" and "train" not in t)
-        return (*earlier, self.reference)
+        """The texts of all assistant turns that train, the reference last."""
+        return (*map(spoken, self.answers[:-1]), self.reference)
+
+    def turn(self, number: int, response: str) -> Turn:
+        """The assistant turn that this response makes of `answers[number]`."""
+        return replaced(self.answers[number], response)
+
+    @property
+    def uses_tools(self) -> bool:
+        """Whether tools are declared, called or heard in it."""
+        return bool(self.tools) or any(t["role"] == "tool" or "tool_calls" in t for t in (*self.prompt, *self.answers))
 
     def up_to(self, responses: tuple[str, ...]) -> list[Turn]:
-        """The turns up to the user turn that response number len(responses) answers, earlier ones in place, as a model
-        is asked."""
-        return [Turn(role=t["role"], content=t["content"]) for t in self._answered(responses)]
+        """The turns up to the one that response number len(responses) answers, earlier ones in place, as a model is
+        asked."""
+        return [_asked(turn) if "train" in turn else turn for turn in self._answered(responses)]
 
     def with_responses(self, responses: tuple[str, ...]) -> list[Turn]:
         """The whole conversation with these assistant turns in place of the references; turns that do not train are
         marked."""
-        return [*self._answered(responses[:-1]), Turn(role="assistant", content=responses[-1])]
+        return [*self._answered(responses[:-1]), self.turn(-1, responses[-1])]
 
     def _answered(self, responses: tuple[str, ...]) -> list[Turn]:
         if not responses and len(self.prompt) == 1:  # as most are
@@ -80,10 +95,16 @@ class Example(Record):
             if turn["role"] == "assistant" and "train" not in turn:
                 if not left:
                     break
-                turns.append(Turn(role="assistant", content=left.pop(0)))
+                turns.append(replaced(turn, left.pop(0)))
             else:
                 turns.append(turn)
         return turns
+
+
+def _asked(turn: Turn) -> Turn:
+    asked = turn.copy()
+    asked.pop("train", None)
+    return asked
 
 
 class Candidate(Strict):
@@ -119,6 +140,8 @@ class Reason(StrEnum):
     PASSED = "passed"
     KEPT = "kept_unchecked"
     COPIED = "same_as_reference"
+    OWN_CALL = "own_call"
+    SOME_CALLS = "kept_but_for_calls"
     WRONG = "wrong_answer"
     NO_ANSWER = "no_answer_found"
     UNCLEAR = "cannot_be_judged"
@@ -131,6 +154,9 @@ class Reason(StrEnum):
     REJECTED = "rejected"
     ERROR = "engine_error"
     MISSING = "no_rewrite"
+    OTHER_CALL = "other_call"
+    NO_CALL = "no_call"
+    CALL_FORM = "call_in_other_form"
 
     @property
     def explained(self) -> str:
@@ -138,10 +164,15 @@ class Reason(StrEnum):
         return _EXPLAINED[self.value]
 
 
+REWRITTEN = (Reason.PASSED, Reason.KEPT, Reason.OWN_CALL, Reason.SOME_CALLS)
+"""Reasons of rows that train on words of the seed LM's own."""
+
 _EXPLAINED = {
     "passed": "rewrite kept: same answer as the reference",
     "kept_unchecked": "rewrite kept: no check for open-ended data",
     "same_as_reference": "no change: the rewrite is the reference itself",
+    "own_call": "own call kept: the same call as the reference's",
+    "kept_but_for_calls": "rewrite kept, with the reference's call where the seed LM does not make the same one",
     "wrong_answer": "reference kept: the rewrite's answer differs",
     "no_answer_found": "reference kept: no answer found in the rewrite",
     "cannot_be_judged": "reference kept: the check has no rules for such a rewrite, as in its language",
@@ -154,6 +185,9 @@ _EXPLAINED = {
     "rejected": "reference kept: the engine cannot take the prompt, most often longer than the context",
     "engine_error": "reference kept: the engine failed; `distill` again tries these rows again",
     "no_rewrite": "reference kept: no rewrite for this row",
+    "other_call": "reference's call kept: the seed LM makes another call",
+    "no_call": "reference's call kept: the seed LM makes no call that can be read",
+    "call_in_other_form": "reference's call kept: the seed LM makes the same call, but not as its chat template has it",
 }
 
 
@@ -296,10 +330,18 @@ class TaskResult(Strict):
 R = TypeVar("R", bound=BaseModel)
 
 
-def content_id(prompt: tuple[Turn, ...], reference: str, task: str = "") -> str:
+def content_id(
+    prompt: tuple[Turn, ...],
+    reference: str,
+    task: str = "",
+    tools: tuple[dict[str, Any], ...] = (),
+    answer: Turn | None = None,
+) -> str:
     """Sixteen hex digits of the SHA-256 of what the row says, and which turns do not train. Meta data and position do
     not count."""
-    said = [[[t["role"], t["content"], *([False] if "train" in t else [])] for t in prompt], reference, task]
+    said: list[Any] = [[identifying(t) for t in prompt], reference, task]
+    if tools or answer:
+        said += [tools, identifying(answer) if answer else None]
     try:
         text = to_json(said)  # the same bytes, in a fifth of the time
     except ValueError:  # half a character

@@ -26,9 +26,10 @@ from selfdistill.core.config import DataSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.records import Candidate, Example, Record, Rewrite, dump, parse
 from selfdistill.core.store import make_folder
-from selfdistill.data.examples import PAIRS, SYSTEMS, has_response, stream_examples
+from selfdistill.data.examples import PAIRS, has_response, stream_examples
 from selfdistill.data.files import rows
 from selfdistill.data.packed import PACKED, refuse_pointer
+from selfdistill.data.row import SYSTEMS
 
 BATCH = 32
 """Rows that go through each step together, which takes about half the time of one by one: each step's code stays in

@@ -15,6 +15,7 @@ from typing import Any
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.records import Example
+from selfdistill.core.turns import spoken
 from selfdistill.data.conversations import missing
 from selfdistill.data.sources import Row
 
@@ -24,7 +25,7 @@ SHOWN = 3
 MEDIA = ("images", "image", "videos", "video", "audios", "audio")
 
 UNUSED = (
-    "tools", "functions", "documents", "context", "chat_template_kwargs", "reasoning_content", "reasoning", "thinking",
+    "documents", "context", "chat_template_kwargs", "reasoning_content", "reasoning", "thinking",
     "rejected", "rejected_response", "rejected_messages", "weight", "sample_weight", "loss_weight",
 )  # fmt: skip
 """Columns that change what a model sees or learns in other trainers, and do not here."""
@@ -94,7 +95,7 @@ def watch(row: Row, used: Iterable[str], where: str, notes: Notes) -> None:
                 raise UserError(f"{where}: {column!r} is false: a bad answer, not one to train on. Remove the row.")
             if value == 0 and value is not False:
                 notes.add(f"have {column!r} = 0, which is not used; leave them out if it marks bad answers", where)
-        elif _says_nothing(value):
+        elif says_nothing(value):
             continue
         elif column in MEDIA:
             raise UserError(f"{where}: column {column!r} holds media, and only text is trained on. Remove the row.")
@@ -102,13 +103,14 @@ def watch(row: Row, used: Iterable[str], where: str, notes: Notes) -> None:
             notes.add(f"have {column!r}, which is not used", where)
 
 
-def _says_nothing(value: Any) -> bool:
+def says_nothing(value: Any) -> bool:
+    """Whether a column is as good as not there."""
     return missing(value) or (isinstance(value, str) and value.strip() in ("", "[]", "{}", "null"))
 
 
 def watch_control(example: Example, where: str, notes: Notes) -> None:
     """Note an example whose texts hold control tokens of a usual chat template, written out."""
-    for text in (*[turn["content"] for turn in example.prompt], example.reference):
+    for text in _texts(example):
         # Most texts have neither, which is seen in no time.
         if ("<" in text or "INST]" in text) and (found := CONTROL.search(text)):
             notes.add("hold control tokens written out, which tokenizers take for real ones", where, found[0])
@@ -133,6 +135,9 @@ def warn_of_special(examples: Iterable[Example], tokenizer: Any, name: str, prog
         )
 
 
+def _texts(example: Example) -> list[str]:
+    return [*map(spoken, example.prompt), example.reference]
+
+
 def _first(pattern: re.Pattern[str], example: Example) -> re.Match[str] | None:
-    texts = (*(turn["content"] for turn in example.prompt), example.reference)
-    return next((found for text in texts if (found := pattern.search(text))), None)
+    return next((found for text in _texts(example) if (found := pattern.search(text))), None)

@@ -34,10 +34,10 @@ def open_local(
 
 def end_ids(seed_lm: SeedLM, prompter: Prompter) -> set[int]:
     """Tokens that end a response: those of either prompt format (the math template stands in the chat template in
-    both), and the model's own."""
+    both), that of a turn that calls tools, and the model's own."""
     import transformers
 
-    ends = {replace(prompter, format="chat").end_id, replace(prompter, format="paper").end_id}
+    ends = {replace(prompter, format="chat").end_id, replace(prompter, format="paper").end_id, *prompter.call_ends}
     try:
         own = transformers.GenerationConfig.from_pretrained(
             resolve(seed_lm.name), revision=seed_lm.revision

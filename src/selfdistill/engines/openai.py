@@ -24,6 +24,7 @@ penalty): docs say how to start each server without that.
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -38,8 +39,10 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from selfdistill.core.config import OpenAISettings
 from selfdistill.core.endpoint import connection, explain, not_there, plain, said, where
 from selfdistill.core.errors import UserError
+from selfdistill.core.turns import ToolCall, Turn, spoken
 from selfdistill.engines.protocol import Completion, Request, Score, Scoring, before_stop
 from selfdistill.models.thoughts import Parts, split
+from selfdistill.models.tool_turns import Ability, messages
 
 LOOKAHEAD = 8
 """Requests drawn beyond those in flight, so that the server has work while the caller handles a completion."""
@@ -212,10 +215,20 @@ class _Usage(BaseModel):
     completion_tokens: int | None = None
 
 
+class _Function(BaseModel):
+    name: str
+    arguments: str = ""
+
+
+class _ToolCall(BaseModel):
+    function: _Function
+
+
 class _Message(BaseModel):
     content: str | None = None  # None where the model's tokens were all thoughts, or none at all
     reasoning_content: str | None = None  # llama.cpp, SGLang, DeepSeek, vLLM of old
     reasoning: str | None = None  # vLLM, Ollama, OpenRouter
+    tool_calls: list[_ToolCall] | None = None
 
 
 class _Token(BaseModel):
@@ -261,7 +274,9 @@ def _body(request: Request, settings: OpenAISettings, model: str) -> dict[str, A
         return (
             body | {"prompt": prompt.text, "max_tokens": sampling.most} | ({"logprobs": 1} if sampling.logprobs else {})
         )
-    body["messages"] = [dict(turn) for turn in prompt.turns]
+    body["messages"] = messages(prompt.turns, Ability(text_arguments=True))
+    if prompt.tools:
+        body["tools"] = list(prompt.tools)
     body[settings.max_tokens_name] = sampling.most
     if sampling.logprobs:
         body["logprobs"] = True
@@ -284,6 +299,8 @@ def _completion(request: Request, reply: _Reply) -> Completion:
     text = before_stop(whole, request.sampling.stop)
     if text != whole:  # not every server leaves the stop string out, and some do not know it
         reason = "stop"
+    if request.prompt.tools and choice.message and choice.message.tool_calls:
+        text, reason = _called(text, choice.message.tool_calls), "length" if reason == "length" else "stop"
     if reason not in ("stop", "length"):
         return _without_text(request, "rejected", f"the server ended the reply with finish_reason {reason!r}")
     return Completion(
@@ -295,6 +312,21 @@ def _completion(request: Request, reply: _Reply) -> Completion:
         logprobs=_logprobs(choice.logprobs) if request.sampling.logprobs else None,
         thought=thought,
     )
+
+
+def _called(content: str, calls: Sequence[_ToolCall]) -> str:
+    """A reply that calls tools, as `spoken` has it. Arguments that are no JSON object stay a text: no call that could
+    be compared."""
+    made: list[ToolCall] = []
+    for call in calls:
+        try:
+            arguments = json.loads(call.function.arguments or "{}")
+        except ValueError:
+            arguments = None
+        if not isinstance(arguments, dict):
+            return f"{content}\n{call.function.name} {call.function.arguments}".strip()
+        made.append(ToolCall(name=call.function.name, arguments=arguments))
+    return spoken(Turn(role="assistant", content=content.strip(), tool_calls=made))
 
 
 def _logprobs(found: _Logprobs | None) -> tuple[float, ...] | None:

@@ -8,7 +8,8 @@ from importlib import resources
 
 from selfdistill.core.config import DataSettings
 from selfdistill.core.errors import UserError
-from selfdistill.core.records import Example, Turn, content_id
+from selfdistill.core.records import Example, content_id
+from selfdistill.core.turns import Turn
 from selfdistill.microworld import world
 from selfdistill.microworld.quizzes import QUIZZES, write_quizzes
 

@@ -16,12 +16,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property, lru_cache
+from itertools import takewhile
 from typing import Any
 
 from selfdistill.core.config import PromptSettings
 from selfdistill.core.dates import today
 from selfdistill.core.errors import UserError
-from selfdistill.models.thoughts import PAIRS, closed, joined, opened_by
+from selfdistill.core.turns import Turn
+from selfdistill.models.thoughts import PAIRS, closed, joined, markers_only, opened_by
+from selfdistill.models.tool_turns import PROBE, Ability, ability_of, messages
+
+Tools = Sequence[dict[str, Any]]
+"""Tools that a model may call, as JSON schemas."""
 
 MARK, THOUGHT = "\x00answer\x00", "\x00thought\x00"
 """What stands in place of an answer and a thought. No template trims a zero byte."""
@@ -110,17 +116,19 @@ class ChatTemplate:
 
     # --- rendering ---------------------------------------------------------------------------------------------------
 
-    def prompt(self, turns: Sequence[Mapping[str, Any]]) -> str:
+    def prompt(self, turns: Sequence[Turn], tools: Tools = ()) -> str:
         """The text that asks for an answer. Raises UserError where the template refuses the turns."""
-        return self.render(turns, True) + self.form.tail
+        return self.render(turns, True, tools) + self.form.tail
 
-    def render(self, turns: Sequence[Mapping[str, Any]], generate: bool) -> str:
+    def render(self, turns: Sequence[Turn], generate: bool, tools: Tools = ()) -> str:
         """The template's text. A system turn that it does not know begins the first user's. Raises UserError where the
         template refuses the turns."""
         import jinja2
 
+        plain = not tools and all(turn.keys() <= {"role", "content"} for turn in turns)
+        asked: Sequence[Mapping[str, Any]] = turns if plain else messages(turns, self.ability)
         try:
-            return self._render(self._shaped(turns), generate, self.kwargs)
+            return self._render(self._shaped(asked), generate, self.kwargs, tools)
         except (jinja2.TemplateError, TypeError) as error:
             raise UserError(
                 f"the model's chat template refuses a conversation of the turns {roles_of(turns)}: {error}. Remove "
@@ -133,11 +141,13 @@ class ChatTemplate:
             shaped = folded(turns)
         return _in_parts(shaped) if self._parts else shaped
 
-    def _render(self, turns: Sequence[Mapping[str, Any]], generate: bool, variables: Mapping[str, Any]) -> str:
+    def _render(
+        self, turns: Sequence[Mapping[str, Any]], generate: bool, variables: Mapping[str, Any], tools: Tools = ()
+    ) -> str:
         more = {"chat_template": self._dated} if self.writes_date else {}
         return str(
             self.tokenizer.apply_chat_template(
-                list(turns), tokenize=False, add_generation_prompt=generate, **more, **variables
+                list(turns), list(tools) or None, tokenize=False, add_generation_prompt=generate, **more, **variables
             )
         )
 
@@ -159,6 +169,50 @@ class ChatTemplate:
         cases = "".join(f"{{% if form == {form!r} %}}{{{{ {day.strftime(form)!r} }}}}{{% else %}}" for form in forms)
         said = f"{cases}{{{{ {day.isoformat()!r} }}}}" + "{% endif %}" * len(forms)
         return f"{{% macro strftime_now(form) %}}{said}{{% endmacro %}}\n{self._own}"
+
+    # --- tools -------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def ability(self) -> Ability:
+        """What the template can do with tools."""
+        return ability_of(
+            lambda asked, tools: self._render(self._shaped(asked), len(asked) == 1, self.kwargs, tools or ())
+        )
+
+    def called(self, turns: Sequence[Turn], turn: Turn, tools: Tools) -> list[int]:
+        """Ids of a turn that calls tools, as the template writes it behind the prompt, with the token that ends it
+        there. Raises UserError where the template writes the turn otherwise than the prompt for it begins."""
+        begun, whole = self.prompt(turns, tools), self.render((*turns, turn), False, tools)
+        common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(begun, whole, strict=False)))
+        left, opening = begun[common:], ""
+        if left.strip():
+            if not markers_only(left):
+                raise UserError(
+                    f"the model's chat template opens an answer with {left!r}, and writes a turn that calls tools "
+                    f"without that ({whole[common : common + 40]!r}): what trains would not be what is asked."
+                )
+            opening = self.form.opening  # the prompt opens a thought, and the call stands there without one
+        ids = self._ids(opening + whole[common:])
+        last = max((n for n, id in enumerate(ids) if id in self.special), default=None)
+        if last is not None and not self.tokenizer.decode(ids[last + 1 :]).strip():
+            return ids[: last + 1]
+        # Some templates leave the end to the heading of what follows, which is then what the model writes.
+        followed = self.render((*turns, turn, Turn(role="tool", content="x")), False, tools)
+        after = self._ids(followed.removeprefix(whole))
+        if followed.startswith(whole) and after and after[0] in self.special:
+            return [*ids, after[0]]
+        return [*ids, *self.form.end]
+
+    @property
+    def call_ends(self) -> set[int]:
+        """The token that ends a turn that calls tools; none where the template writes no calls."""
+        if not self.ability.calls:
+            return set()
+        asked, called = PROBE
+        try:
+            return {self.called([asked], called, ())[-1]}
+        except UserError:
+            return set()
 
     # --- the form of an answer ---------------------------------------------------------------------------------------
 

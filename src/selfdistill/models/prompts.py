@@ -16,10 +16,10 @@ from functools import cached_property
 from typing import Any, Literal
 
 from selfdistill.core.config import PromptSettings
-from selfdistill.core.records import Turn
-from selfdistill.models.chat import ChatTemplate, eos_of
+from selfdistill.core.turns import Turn
+from selfdistill.models.chat import ChatTemplate, Tools, eos_of
 from selfdistill.models.templates import Template, fill, load_template
-from selfdistill.models.thoughts import answer_of, opened_by, split
+from selfdistill.models.thoughts import answer_of, joined, opened_by, split
 
 
 @dataclass(frozen=True)
@@ -62,17 +62,18 @@ class Prompter:
         named = load_template(template)
         return replace(self, template=named, asks_form=named.evaluate != named.train)
 
-    def distill(self, turns: Sequence[Turn], reference: str) -> Prompt:
+    def distill(self, turns: Sequence[Turn], reference: str, tools: Tools = ()) -> Prompt:
         """The prompt that asks for a rewrite of `reference`, the answer to the last user turn (Equation 3)."""
-        return self._prompt(turns, (self.template.intro, self.template.turn), reference, self.template.prefill)
+        parts = self.template.intro, self.template.turn
+        return self._prompt(turns, parts, tools, reference, self.template.prefill)
 
-    def train(self, turns: Sequence[Turn]) -> Prompt:
+    def train(self, turns: Sequence[Turn], tools: Tools = ()) -> Prompt:
         """The prompt of the training context c, x (Equations 2 and 5)."""
-        return self._prompt(turns, self.template.train)
+        return self._prompt(turns, self.template.train, tools)
 
-    def evaluate(self, turns: Sequence[Turn]) -> Prompt:
+    def evaluate(self, turns: Sequence[Turn], tools: Tools = ()) -> Prompt:
         """The prompt that asks the model; the same as for training, but for the math template (Figure 13)."""
-        return self._prompt(turns, self.template.evaluate, wrap=self.asks_form)
+        return self._prompt(turns, self.template.evaluate, tools, wrap=self.asks_form)
 
     def on(self, day: str | None) -> Prompter:
         """The same, with this day as the date that the chat template writes, unless the settings name one."""
@@ -91,6 +92,20 @@ class Prompter:
         answer = answer.strip() if form.trims else answer
         before = f"{form.before}{thought}{form.behind}" if keeps else form.opening
         return [*self._ids(before + answer), *(form.end if ends else ())]
+
+    def answer(self, prompt: Prompt, turn: Turn) -> list[int]:
+        """Ids of an assistant's turn behind a prompt, and its end token. Calls are in the chat template's form, or as
+        the seed LM wrote them."""
+        if "tool_calls" in turn and "written" not in turn:
+            return self.chat.called(prompt.turns, turn, prompt.tools)
+        text = turn.get("written", turn["content"])
+        return self.response(joined(turn.get("reasoning"), text))
+
+    @property
+    def call_ends(self) -> set[int]:
+        """The token that ends a turn that calls tools, which some templates end otherwise; none where they write no
+        calls."""
+        return self.chat.call_ends if self.in_chat and self.tokenizer else set()
 
     @property
     def end_id(self) -> int:
@@ -132,12 +147,16 @@ class Prompter:
         self,
         turns: Sequence[Turn],
         parts: tuple[str, str],
+        tools: Tools,
         reference: str | None = None,
         prefill: str = "",
         wrap: bool = False,
     ) -> Prompt:
         intro, turn = parts
-        *before, last = (_said(turn) for turn in turns)
+        at = max(n for n, turn in enumerate(turns) if turn["role"] == "user")
+        # Calls, and what tools gave back, stand behind the question.
+        *before, last = (_said(turn) for turn in turns[: at + 1])
+        after = [_said(turn) for turn in turns[at + 1 :]]
         values = {"instruction": last["content"]}
         if reference is not None:
             values["reference"] = answer_of(reference) or reference
@@ -145,12 +164,12 @@ class Prompter:
             content = last["content"]
             if wrap or reference is not None or self.format == "paper":
                 content = fill("\n\n".join(filter(None, (intro, turn))), **values)
-            asked = (*before, Turn(role="user", content=content))
+            asked = (*before, Turn(role="user", content=content), *after)
             if self.tokenizer is None:
-                return Prompt((), prefill, asked, self.settings.chat_template_kwargs)
+                return Prompt((), prefill, asked, tuple(tools), self.settings.chat_template_kwargs)
             # What opens the answer stands behind the thoughts, so that it leaves no room for any.
-            text = self.chat.prompt(asked) + (self.chat.form.opening + prefill if prefill else "")
-            return Prompt(self._tokens(text, special=False), prefill, asked, opened=opened_by(text))
+            text = self.chat.prompt(asked, tools) + (self.chat.form.opening + prefill if prefill else "")
+            return Prompt(self._tokens(text, special=False), prefill, asked, tuple(tools), opened=opened_by(text))
         text = self._plain(before, intro, fill(turn, **values)) + prefill
         return Prompt(() if self.tokenizer is None else self._tokens(text, special=True), text)
 
@@ -177,7 +196,7 @@ def _said(turn: Turn) -> Turn:
     """A turn as a later one sees it: without thoughts, as chat templates have it."""
     if turn["role"] != "assistant" or (answer := answer_of(turn["content"])) == turn["content"]:
         return turn
-    return Turn(role="assistant", content=answer)
+    return {**turn, "content": answer}
 
 
 @dataclass(frozen=True)
@@ -185,13 +204,14 @@ class Prompt:
     """One prompt in the forms that engines take.
 
     `ids` are its tokens; none where no tokenizer is here. `turns` is the conversation before the model's own chat
-    template, `text` what follows it (it opens the assistant's turn); without turns, `text` is the whole prompt.
-    `variables` are those that an endpoint's chat template is given. `opened` is the marker by which the prompt opens a
-    thought that the response begins in.
+    template, `text` what follows it (it opens the assistant's turn); without turns, `text` is the whole prompt. `tools`
+    are those that the model may call, `variables` those that an endpoint's chat template is given. `opened` is the
+    marker by which the prompt opens a thought that the response begins in.
     """
 
     ids: tuple[int, ...]
     text: str = ""
     turns: tuple[Turn, ...] = ()
+    tools: tuple[dict[str, Any], ...] = ()
     variables: Mapping[str, Any] = field(default_factory=dict)
     opened: str = ""

@@ -110,6 +110,11 @@ def opened_by(prompt: str) -> str:
     return prompt[-200:][marks[-1].start() :] if ends else ""
 
 
+def markers_only(text: str) -> bool:
+    """Whether a text is nothing but an empty thought, or the beginning of one."""
+    return not _MARK.sub("", text).strip()
+
+
 def closed(opened: str) -> str:
     """What ends a thought, with the white space that stands around it, by what `opened` it."""
     mark = opened.strip()

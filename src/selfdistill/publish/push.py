@@ -1,4 +1,4 @@
-"""Push: an adapter or a model folder to the hub."""
+"""Push: an adapter, a model folder, or the dataset of a run to the hub."""
 
 from __future__ import annotations
 
@@ -11,21 +11,42 @@ from tempfile import TemporaryDirectory
 
 from selfdistill.core.errors import UserError
 from selfdistill.publish.card import shown
+from selfdistill.publish.dataset import write_dataset
 
 PUSHED = (".safetensors", ".json", ".jinja", ".md")
 """What is uploaded, and nothing else: no pickles, no checkpoints, no code."""
 
 
-def push(folder: Path, to: str, private: bool = False, revision: str | None = None) -> str:
+def push(
+    folder: Path,
+    to: str,
+    private: bool = False,
+    revision: str | None = None,
+    dataset: bool = False,
+    licence: str | None = None,
+) -> str:
     """Upload an adapter or a model folder to the hub as `to` (user/name), and return its address there. `revision` is
-    a branch, made where there is none.
+    a branch, made where there is none. With `dataset`, `folder` is that of a run, and its distilled dataset is uploaded
+    with a data card, under the `licence` that its user states.
 
     The token is the environment's (HF_TOKEN) or the hub's own login. Raises UserError for a folder that is neither, a
     name that is none, without token or network, and with what the hub says.
     """
-    names = _uploadable(folder)
+    if licence and not dataset:
+        raise UserError("push: --licence is of a dataset. Give --dataset, too; a model's card takes its own.")
+    names = [] if dataset else _uploadable(folder)
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", to):
         raise UserError(f"--to {to}: expected user/name.")
+    with TemporaryDirectory() as scratch:
+        if dataset:
+            write_dataset(folder, Path(scratch), licence)
+        for name in names:
+            (Path(scratch) / name).symlink_to((folder / name).resolve())
+        _without_local_base(Path(scratch) / "adapter_config.json")
+        return _upload(Path(scratch), to, private, revision, "dataset" if dataset else None)
+
+
+def _upload(folder: Path, to: str, private: bool, revision: str | None, kind: str | None) -> str:
     from huggingface_hub import HfApi, constants, get_token
 
     if constants.HF_HUB_OFFLINE:
@@ -34,15 +55,12 @@ def push(folder: Path, to: str, private: bool = False, revision: str | None = No
     if not token:
         raise UserError("push: no token. Set HF_TOKEN, or log in once with `hf auth login`.")
     api = HfApi(token=token)
-    with TemporaryDirectory() as scratch, _explained(to):
-        for name in names:
-            (Path(scratch) / name).symlink_to((folder / name).resolve())
-        _without_local_base(Path(scratch) / "adapter_config.json")
-        place = api.create_repo(to, private=private or None, exist_ok=True)
+    with _explained(to):
+        place = api.create_repo(to, private=private or None, exist_ok=True, repo_type=kind)
         if revision:
-            api.create_branch(to, branch=revision, exist_ok=True)
+            api.create_branch(to, branch=revision, exist_ok=True, repo_type=kind)
         said = "Upload by selfdistill"
-        api.upload_folder(repo_id=to, folder_path=scratch, revision=revision, commit_message=said)
+        api.upload_folder(repo_id=to, folder_path=folder, revision=revision, commit_message=said, repo_type=kind)
     return str(place)
 
 

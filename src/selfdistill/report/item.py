@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import plain
-from selfdistill.core.records import Example, Prediction, Record, Rewrite, Selected, Turn, read_records
+from selfdistill.core.records import Example, Prediction, Record, Rewrite, Selected, read_records
+from selfdistill.core.turns import heard, readable, signature, who
 from selfdistill.run_folder import arms
 
 R = TypeVar("R", bound=Record)
@@ -85,23 +86,25 @@ def _exact(path: Path, kind: type[R], id: str) -> R | None:
 def _training_row(row: Row, console: Any) -> None:
     example, rewrite, chosen = row.example, row.rewrite, row.selected
     console.rule(f"training row {plain(example.id)}", align="left")
-    _turns(example.prompt, console)
-    _text("reference", example.reference, console, _nats(rewrite.reference_nll if rewrite else None))
+    _turns(example, console)
+    reference = readable(example.answers[-1])
+    _text("reference", reference, console, _nats(rewrite.reference_nll if rewrite else None))
     for number, candidate in enumerate(rewrite.candidates if rewrite else (), 1):
         trained = chosen.source == "distilled" and candidate.text == chosen.response
+        text = readable(example.turn(-1, candidate.text))
         kept = "trains the SDFT arm" if trained else "not taken"
         said = f"{_nats(candidate.seed_nll)}, {kept}"
         for turn, thought in enumerate(candidate.thoughts, 1):
             of = f", turn {turn}" if len(candidate.thoughts) > 1 else ""
             _thought(f"rewrite {number}{of}", thought, console)
-        _text(f"rewrite {number}", candidate.text, console, said, example.reference)
+        _text(f"rewrite {number}", text, console, said, reference)
     console.print(f"{chosen.reason.value}: {chosen.reason.explained}\n", style="italic", highlight=False)
 
 
 def _item(item: Item, console: Any) -> None:
     console.rule(f"{plain(item.example.task)}: item {plain(item.example.id)}", align="left")
-    _turns(item.example.prompt, console)
-    _text("expected", item.example.reference, console)
+    _turns(item.example, console)
+    _text("expected", readable(item.example.answers[-1]), console)
     for name, answer in item.answers.items():
         if answer is None:
             _text(name, "", console, "not measured")
@@ -110,7 +113,7 @@ def _item(item: Item, console: Any) -> None:
         note = f"; {plain(answer.note)}" if answer.note else ""
         _thought(name, answer.thought, console)
         verdict = answer.verdict.value.replace("_", " ")
-        _text(name, answer.text, console, f"{verdict}{label}{note}")
+        _text(name, readable(heard(answer.text)), console, f"{verdict}{label}{note}")
     console.print()
 
 
@@ -128,9 +131,11 @@ def _nats(value: float | None) -> str:
     return "seed NLL not measured" if value is None else f"seed NLL {value:.2f} nats a token"
 
 
-def _turns(turns: Sequence[Turn], console: Any) -> None:
-    for turn in turns:
-        _text(turn["role"], turn["content"], console)
+def _turns(example: Example, console: Any) -> None:
+    if example.tools:
+        _text("tools", "\n".join(map(signature, example.tools)), console)
+    for turn in example.prompt:
+        _text(who(turn), readable(turn), console)
 
 
 def _text(name: str, text: str, console: Any, said: str = "", against: str | None = None) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import stdev
 from typing import Any
 
-from selfdistill.core.records import Reason
+from selfdistill.core.records import REWRITTEN, Reason
 from selfdistill.run_folder import pairs
 from selfdistill.tasks.overlap import overlap_line
 
@@ -137,7 +137,7 @@ def _classes(result: dict[str, Any]) -> str:
 def yield_sentence(reasons: Mapping[Any, int]) -> str:
     """How many rows train on a rewrite of their own words, of the count of rows by reason."""
     rows, copied = sum(reasons.values()), reasons.get(Reason.COPIED, 0)
-    kept = reasons.get(Reason.PASSED, 0) + reasons.get(Reason.KEPT, 0)
+    kept = sum(reasons.get(reason, 0) for reason in REWRITTEN)
     more = f"; {copied} more rewrites are the reference word for word" if copied else ""
     return f"{kept} of {rows} rows ({100 * kept / rows if rows else 0:.1f} %) kept their rewrite{more}"
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from selfdistill.core.progress import plain
 from selfdistill.core.records import Example, Prediction, Verdict, read_records
+from selfdistill.core.turns import heard, readable
 from selfdistill.methods import METHODS
 from selfdistill.report.plots import curve, forest
 from selfdistill.report.tables import (
@@ -141,7 +142,7 @@ def broken_and_kept(run: Path, count: int) -> list[dict[str, Any]]:
     for key, item in items.items():
         right = [answers[a][key].verdict is Verdict.CORRECT for a in names]
         if right == [True, False, True] and item.task not in found and len(found) < count:
-            texts = {"prompt": item.prompt[-1]["content"], "expected": item.reference}
-            texts |= {f"{a} answers": answers[a][key].text for a in names}
+            texts = {"prompt": item.prompt[-1]["content"], "expected": readable(item.answers[-1])}
+            texts |= {f"{a} answers": readable(heard(answers[a][key].text)) for a in names}
             found[item.task] = {"title": f"{item.task}: {title}", "texts": texts}
     return list(found.values())

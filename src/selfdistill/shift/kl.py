@@ -42,7 +42,7 @@ def divergences(
     if not is_adapter(tuned) and load_model(tuned).tokenizer.get_vocab() != seed_lm.tokenizer.get_vocab():
         raise UserError(f"{tuned}: has another vocabulary than {seed_lm.name}; their tokens cannot be compared.")
     sampling = Sampling(max_new_tokens, temperature=1.0, seed=seed)
-    requests = [Request(e.id, prompter.evaluate(e.prompt), sampling) for e in items]
+    requests = [Request(e.id, prompter.evaluate(e.prompt, e.tools), sampling) for e in items]
     engine = TransformersEngine(seed_lm, {prompter.end_id, seed_lm.tokenizer.eos_token_id})
     own = _sampled(engine, requests)
     with engine.adapter(tuned):

@@ -2,7 +2,8 @@
 
 In:  examples, an engine with the seed LM, a template.
 Out: rewrites.jsonl, one `Rewrite` per example: candidates with finish reason, length and seed NLL, and the seed NLL of
-     the reference. A row that cannot be rewritten carries the reason.
+     the reference. A row that cannot be rewritten carries the reason. A turn that calls tools is not rewritten: the
+     seed LM is asked for its own call (`own_calls`).
 
     selfdistill distill --model M --data train.jsonl --out rewrites.jsonl
 
@@ -23,9 +24,12 @@ from selfdistill.core.dates import begun, today
 from selfdistill.core.progress import Progress
 from selfdistill.core.records import Candidate, Example, Reason, Record, Rewrite
 from selfdistill.core.store import Journal, digest_of, discard, in_time
+from selfdistill.core.turns import is_call
 from selfdistill.engines.protocol import Completion, Engine, Request, Sampling, Scoring
-from selfdistill.models.prompts import Prompter
+from selfdistill.models.prompts import Prompt, Prompter
 from selfdistill.models.thoughts import MORE_ROOM, joined
+from selfdistill.models.tools_check import require_tools
+from selfdistill.stages.own_calls import own_call
 
 BATCH = 64
 """Rows that are scored together."""
@@ -55,6 +59,7 @@ def distill(
     again tries these again. Raises UserError if `out` holds a run with other settings."""
     progress = progress or Progress()
     prompter = prompter.on(begun(out) or today())
+    require_tools(prompter, examples, "distill")
     identity = {
         "stage": "distill",
         "model": model,
@@ -115,8 +120,8 @@ def _generate(
                     for c in range(settings.candidates if turn < len(example.references) else 0):
                         if f"{example.id}/{turn}/{c}" in texts.done:
                             advance(1)
-                        elif (before := _before(example, turn, c, texts)) is not None:
-                            prompt = prompter.distill(example.up_to(before), example.references[turn])
+                        elif (before := _before(example, turn, c, texts, prompter)) is not None:
+                            prompt = _prompt(example, turn, before, prompter)
                             yield Request(f"{example.id}/{turn}/{c}", prompt, sampling)
 
             for made in in_time(_text(completion) for completion in engine.generate(requests())):
@@ -135,11 +140,40 @@ def _text(completion: Completion) -> Text:
     )
 
 
-def _before(example: Example, turn: int, candidate: int, texts: Journal[Text]) -> tuple[str, ...] | None:
-    """The rewritten turns before this one; None where one of them failed: the row falls back to its original anyway."""
+def _prompt(example: Example, turn: int, before: tuple[str, ...], prompter: Prompter) -> Prompt:
+    """What asks for this turn: for a rewrite of it, or, where it calls tools, for the seed LM's own call."""
+    if "tool_calls" in example.answers[turn]:
+        return prompter.train(example.up_to(before), example.tools)
+    return prompter.distill(example.up_to(before), example.references[turn], example.tools)
+
+
+def _before(
+    example: Example, turn: int, candidate: int, texts: Journal[Text], prompter: Prompter
+) -> tuple[str, ...] | None:
+    """The turns before this one, rewritten; None where one of them failed: the row falls back to its original anyway.
+    A call that failed does not: the reference's takes its place."""
     chain = _chain(example, candidate, texts, turn)
-    whole = len(chain) == turn and all(t.text and t.finish_reason == "stop" for t in chain)
-    return tuple(t.text for t in chain) if whole else None
+    calls = ["tool_calls" in answer for answer in example.answers]
+    whole = len(chain) == turn and all(
+        call or (t.text and t.finish_reason == "stop") for t, call in zip(chain, calls, strict=False)
+    )
+    if not whole or any(t.finish_reason in ("rejected", "error") for t in chain):
+        return None
+    return _resolved(example, chain, prompter)[0]
+
+
+def _resolved(example: Example, chain: Sequence[Text], prompter: Prompter) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(what trains of a chain, what is recorded of it): of calls the seed LM's own, or the reference's; recorded is
+    then what the seed LM said instead."""
+    trains: list[str] = []
+    recorded: list[str] = []
+    for number, text in enumerate(chain):
+        own: str | None = text.text
+        if "tool_calls" in example.answers[number]:
+            own = own_call(example, number, text.text, _prompt(example, number, tuple(trains), prompter), prompter)
+        trains.append(example.references[number] if own is None else own)
+        recorded.append(text.text if own is None else own)
+    return tuple(trains), tuple(recorded)
 
 
 def _chain(example: Example, candidate: int, texts: Journal[Text], turns: int) -> list[Text]:
@@ -152,12 +186,14 @@ def _chain(example: Example, candidate: int, texts: Journal[Text], turns: int) -
 
 @dataclass
 class _Scored:
-    """A row whose scores are on their way. `turns`: the references, then every candidate's turns; `lengths`: response
-    tokens by scoring id, EXAMPLE/INDEX/TURN with an index into `turns`."""
+    """A row whose scores are on their way. `turns`: the references, then of every candidate what trains; `recorded`: of
+    every candidate what its record says; `lengths`: response tokens by scoring id, EXAMPLE/INDEX/TURN with an index
+    into `turns`."""
 
     example: Example
     chains: list[list[Text]]
     turns: list[tuple[str, ...]]
+    recorded: list[tuple[str, ...]]
     lengths: dict[str, int]
 
     def nll(self, index: int, sums: Mapping[str, float | None]) -> float | None:
@@ -182,6 +218,7 @@ def _score(
     many rows have an error."""
     waiting: dict[str, _Scored] = {}
     errors = in_thought = 0
+    keeps = prompter.settings.thinking == "keep"
     with progress.bar("score", len(examples)) as advance:
 
         def batches() -> Iterator[list[Scoring]]:
@@ -192,11 +229,12 @@ def _score(
                 scorings: list[Scoring] = []
                 for e in batch:
                     chains = [_chain(e, c, texts, len(e.references)) for c in range(settings.candidates)]
-                    turns = [e.references, *(tuple(t.text for t in chain) for chain in chains)]
-                    keeps = prompter.settings.thinking == "keep"
-                    said = [e.references, *(tuple(_trained(t, keeps) for t in chain) for chain in chains)]
-                    asked = _scorings(e, said, prompter)
-                    waiting[e.id] = _Scored(e, chains, turns, {s.id: len(s.response) for s in asked})
+                    made = [_resolved(e, chain, prompter) for chain in chains]
+                    turns = [e.references, *(trains for trains, _ in made)]
+                    said = [*map(_with_thoughts, turns[1:], chains)] if keeps else turns[1:]
+                    asked = _scorings(e, [e.references, *said], prompter)
+                    lengths = {s.id: len(s.response) for s in asked}
+                    waiting[e.id] = _Scored(e, chains, turns, [recorded for _, recorded in made], lengths)
                     scorings += asked
                 yield scorings
 
@@ -216,9 +254,10 @@ def _score(
     return errors
 
 
-def _trained(text: Text, keeps: bool) -> str:
-    """A turn as it trains; "" where there is no answer."""
-    return joined(text.thought, text.text) if keeps and text.text else text.text
+def _with_thoughts(responses: tuple[str, ...], chain: Sequence[Text]) -> tuple[str, ...]:
+    """The turns of a candidate with the thoughts that train before them."""
+    said = zip(responses, chain, strict=False)
+    return tuple(joined(t.thought, text) if text and not is_call(text) else text for text, t in said)
 
 
 def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
@@ -234,12 +273,14 @@ def _scorings(example: Example, turns: Sequence[tuple[str, ...]], prompter: Prom
     score; the row then asks for nothing, so that it is answered like any other."""
     if prompter.tokenizer is None:
         return [Scoring(f"{example.id}/0/0", (), ())]
-    return [
-        Scoring(f"{example.id}/{index}/{k}", prompter.train(example.up_to(row[:k])).ids, tuple(prompter.response(text)))
-        for index, row in enumerate(turns)
-        if index == 0 or (len(row) == len(example.references) and all(row))
-        for k, text in enumerate(row)
-    ]
+    made = []
+    for index, row in enumerate(turns):
+        if index == 0 or (len(row) == len(example.references) and all(row)):
+            for k, text in enumerate(row):
+                prompt = prompter.train(example.up_to(row[:k]), example.tools)
+                response = prompter.answer(prompt, example.turn(k, text))
+                made.append(Scoring(f"{example.id}/{index}/{k}", prompt.ids, tuple(response)))
+    return made
 
 
 def _rewrite(row: _Scored, sums: Mapping[str, float | None], digest: str) -> Rewrite:
@@ -252,11 +293,11 @@ def _rewrite(row: _Scored, sums: Mapping[str, float | None], digest: str) -> Rew
             text=turns[-1] if len(turns) == whole else "",
             turns=turns[:-1] if len(turns) == whole else turns,
             thoughts=tuple(t.thought for t in chain) if any(t.thought is not None for t in chain) else (),
-            finish_reason="length" if any(t.finish_reason == "length" for t in chain) else "stop",
+            finish_reason=_ending(row.example, chain),
             tokens=None if any(t.tokens is None for t in chain) else sum(t.tokens or 0 for t in chain),
             seed_nll=row.nll(index, sums),
         )
-        for index, (chain, turns) in enumerate(zip(row.chains, row.turns[1:], strict=True), 1)
+        for index, (chain, turns) in enumerate(zip(row.chains, row.recorded, strict=True), 1)
         if not any(t.finish_reason == "rejected" for t in chain)
     ]
     failure = Reason.ERROR if "error" in bad else None if candidates else Reason.REJECTED
@@ -269,3 +310,11 @@ def _rewrite(row: _Scored, sums: Mapping[str, float | None], digest: str) -> Rew
         note=why.error if why else None,
         digest=digest,
     )
+
+
+def _ending(example: Example, chain: Sequence[Text]) -> Literal["stop", "length"]:
+    """How a candidate ended. A call that was cut off counts only where nothing but calls is there: beside rewritten
+    turns the reference's call takes its place."""
+    calls = ["tool_calls" in turn for turn in example.answers]
+    cut_off = [t.finish_reason == "length" for t, call in zip(chain, calls, strict=False) if all(calls) or not call]
+    return "length" if any(cut_off) else "stop"

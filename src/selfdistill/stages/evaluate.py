@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from selfdistill.checks import load_check
+from selfdistill.checks import load_check, with_calls
 from selfdistill.checks.base import UNREADABLE, Check, Judgement
 from selfdistill.checks.sandbox import walls
 from selfdistill.comparison.intervals import mean_interval, pass_at_k, wilson
@@ -41,6 +41,7 @@ from selfdistill.core.records import (
 from selfdistill.core.store import Journal, digest_of, in_time, write_atomic, write_records
 from selfdistill.engines.protocol import Completion, Engine, Request, Sampling
 from selfdistill.models.prompts import Prompter
+from selfdistill.models.tools_check import require_tools
 from selfdistill.run_folder import META, read_results
 from selfdistill.stages.acting import see_that_it_acts
 from selfdistill.stages.identity import changed_checks, evaluation_identity, note_checks
@@ -72,6 +73,8 @@ def evaluate(
     if harness and not hasattr(engine, "seed_lm"):
         raise UserError(f"task {harness[0]}: lm-evaluation-harness needs the model here; it cannot ask an endpoint.")
     prompter = prompter.on(begun(out) or today())
+    for task in tasks:
+        require_tools(prompter, task.items, f"task {task.settings.name}")
     identity = evaluation_identity(tasks, model, engine, prompter, adapter)
     if changed := changed_checks(out, identity):
         _judge_anew([t for t in tasks if t.settings.name in changed], out)
@@ -213,8 +216,8 @@ def _answers(
             drawn = Sampling(settings.max_new_tokens, settings.temperature, **more)
             for e in task.items:
                 if e.id not in journal.done:
-                    prompt = asker.evaluate(e.prompt)
-                    said = digest_of([prompt.turns, prompt.text])
+                    prompt = asker.evaluate(e.prompt, e.tools)
+                    said = digest_of([prompt.turns, prompt.text, *([prompt.tools] if prompt.tools else [])])
                     hashed = digest_of(prompt.ids) if prompt.ids else said
                     asked[e.id] = _Asked(task, e, hashed, said, settings.samples)
                     yield Request(f"{e.id}~", prompt, greedy)
@@ -273,14 +276,15 @@ def _judged(task: Task, example: Example, answer: Prediction) -> Prediction:
     cannot be judged says why in its note."""
     if task.check is None:
         return answer.model_copy(update={"verdict": Verdict.UNJUDGED})
-    judgement = _check(task.check, answer, example)
+    check = (with_calls(task.check, example) if example.uses_tools else None) or task.check
+    judgement = _check(check, answer, example)
     if judgement.outcome == "same":
         verdict = Verdict.CORRECT
     elif judgement.outcome in UNREADABLE:
         verdict = Verdict.UNJUDGEABLE
     else:
         verdict = Verdict.TRUNCATED if answer.finish_reason == "length" else Verdict.WRONG
-    outcomes = [_check(task.check, s, example).outcome for s in answer.samples]
+    outcomes = [_check(check, s, example).outcome for s in answer.samples]
     passed = [None if o in UNREADABLE else o == "same" for o in outcomes]
     return answer.model_copy(
         update={

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from selfdistill.checks import source_digest
+from selfdistill.core.records import Example
 from selfdistill.core.store import digest_file, digest_of
 from selfdistill.engines.protocol import Engine
 from selfdistill.models.prompts import Prompter
@@ -40,13 +41,18 @@ def evaluation_identity(
     for task in tasks:
         if task.items or task.harness:
             settings = task.settings.model_dump(exclude={"role", "path"} if task.items else {"role"})
-            items = digest_of([e.model_dump() for e in task.items] or _files(task.harness))
+            items = digest_of([_item(e) for e in task.items] or _files(task.harness))
             judge = task.judge.model if task.judge else None
             asked = prompter.for_task(template_of(task.settings))
             form = [*asked.template.evaluate, asked.asks_form]
             identity[f"task {task.settings.name}"] = [settings, task.check_name, judge, form, items]
             identity[_CHECK + task.settings.name] = [task.check_name, _judged_by(task)]
     return identity
+
+
+def _item(example: Example) -> dict[str, Any]:
+    """An item as it is identified: what only rows with tools have is not there in others."""
+    return example.model_dump(exclude={key for key in ("tools", "answer") if not getattr(example, key)})
 
 
 def _files(folder: Path | Literal["hub"] | None) -> list[list[str]]:

@@ -14,20 +14,21 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
 
-from pydantic_core import to_json
-
+from selfdistill.checks import with_calls
 from selfdistill.checks.base import Check
 from selfdistill.checks.coherence import damaged
 from selfdistill.checks.leaks import leak
 from selfdistill.core.config import DataSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
-from selfdistill.core.records import Candidate, Example, Reason, Rewrite, Selected, Turn, dump, read_records
+from selfdistill.core.records import REWRITTEN, Candidate, Example, Reason, Rewrite, Selected, dump, read_records
 from selfdistill.core.store import new_files
+from selfdistill.core.turns import is_call
 from selfdistill.data.joins import BATCH, open_rewrites
-from selfdistill.models.thoughts import answer_of, joined, split
+from selfdistill.models.thoughts import Parts, answer_of, split
+from selfdistill.stages.exports import Exports
+from selfdistill.stages.own_calls import taken
 
 _OUTCOMES = {
     "same": Reason.PASSED,
@@ -36,7 +37,7 @@ _OUTCOMES = {
     "no_reference": Reason.REFERENCE_UNREADABLE,
     "cannot_tell": Reason.UNCLEAR,
 }
-_KEEPS = (Reason.PASSED, Reason.KEPT, Reason.COPIED)
+_KEEPS = (*REWRITTEN, Reason.COPIED)
 
 
 def select(
@@ -66,7 +67,7 @@ def select(
         new_files(out, *exports.values()) as (file, *others),
         (progress or Progress()).bar("select", total) as advance,
     ):
-        export_files = _Exports(dict(zip(exports.items(), others, strict=True)), keep_thoughts)
+        export_files = Exports(dict(zip(exports.items(), others, strict=True)), keep_thoughts)
         stream = iter(found.join(examples))
         while pairs := list(islice(stream, BATCH)):
             batch = [example for example, _ in pairs]
@@ -97,9 +98,9 @@ def apart(rewrite: Rewrite | None) -> Rewrite | None:
         return rewrite
     candidates = []
     for candidate in rewrite.candidates:
-        parts = [split(text) for text in candidate.responses]
+        parts = [Parts(None, text) if is_call(text) else split(text) for text in candidate.responses]
         answers = [part.answer for part in parts]
-        update: dict[str, Any] = {"text": answers[-1], "turns": tuple(answers[:-1])}
+        update: dict[str, object] = {"text": answers[-1], "turns": tuple(answers[:-1])}
         if any(part.thought is not None for part in parts):
             update["thoughts"] = tuple(part.thought for part in parts)
         candidates.append(candidate.model_copy(update=update))
@@ -121,10 +122,11 @@ def choose(
         own = [n for n in passed if judged[n] is not Reason.COPIED] or passed
         number = min(own, key=lambda n: _nll(rewrite.candidates[n])) if len(own) > 1 else own[0]
         best = rewrite.candidates[number]
+        *turns, response = taken(example, best.responses)[0]
         return Selected(
             id=example.id,
-            response=best.text,
-            turns=best.turns,
+            response=response,
+            turns=tuple(turns),
             thoughts=best.thoughts if keep_thoughts else (),
             source="distilled",
             reason=judged[number],
@@ -146,7 +148,8 @@ def _nll(candidate: Candidate) -> float:
 
 
 def _reason(example: Example, candidate: Candidate, check: Check | None) -> Reason:
-    """Why this candidate may stay or not. Every rewritten turn must pass. Thoughts are not judged."""
+    """Why this candidate may stay or not. Every rewritten turn must pass; of turns that call tools, one that is not the
+    same call leaves the others as they are. Thoughts are not judged."""
     if candidate.finish_reason == "length":
         return Reason.IN_THOUGHT if candidate.cut_in_thought else Reason.TRUNCATED
     references = example.references
@@ -154,18 +157,39 @@ def _reason(example: Example, candidate: Candidate, check: Check | None) -> Reas
         return Reason.EMPTY
     if all(map(_same, candidate.responses, references)):
         return Reason.COPIED
+    calls = ["tool_calls" in turn for turn in example.answers] if example.uses_tools else [False] * len(references)
+    kept = _of_texts(example, candidate, check, calls)
+    if kept not in _KEEPS or not any(calls):
+        return kept
+    of_calls = taken(example, candidate.responses)[1]
+    if all(reason is Reason.OWN_CALL for reason in of_calls):
+        return Reason.OWN_CALL if all(calls) else kept
+    if all(calls) and Reason.OWN_CALL not in of_calls:
+        return of_calls[0]
+    return Reason.SOME_CALLS
+
+
+def _of_texts(example: Example, candidate: Candidate, check: Check | None, calls: Sequence[bool]) -> Reason:
+    """What is said of the rewritten turns that are texts."""
+    references, last = example.references, len(calls) - 1
     thoughts = candidate.thoughts or (None,) * len(references)
-    for response, thought, reference in zip(candidate.responses, thoughts, references, strict=True):
-        if reason := _flaw(response, thought, reference, example):
+    texts = [(number, response) for number, response in enumerate(candidate.responses) if not calls[number]]
+    for number, response in texts:
+        if reason := _flaw(response, thoughts[number], references[number], example):
             return reason
-    if check is None:
-        return Reason.KEPT
-    for number, response in enumerate(candidate.turns):
+    reason = Reason.KEPT
+    for number, response in texts:
+        judges = with_calls(check, example, number) if example.uses_tools else check
+        if judges is None:
+            continue
         # What a row's `contains` or `tests` ask for is asked of the last turn.
-        reason = _OUTCOMES[check(response, references[number], example.model_copy(update={"meta": {}})).outcome]
+        asked = example if number == last else example.model_copy(update={"meta": {}})
+        reason = _OUTCOMES[judges(response, references[number], asked).outcome]
+        if number == last:
+            return reason
         if reason not in (Reason.PASSED, Reason.REFERENCE_UNREADABLE):  # small talk on the way has nothing to extract
             return reason
-    return _OUTCOMES[check(candidate.text, example.reference, example).outcome]
+    return Reason.KEPT if check is None else Reason.PASSED
 
 
 def _same(response: str, reference: str) -> bool:
@@ -197,76 +221,3 @@ def read_selected(examples: Sequence[Example], path: Path) -> dict[str, Selected
     if len(chosen) > len(examples):
         raise UserError(f"{path}: {len(chosen) - len(examples)} rows belong to no row of the data.")
     return chosen
-
-
-# --- hand-over ---------------------------------------------------------------------------------------------------
-
-
-class _Exports:
-    """The files for other trainers, written row by row. They are given by format and name.
-
-    `messages` and `prompt-completion` are TRL's forms, `alpaca` and `sharegpt` those of LLaMA-Factory and Axolotl.
-    `.json` gives one array, anything else JSON lines. Every row carries its source and its id: the user's own where
-    the data has an `id` column, else the hash.
-    """
-
-    def __init__(self, files: Mapping[tuple[str, Path], BinaryIO], keep_thoughts: bool) -> None:
-        self.files = [(form, file, path.suffix == ".json") for (form, path), file in files.items()]
-        self.begun, self.keep_thoughts = False, keep_thoughts
-
-    def add(self, examples: Sequence[Example], rows: Sequence[Selected]) -> None:
-        for form, file, array in self.files:
-            pairs = zip(examples, rows, strict=True)
-            lines = [to_json(exported(example, row, form, self.keep_thoughts)) for example, row in pairs]
-            if array:
-                file.write((b",\n" if self.begun else b"[\n") + b",\n".join(lines))
-            else:
-                file.write(b"\n".join(lines) + b"\n")
-        self.begun = True
-
-    def end(self) -> None:
-        for _, file, array in self.files:
-            if array:
-                file.write(b"\n]\n")
-
-
-def exported(example: Example, row: Selected, form: str, keep_thoughts: bool = False) -> dict[str, Any]:
-    """A row in one of the formats of `_Exports`. Thoughts are left out, or with `keep_thoughts` stand apart where the
-    format knows that (`reasoning_content`), else before the answer in `<think>`."""
-    responses = tuple(map(joined, row.thoughts, row.responses)) if row.thoughts else row.responses
-    turns = [_shown(turn, form, keep_thoughts) for turn in example.with_responses(responses)]
-    tail = {"id": example.meta.get("source_id", example.id), "source": row.source}
-    if form == "messages":
-        return {"messages": [_message(t) if "train" in t else t for t in turns], **tail}
-    if form == "prompt-completion":
-        return {"prompt": [_message(t) for t in turns[:-1]], "completion": turns[-1:], **tail}
-    if form == "sharegpt":
-        names = {"system": "system", "user": "human", "assistant": "gpt"}
-        said = ({"from": names[t["role"]], "value": t["content"], **_weight(t)} for t in turns)
-        return {"conversations": list(said), **tail}
-    if any("train" in t for t in turns):
-        raise UserError(f"export alpaca: row {tail['id']} has turns that do not train, which only messages can say.")
-    system = turns.pop(0)["content"] if turns[0]["role"] == "system" else ""
-    pairs = [[turns[i]["content"], turns[i + 1]["content"]] for i in range(0, len(turns), 2)]
-    (instruction, output), history = pairs[-1], pairs[:-1]
-    return {"instruction": instruction, "input": "", "output": output, "system": system, "history": history, **tail}
-
-
-def _shown(turn: Turn, form: str, keep_thoughts: bool) -> Any:
-    """A turn with what is exported of its thoughts."""
-    if turn["role"] != "assistant" or (parts := split(turn["content"])).answer == turn["content"]:
-        return turn
-    if not keep_thoughts:
-        return {**turn, "content": parts.answer}
-    if form in ("messages", "prompt-completion") and parts.thought is not None:
-        return {**turn, "content": parts.answer, "reasoning_content": parts.thought}
-    return turn
-
-
-def _message(turn: Turn) -> dict[str, Any]:
-    return {**{key: value for key, value in turn.items() if key != "train"}, **_weight(turn)}
-
-
-def _weight(turn: Turn) -> dict[str, int]:
-    """What says in OpenAI's form that a turn does not train."""
-    return {"weight": 0} if "train" in turn else {}

@@ -30,6 +30,7 @@ from selfdistill.core.store import digest_of, locked, make_folder, write_atomic
 from selfdistill.models.classes import auto_class
 from selfdistill.models.prompts import Prompter
 from selfdistill.models.seed_lm import SeedLM
+from selfdistill.models.tools_check import require_tools
 from selfdistill.training.lora import check_trainable
 from selfdistill.training.tokens import tokenized
 
@@ -58,6 +59,7 @@ def train(
     """
     progress = progress or Progress()
     prompter = prompter.on(begun(out) or today())
+    require_tools(prompter, examples, name)
     # What has no part in the weights may change between two calls, and what decides the rows is in the data.
     silent = {"mix_ratio", "size", "report_to"} | ({"checkpoint_steps"} if settings.patience is None else set())
     identity = {

@@ -20,12 +20,13 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, chdir, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from unittest.mock import patch
 
 from selfdistill.core.errors import UserError
 from selfdistill.core.records import Prediction, Verdict
 from selfdistill.core.store import digest_of
+from selfdistill.core.turns import Turn
 from selfdistill.models.chat import ChatTemplate
 from selfdistill.models.seed_lm import SeedLM
 
@@ -254,7 +255,7 @@ def _scorer(seed_lm: SeedLM, model: Any, rows: int, chat: ChatTemplate | None) -
             """As any other prompt, up to where the answer begins."""
             if chat is None or not add_generation_prompt:
                 return str(super().apply_chat_template(chat_history, add_generation_prompt))
-            return chat.prompt(chat_history) + chat.form.opening
+            return chat.prompt(cast(list[Turn], chat_history)) + chat.form.opening
 
     # A chat template writes the BOS token itself where the model wants one, as in Prompter.
     bos = False if chat else None

@@ -15,7 +15,8 @@ from selfdistill.checks import NEED_NO_REFERENCE, load_check
 from selfdistill.core.config import DataSettings, TaskSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
-from selfdistill.core.records import Example, Turn
+from selfdistill.core.records import Example
+from selfdistill.core.turns import Turn
 from selfdistill.core.worlds import quizzes, world_of
 from selfdistill.data.examples import read_examples
 from selfdistill.data.notes import Notes

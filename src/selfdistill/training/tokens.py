@@ -19,7 +19,8 @@ def sequences(example: Example, responses: tuple[str, ...], prompter: Prompter) 
     """
     rows: list[tuple[list[int], list[int]]] = []
     for k, text in enumerate(responses):
-        prompt, response = list(prompter.train(example.up_to(responses[:k])).ids), prompter.response(text)
+        asked = prompter.train(example.up_to(responses[:k]), example.tools)
+        prompt, response = list(asked.ids), prompter.answer(asked, example.turn(k, text))
         if rows and prompt[: len(rows[-1][0])] == rows[-1][0]:
             _, labels = rows.pop()
             labels = labels + [-100] * (len(prompt) - len(labels))

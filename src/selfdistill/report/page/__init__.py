@@ -25,7 +25,7 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup
 
-from selfdistill.core.records import Reason, Rewrite, Selected, read_records
+from selfdistill.core.records import REWRITTEN, Reason, Rewrite, Selected, read_records
 from selfdistill.core.store import write_atomic
 from selfdistill.methods import METHODS
 from selfdistill.report.page import charts
@@ -214,7 +214,7 @@ def _distilled(run: Path, report: dict[str, Any]) -> dict[str, Any]:
     both = [(b, a) for b, a in both if math.isfinite(b) and math.isfinite(a)]
     reasons = []
     for reason, n in report["yield"].items():
-        kept = reason in ("passed", "kept_unchecked")
+        kept = reason in REWRITTEN
         share = n / max(1, report["rows"])
         row = {"reason": reason, "n": n, "share": f"{100 * share:.1f} %", "said": Reason(reason).explained}
         reasons.append(row | {"bar": charts.share_bar(share, "distilled" if kept else "muted")})

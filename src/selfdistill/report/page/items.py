@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from selfdistill.core.records import Example, Prediction, Rewrite, Selected, read_records
+from selfdistill.core.turns import heard, readable, signature, who
 from selfdistill.methods import METHODS
 
 ROOM = 50_000_000
@@ -67,26 +68,31 @@ def _rows(run: Path, names: list[str], room: int) -> tuple[list[dict[str, Any]],
         item = _asked("row", e, "") | {"answers": answers.get(e.id, {})}
         room -= 2 * _size(item)
         if room >= 0:
-            asked.append(item)
+            asked.append((e, item))
         else:
             left_out += 1
-    ids = {item["id"] for item in asked}
+    ids = {e.id for e, _ in asked}
     rewrites = {r.id: r for r in read_records(run / "rewrites.jsonl", Rewrite) if r.id in ids}
     selected = {r.id: r for r in read_records(run / "selected.jsonl", Selected) if r.id in ids}
-    return [item | _made(rewrites.get(item["id"]), selected.get(item["id"])) for item in asked], left_out
+    return [item | _made(e, rewrites.get(e.id), selected.get(e.id)) for e, item in asked], left_out
 
 
-def _made(made: Rewrite | None, chosen: Selected | None) -> dict[str, Any]:
+def _texts(example: Example, responses: tuple[str, ...]) -> tuple[str, ...]:
+    """Responses for people. Where a candidate lacks turns, those that it has."""
+    return tuple(readable(example.turn(k, response)) for k, response in enumerate(responses[: len(example.references)]))
+
+
+def _made(example: Example, made: Rewrite | None, chosen: Selected | None) -> dict[str, Any]:
     """What became of a training row; of a rewrite that was not kept, its first candidate."""
     item: dict[str, Any] = {}
     if chosen:
         item |= {"reason": chosen.reason.value, "kept": chosen.rewritten}
     shown = made.candidates[0] if made and made.candidates else None
     if chosen and chosen.source == "distilled":
-        item["rewrites"] = chosen.responses
+        item["rewrites"] = _texts(example, chosen.responses)
         shown = next((c for c in made.candidates if c.responses == chosen.responses), None) if made else None
     elif shown:
-        item["rewrites"] = shown.responses
+        item["rewrites"] = _texts(example, shown.responses)
     if shown and shown.thoughts:
         item["thoughts"] = shown.thoughts
     if made:
@@ -122,13 +128,15 @@ def _evaluated(run: Path, names: list[str]) -> list[dict[str, Any]]:
 
 
 def _asked(kind: str, e: Example, task: str) -> dict[str, Any]:
-    turns = [[t["role"], t["content"]] for t in e.prompt]
-    return {"kind": kind, "id": e.id, "task": task, "prompt": turns, "references": e.references, "answers": {}}
+    declared = [["tools", "\n".join(map(signature, e.tools))]] if e.tools else []
+    turns = [*declared, *([who(t), readable(t)] for t in e.prompt)]
+    references = tuple(map(readable, e.answers))
+    return {"kind": kind, "id": e.id, "task": task, "prompt": turns, "references": references, "answers": {}}
 
 
 def _answer(p: Prediction) -> dict[str, Any]:
     """A prediction without what is empty in it."""
-    said: dict[str, Any] = {"text": p.text, "verdict": p.verdict.value, "finish": p.finish_reason}
+    said: dict[str, Any] = {"text": readable(heard(p.text)), "verdict": p.verdict.value, "finish": p.finish_reason}
     said |= {"thought": p.thought, "extracted": p.extracted, "expected": p.expected, "note": p.note, "label": p.label}
     if p.samples:
         said["samples"] = f"{sum(bool(s.passed) for s in p.samples)} of {len(p.samples)} further samples passed"
