@@ -94,7 +94,8 @@ def check_variables(prompter: Prompter) -> None:
         if isinstance(meant, bool) and bool(value) != meant:
             raise UserError(
                 f"prompt.chat_template_kwargs: {variable} = {json.dumps(value)} speaks against prompt.thinking = "
-                f'"{prompter.settings.thinking}". Leave it out, or set prompt.thinking = "{"off" if meant else "strip"}".'
+                f'"{prompter.settings.thinking}". Leave it out, or set prompt.thinking = '
+                f'"{"off" if meant else "strip"}".'
             )
 
 
