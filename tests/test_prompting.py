@@ -152,6 +152,8 @@ def test_what_goes_on_after_midnight_is_the_same_bytes(tmp_path, clock):
     assert as_trained(prompter, trained, Progress(quiet=True)).settings.date == "2026-11-29"
     heard = Heard()
     as_trained(prompter.on("2026-12-24"), trained, heard)
+    as_trained(Prompter.create(lm.tokenizer, PromptSettings(format="paper")), trained, heard)
+    assert "format (chat, now paper)" in heard.said[1]
     assert "date (2026-11-29, now 2026-12-24)" in heard.said[0]
 
 
@@ -306,6 +308,30 @@ def test_exports_hold_thoughts_apart_or_not_at_all(tmp_path):
         assert last == {"role": "assistant", "content": "It is Daris.", **thought}
         said = json.loads(exports["sharegpt"].read_text())["conversations"][-1]["value"]
         assert said == ("<think>\nHm.\n</think>\n\nIt is Daris." if keeps else "It is Daris.")
+
+
+def test_thoughts_are_shown_apart_from_answers():
+    from rich.console import Console
+
+    from selfdistill.core.records import Verdict
+    from selfdistill.report.item import Item, Row, show
+    from selfdistill.report.page.items import _answer, _made
+    from selfdistill.report.tables import in_thought_lines
+
+    rewrite = Rewrite(id="1", candidates=({"text": "It is Daris.", "thoughts": ["Norland, hm."]},))
+    chosen = Selected(id="1", response="It is Daris.", source="distilled", reason=Reason.KEPT)
+    answer = Prediction(
+        id="1", task="t", prompt="", text="Daris", thought="I know.", finish_reason="stop", verdict=Verdict.CORRECT
+    )
+    console = Console(record=True, width=100, quiet=False)
+    show([Row(ROW, rewrite, chosen), Item(ROW, {"seed": answer})], console)
+    said = console.export_text()
+    assert "rewrite 1: thoughts" in said and "Norland, hm." in said and "seed: thoughts" in said and "I know." in said
+    assert _answer(answer)["thought"] == "I know." and _made(rewrite, chosen)["thoughts"] == ("Norland, hm.",)
+    arms = {"seed": {"in_thought": 2}, "sdft": {"in_thought": 0}}
+    assert in_thought_lines([{"task": "t", "arms": arms}]) == [
+        "t, seed: 2 answers were cut off inside the thoughts, before an answer began"
+    ]
 
 
 # --- before anything is made ------------------------------------------------------------------------------------------

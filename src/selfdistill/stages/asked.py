@@ -198,8 +198,11 @@ def as_trained(prompter: Prompter, adapter: str | Path | None, progress: Progres
         for key in dict.fromkeys((*before, *now))
         if key != "thinking_tokens" and before.get(key) != now.get(key)
     ]
-    if identity["prompts"][0] != prompter.format:
-        changed.insert(0, f"format ({identity['prompts'][0]}, now {prompter.format})")
+    form, *texts = identity["prompts"]
+    if form != prompter.format:
+        changed.insert(0, f"format ({form}, now {prompter.format})")
+    elif form == "paper" and texts != [*prompter.template.train]:
+        changed.insert(0, "template")
     if changed:
         progress.warn(f"adapter {adapter}: was trained with other prompts: {', '.join(changed)}")
     return prompter
