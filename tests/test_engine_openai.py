@@ -518,6 +518,29 @@ def test_what_is_read(serve, reply, sampling, expected):
     assert (found.tokens, found.prompt_tokens, found.error) == (3, 7, None)
 
 
+@pytest.mark.parametrize(
+    ("message", "thought", "text"),
+    [
+        ({"content": "A", "reasoning_content": "Hm."}, "Hm.", "A"),
+        ({"content": "A", "reasoning": "Hm.\n"}, "Hm.", "A"),
+        ({"content": None, "reasoning": "Hm"}, "Hm", ""),
+        ({"content": "<think>Hm.</think>\nA"}, "Hm.", "A"),
+        ({"content": "Hm.</think>A"}, "Hm.", "A"),
+        ({"content": "<think>Hm"}, "Hm", ""),
+        ({"content": "A", "reasoning_content": ""}, None, "A"),
+    ],
+)
+def test_thoughts_come_apart_whether_the_server_splits_them_or_not(serve, message, thought, text):
+    engine, server = serve(lambda row, number, r: chat_reply("x", message=message))
+    prompt = Prompt((), "", ask("a").prompt.turns, {"enable_thinking": True})
+    (found,) = engine.generate([Request("a", prompt, Sampling(16, thinking_tokens=32))])
+    assert (found.thought, found.text) == (thought, text)
+    assert server.requests[-1]["chat_template_kwargs"] == {"enable_thinking": True}
+    assert server.requests[-1]["max_tokens"] == 48
+    list(engine.generate([ask("b")]))
+    assert "chat_template_kwargs" not in server.requests[-1]  # not every server knows it
+
+
 @pytest.mark.parametrize("usage", [None, {}, {"completion_tokens": None}, "absent"])
 def test_unknown_usage_is_none(serve, usage):
     reply = chat_reply("a") | {"usage": usage}

@@ -124,7 +124,7 @@ def same_prompts(task: str, left: Path, a: Answers, right: Path, b: Answers) -> 
             raise UserError(
                 f"task {task}: {left} and {right} were asked different prompts (for example item {id}: prompt hash "
                 f"{was} and {now}): {_unlike(task, a, b, id)}. Such scores cannot be compared. Evaluate both in the "
-                "same format, template and chat template."
+                "same format, template and chat template, and on the same prompt.date."
             )
 
 

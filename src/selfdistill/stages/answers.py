@@ -53,6 +53,8 @@ def measure(
     tasks, found = load(), {}
     for model, arms in models.items():
         digest, prompter, engine = open_engine(model)
+        for place in (place for place in arms if kind_of(place) == "adapter"):  # all are asked on the same day
+            prompter = as_trained(prompter, place, progress)
         for task in tasks:
             check_prompts(task.items, prompter, f"task {task.settings.name}", progress, trains=False)
         with closing(engine):
@@ -61,9 +63,8 @@ def measure(
                 found[place] = out = (
                     work / f"{re.sub('[^A-Za-z0-9_.-]+', '-', Path(place).name)}-{digest_of(place)[:8]}"
                 )
-                asker = as_trained(prompter, adapter, progress)
                 with engine.adapter(adapter):
-                    evaluate(tasks, out, digest, engine, asker, adapter_digest(adapter), place, progress)
+                    evaluate(tasks, out, digest, engine, prompter, adapter_digest(adapter), place, progress)
                 if failed := engine_errors(out):
                     raise UserError(f"{place}: the engine failed on {failed} items. The same command asks them again.")
     return [found.get(place, Path(place)) for place in places]

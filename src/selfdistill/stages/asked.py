@@ -81,7 +81,7 @@ def check_prompts(
 
 
 def check_variables(prompter: Prompter) -> None:
-    """Raises UserError for `chat_template_kwargs` that the chat template never reads."""
+    """Raises UserError for `chat_template_kwargs` that the chat template never reads, or that contradict `thinking`."""
     known = prompter.chat.variables
     for variable in prompter.settings.chat_template_kwargs:
         if variable not in known:
@@ -89,6 +89,13 @@ def check_variables(prompter: Prompter) -> None:
             raise UserError(
                 f"prompt.chat_template_kwargs: the model's chat template has no variable {variable!r}. Among those "
                 f"that it has: {', '.join(could) or 'none'}."
+            )
+        value, meant = prompter.settings.chat_template_kwargs[variable], prompter.chat.switch.get(variable)
+        if isinstance(meant, bool) and bool(value) != meant:
+            raise UserError(
+                f"prompt.chat_template_kwargs: {variable} = {json.dumps(value)} speaks against prompt.thinking = "
+                f'"{prompter.settings.thinking}". Leave it out, or set prompt.thinking = '
+                f'"{"off" if meant else "strip"}".'
             )
 
 
@@ -191,8 +198,11 @@ def as_trained(prompter: Prompter, adapter: str | Path | None, progress: Progres
         for key in dict.fromkeys((*before, *now))
         if key != "thinking_tokens" and before.get(key) != now.get(key)
     ]
-    if identity["prompts"][0] != prompter.format:
-        changed.insert(0, f"format ({identity['prompts'][0]}, now {prompter.format})")
+    form, *texts = identity["prompts"]
+    if form != prompter.format:
+        changed.insert(0, f"format ({form}, now {prompter.format})")
+    elif form == "paper" and texts != [*prompter.template.train]:
+        changed.insert(0, "template")
     if changed:
         progress.warn(f"adapter {adapter}: was trained with other prompts: {', '.join(changed)}")
     return prompter
