@@ -31,8 +31,8 @@ from selfdistill.training.lora import check_trainable, tuned_model
 from selfdistill.training.loss import response_loss
 from selfdistill.training.targets import coverage, find_targets
 
-NEW = 7
-LENGTHS = (5, 21, 12, 8)
+NEW = 5
+LENGTHS = (5, 21, 12)
 QUICK = {
     "deepseek_v4", "falcon_h1", "gemma4_text", "gpt_oss", "kimi_linear", "llama", "llama4_text", "mamba2", "minimax",
     "qwen3_5_text", "recurrent_gemma", "rwkv",
@@ -107,13 +107,13 @@ def test_an_architecture_answers_scores_trains_and_takes_adapters(name, tmp_path
     model = tiny.tiny(name)
     model.generation_config.eos_token_id = None
     lm = seed_lm(model)
-    engine = TransformersEngine(lm, set(), 3)
+    engine = TransformersEngine(lm, set(), 2)
 
     # Greedy texts of several rows are those of one by one, and those of a batch that is resumed are the same.
     made, said = one_by_one(model, lm.tokenizer)
     assert texts(engine) == said
     assert documented()[name] == engine.way
-    assert texts(engine, requests()[2:]) == {k: said[k] for k in ("2", "3")}
+    assert texts(engine, requests()[1:]) == {k: said[k] for k in ("1", "2")}
 
     # Scores are the model's own likelihoods.
     seen = scores(engine, made)
@@ -148,7 +148,7 @@ def test_an_architecture_answers_scores_trains_and_takes_adapters(name, tmp_path
         assert all(a != b for a, b in zip(scores(engine, made).values(), seen.values(), strict=True))
         with engine.adapter(None):
             assert scores(engine, made) == seen
-    assert scores(engine, made) == seen and texts(engine) == said
+    assert scores(engine, made) == seen
 
 
 def test_the_docs_list_all_architectures_that_are_tested():
@@ -232,9 +232,8 @@ def trained(folder, tmp_path, **settings):
     lm = load_model(str(folder))
     rows = read_examples(DataSettings(path=str(data)), seed=0)
     chosen = TrainSettings(**{"preset": "strong", "lr": 1e-2, "epochs": 2, "batch_size": 4, **settings})
-    adapter = train(
-        lm, rows, {e.id: (e.reference,) for e in rows}, tmp_path / "adapter", chosen, Prompter.create(lm.tokenizer)
-    )
+    responses, adapter = {e.id: (e.reference,) for e in rows}, tmp_path / "adapter"
+    train(lm, rows, responses, adapter, chosen, Prompter.create(lm.tokenizer))
     return lm, TransformersEngine(lm, set(), 4), adapter, merge(str(folder), str(adapter), tmp_path / "merged")
 
 
@@ -250,7 +249,14 @@ def answers_alike(engine, adapter, merged):
 @pytest.mark.parametrize("name", cases(tiny.SEEING, QUICK_SEEING))
 def test_of_a_model_that_sees_only_the_language_model_trains(name, tmp_path):
     folder = tiny.seeing_folder(name, tmp_path / "model")
-    lm, engine, adapter, merged = trained(folder, tmp_path)
+    lm, adapter = load_model(str(folder)), tmp_path / "adapter"
+    engine = TransformersEngine(lm, set(), 4)
+    with tuned_model(lm, TrainSettings(preset="strong")) as model:
+        for key, weight in model.named_parameters():
+            if "lora_B" in key:
+                torch.nn.init.normal_(weight.data, std=0.1)
+        model.save_pretrained(adapter)
+    merged = merge(str(folder), str(adapter), tmp_path / "merged")
     _, said = one_by_one(lm.model, lm.tokenizer)
     assert texts(engine) == said
     weights = load_file(adapter / "adapter_model.safetensors")

@@ -17,16 +17,15 @@ if TYPE_CHECKING:
 
     from selfdistill.engines.queue import Queue, Row
     from selfdistill.engines.slots import Slots
-    from selfdistill.engines.transformers import TransformersEngine
 
 CACHES = ("past_key_values", "cache_params")
 """What forwards call a cache of the library's own kind; the second are the Mambas."""
 
 
 class Forward:
-    """Forward passes of the model with which an engine answers now."""
+    """Forward passes of the model with which a `TransformersEngine` answers now."""
 
-    def __init__(self, engine: TransformersEngine) -> None:
+    def __init__(self, engine: Any) -> None:
         self.engine, self.model, self.device = engine, engine.model, engine.device
         if not engine.takes:  # the same for all adapters
             engine.takes = set(inspect.signature(_base(self.model).forward).parameters)

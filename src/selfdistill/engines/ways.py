@@ -12,7 +12,7 @@ tokens, without padding, cache or neighbours.
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from selfdistill.core.errors import UserError
 from selfdistill.engines.forward import Forward
@@ -20,9 +20,6 @@ from selfdistill.engines.memory import out_of_memory
 from selfdistill.engines.protocol import Request, Sampling, Scoring
 from selfdistill.engines.queue import Row
 from selfdistill.models.prompts import Prompt
-
-if TYPE_CHECKING:
-    from selfdistill.engines.transformers import TransformersEngine
 
 Way = Literal["together", "no shared prefix", "same lengths", "alone", "without a cache"]
 WAYS: tuple[Way, ...] = ("together", "no shared prefix", "same lengths", "alone", "without a cache")
@@ -47,9 +44,9 @@ PREFIX, RESTS = 9, ((13, 6), (5, 9), (5, 3), (1, 4), (7, 5))
 padded, that leave early, that come when another has left, and two of one length."""
 
 
-def settle(engine: TransformersEngine) -> None:
-    """Set the engine's `way` to the first that agrees with a plain forward pass, where it is not settled yet. Raises
-    UserError for a model that agrees in none."""
+def settle(engine: Any) -> None:
+    """Set the `way` of a `TransformersEngine` to the first that agrees with a plain forward pass, where it is not
+    settled yet. Raises UserError for a model that agrees in none."""
     if engine.way:
         return
     faults: dict[Way, str] = {}
@@ -72,12 +69,12 @@ def settle(engine: TransformersEngine) -> None:
         engine.note(f"{_kind(engine)}: rows are scored one by one, since beside padding it gives other likelihoods")
 
 
-def _kind(engine: TransformersEngine) -> str:
+def _kind(engine: Any) -> str:
     model = engine.model
     return type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__
 
 
-def _fault(engine: TransformersEngine) -> str | None:
+def _fault(engine: Any) -> str | None:
     """What is wrong with the engine's texts in its way; None where nothing is."""
     rows, ends = engine.rows, engine.end_ids
     engine.rows, engine.end_ids = min(rows, 3), set()  # fewer than there are probes, and none ends early
@@ -95,13 +92,13 @@ def _fault(engine: TransformersEngine) -> str | None:
     return "it gives other texts than its own plain forward pass"
 
 
-def _allowed(engine: TransformersEngine) -> float:
+def _allowed(engine: Any) -> float:
     if engine.dtype != "float32":
         return AGREED_ROUNDED
     return AGREED if engine.device == "cpu" else AGREED_ELSEWHERE
 
 
-def _probes(engine: TransformersEngine) -> list[Request]:
+def _probes(engine: Any) -> list[Request]:
     """Rows of plain tokens: special ones may stand for images."""
     size = min(engine.tokenizer.vocab_size, engine.model.config.get_text_config().vocab_size)
     words = sorted(set(range(size)) - set(engine.tokenizer.all_special_ids)) or list(range(size))
@@ -114,7 +111,7 @@ def _probes(engine: TransformersEngine) -> list[Request]:
     return probes
 
 
-def _difference(engine: TransformersEngine, row: Row) -> float:
+def _difference(engine: Any, row: Row) -> float:
     """The largest difference between a row's log-probabilities and the plain ones, in shares of the logits' spread."""
     import torch
 
@@ -133,7 +130,7 @@ def _spread(logits: Any) -> Any:
     return spread if spread > 0 else 1.0
 
 
-def _scores_agree(engine: TransformersEngine) -> bool:
+def _scores_agree(engine: Any) -> bool:
     """Whether rows that are scored together, with padding behind them, have the likelihoods of plain rows."""
     import torch
 

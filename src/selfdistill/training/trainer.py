@@ -120,11 +120,11 @@ def _plan(seed_lm: SeedLM, settings: TrainSettings, batches: Batches, model: Any
     held = f", with the loss on {settings.holdout:.0%} of the rows" if settings.holdout else ""
     notes = [
         _what_trains(settings, model),
-        *_reached(seed_lm, settings, model),
         f"{steps} step{'s' if steps > 1 else ''} of {batches.step_rows} rows{_shared(batches)}, {layout}",
         f"{seed_lm.dtype} on {seed_lm.device}: {_why_dtype(seed_lm)}",
         f"gradient checkpointing {'on' if checkpointing else 'off'}: {why}",
         f"a checkpoint every {apart} steps{held}",
+        *_reached(seed_lm, settings, model),
     ]
     return _Plan(steps, log_steps, apart, packing, checkpointing, notes)
 
