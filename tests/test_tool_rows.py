@@ -192,3 +192,20 @@ def test_records_refuse_an_answer_that_is_not_the_reference():
     for wrong in ({**turn, "colour": "red"}, {**turn, "tool_calls": [{**CALL, "colour": "red"}]}):
         with pytest.raises(UserError, match="colour"):
             parse({**row, "reference": spoken(turn), "answer": wrong}, Example, "here")
+
+
+def test_rows_without_tools_keep_their_ids(tmp_path):
+    rows = [
+        {"prompt": "a", "response": "b"},
+        {
+            "messages": [
+                {"role": "system", "content": "s"},
+                {"role": "user", "content": "a"},
+                {"role": "assistant", "content": "c", "weight": 0},
+                {"role": "user", "content": "é"},
+                {"role": "assistant", "content": "b"},
+            ]
+        },
+    ]
+    found = [read(tmp_path, row)[0][0].id for row in rows]
+    assert found == ["5d1692bff6edbc64", "e138547ceab98529"]

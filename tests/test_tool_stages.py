@@ -27,6 +27,7 @@ from selfdistill.stages.own_calls import own_call
 from selfdistill.stages.select import choose, judge, select
 from selfdistill.tasks.base import Permissions
 from selfdistill.tasks.load import load_tasks
+from selfdistill.tasks.validate import validate
 from selfdistill.training.tokens import sequences
 
 
@@ -173,6 +174,7 @@ def test_the_answer_of_a_task_is_compared_as_a_call(tmp_path, able):
     path = write_jsonl(tmp_path / "t.jsonl", [row for n, row in enumerate(tool_rows(12, "test")) if n % 3 == 0])
     settings = TaskSettings(name="t", path=str(path), check="exact", max_new_tokens=64)
     tasks = load_tasks([settings], 0, Permissions(), Progress())
+    assert validate(tasks[0]).good
     (result,) = evaluate(tasks, tmp_path / "e", lm.digest, engine, prompter)
     predictions = list(read_records(tmp_path / "e" / "predictions.jsonl", Prediction))
     assert result.n == 4 and result.correct >= 2 and result.wrong >= 1

@@ -76,11 +76,13 @@ def load_check(
 
 
 def _of_answers(check: Check, sees_no_reference: bool) -> Check:
-    """The check, of what stands behind the thoughts. Thoughts without an end are no answer, whatever it says of ""."""
+    """The check, of what stands behind the thoughts. Thoughts without an end are no answer, whatever it says of "". A
+    turn that calls tools is compared as a call, whatever the check."""
 
     def answers(response: str, reference: str, example: Example) -> Judgement:
         answer, wanted = answer_of(response), answer_of(reference)
-        judgement = check(answer, wanted, example)
+        of_turn = check_function_call if compared_as_calls(wanted, example) else check
+        judgement = of_turn(answer, wanted, example)
         if answer is response and wanted is reference:
             return judgement
         if reference.strip() and not wanted and not sees_no_reference:
@@ -92,9 +94,9 @@ def _of_answers(check: Check, sees_no_reference: bool) -> Check:
     return answers
 
 
-def with_calls(check: Check | None, example: Example, number: int = -1) -> Check | None:
-    """The check of an assistant turn of a row with tools: `function_call` where the turn is compared as a call."""
-    return _of_answers(check_function_call, False) if compared_as_calls(example, number) else check
+def check_calls(response: str, reference: str, example: Example) -> Judgement:
+    """`function_call`, of what stands behind the thoughts: for turns that call tools in rows without a check."""
+    return _of_answers(check_function_call, False)(response, reference, example)
 
 
 def _load(

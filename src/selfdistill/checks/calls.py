@@ -15,6 +15,7 @@ from selfdistill.checks.call_forms import Broken, is_declaration
 from selfdistill.checks.call_texts import Brackets, Types, call_blocks, json_values
 from selfdistill.checks.call_values import UNSURE, Call, parsed_parameters
 from selfdistill.core.records import Example
+from selfdistill.core.turns import is_call
 
 _SIGNATURE = re.compile(r"(?<![\w.])(def )?+([^\W\d][\w.]*+)\(")
 _NUMBERED = re.compile(r"(?m)^[ \t]*+\d++\.[ \t]*+`?([A-Za-z_]\w*+)`?(?: \(type: (\w++)\))?")
@@ -181,7 +182,7 @@ def only_calls(text: str) -> bool:
     return listed and len(blocks) == 1 and all(call.certain for call in blocks[0])
 
 
-def compared_as_calls(example: Example, number: int) -> bool:
-    """Whether assistant turn `number` of a row is judged as a call, whatever the check: it calls tools, or it is a text
-    of calls alone in a conversation with tools."""
-    return "tool_calls" in example.answers[number] or (example.uses_tools and only_calls(example.references[number]))
+def compared_as_calls(reference: str, example: Example) -> bool:
+    """Whether a reference is compared as a call, whatever the check: it calls tools, or it is a text of calls alone in
+    a conversation with tools."""
+    return example.uses_tools and (is_call(reference) or only_calls(reference))

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from selfdistill.checks import load_check, with_calls
+from selfdistill.checks import load_check
 from selfdistill.checks.base import UNREADABLE, Check, Judgement
 from selfdistill.checks.sandbox import walls
 from selfdistill.comparison.intervals import mean_interval, pass_at_k, wilson
@@ -276,15 +276,14 @@ def _judged(task: Task, example: Example, answer: Prediction) -> Prediction:
     cannot be judged says why in its note."""
     if task.check is None:
         return answer.model_copy(update={"verdict": Verdict.UNJUDGED})
-    check = (with_calls(task.check, example) if example.uses_tools else None) or task.check
-    judgement = _check(check, answer, example)
+    judgement = _check(task.check, answer, example)
     if judgement.outcome == "same":
         verdict = Verdict.CORRECT
     elif judgement.outcome in UNREADABLE:
         verdict = Verdict.UNJUDGEABLE
     else:
         verdict = Verdict.TRUNCATED if answer.finish_reason == "length" else Verdict.WRONG
-    outcomes = [_check(check, s, example).outcome for s in answer.samples]
+    outcomes = [_check(task.check, s, example).outcome for s in answer.samples]
     passed = [None if o in UNREADABLE else o == "same" for o in outcomes]
     return answer.model_copy(
         update={

@@ -15,8 +15,9 @@ from collections.abc import Iterable, Mapping, Sequence, Sized
 from itertools import islice
 from pathlib import Path
 
-from selfdistill.checks import with_calls
+from selfdistill.checks import check_calls
 from selfdistill.checks.base import Check
+from selfdistill.checks.calls import compared_as_calls
 from selfdistill.checks.coherence import damaged
 from selfdistill.checks.leaks import leak
 from selfdistill.core.config import DataSettings
@@ -179,7 +180,7 @@ def _of_texts(example: Example, candidate: Candidate, check: Check | None, calls
             return reason
     reason = Reason.KEPT
     for number, response in texts:
-        judges = with_calls(check, example, number) if example.uses_tools else check
+        judges = check or (check_calls if compared_as_calls(references[number], example) else None)
         if judges is None:
             continue
         # What a row's `contains` or `tests` ask for is asked of the last turn.

@@ -16,7 +16,6 @@ from selfdistill.core.config import DataSettings, TaskSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.records import Example
-from selfdistill.core.turns import Turn
 from selfdistill.core.worlds import quizzes, world_of
 from selfdistill.data.examples import read_examples
 from selfdistill.data.notes import Notes
@@ -122,7 +121,9 @@ def _items(task: TaskSettings, seed: int, check: str, data_dir: str | None, prog
     items = []
     for row in rows:
         *before, last = row.prompt
-        prompt = (*before, Turn(role=last["role"], content=ask(last["content"])))
+        asked = last.copy()
+        asked["content"] = ask(last["content"])
+        prompt = (*before, asked)
         items.append(row.model_copy(update={"id": f"{task.name}/{row.id}", "task": task.name, "prompt": prompt}))
     return items
 
