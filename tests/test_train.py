@@ -37,6 +37,7 @@ from selfdistill.models.folder import adapter_digest
 from selfdistill.models.prompts import Prompter
 from selfdistill.models.seed_lm import load_model
 from selfdistill.shift.weights import parameter_shift
+from selfdistill.stages.asked import difference
 from selfdistill.stages.train import train
 from selfdistill.training import trainer as fit
 from selfdistill.training.batches import IGNORED, Batches, Layout, Rows, packing_mixes
@@ -273,7 +274,8 @@ def test_every_response_token_and_end_token_carries_loss_and_no_prompt_token(tok
         carrying = 0
         for k, text in enumerate(example.references):
             prompt = list(prompter.evaluate(example.up_to(example.references[:k])).ids)
-            response = [*tokenizer(text, add_special_tokens=False)["input_ids"], prompter.end_id]
+            said, response = tokenizer(text, add_special_tokens=False)["input_ids"], prompter.response(text)
+            assert response[: len(said)] == said and response[-1] == prompter.end_id
             if tokenizer.unk_token_id not in response:
                 assert tokenizer.decode(response[:-1]).strip() == text.strip()
             at = slice(len(prompt), len(prompt) + len(response))
@@ -281,6 +283,7 @@ def test_every_response_token_and_end_token_carries_loss_and_no_prompt_token(tok
             assert any(x[: at.stop] == prompt + response and y[at] == response for x, y in made)
             carrying += len(response)
         assert sum(label != IGNORED for _, labels in made for label in labels) == carrying
+        assert format == "paper" or difference(example, prompter) is None  # it is what the chat template writes
         for ids, labels in made:
             assert len(ids) == len(labels) and labels[0] == IGNORED and labels[-1] == prompter.end_id
             assert all(y in (IGNORED, x) for x, y in zip(ids, labels, strict=True))

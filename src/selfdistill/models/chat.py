@@ -247,7 +247,8 @@ class ChatTemplate:
             # The answer stands there without the thought that the prompt has opened, or with an empty one.
             mark, close = opened.strip(), closed(opened).strip()
             opening = until[until.rindex(close) :] if close in until[prompt.rindex(mark) :] else closed(opened)
-        openings = dict.fromkeys((opening, opening.removeprefix(" ")))
+        # Some tokenizers set a space before a text themselves: then the template's own would be one too many.
+        openings = dict.fromkeys((opening.removeprefix(" "), opening))
         ends = dict.fromkeys((self._end(asked, after), self._end(asked, after.lstrip(" "))))
         text = whole.replace(MARK, "Yes")
         tried = [(o, e) for o in openings for e in ends if self._same_tokens(prompt, f"{o}Yes", e, text)]

@@ -123,7 +123,8 @@ def folds(listed: Sequence[Shape], prompter: Prompter) -> str | None:
 def difference(example: Example, prompter: Prompter) -> str | None:
     """Where prompt, answer and end token are not what the chat template itself writes for the conversation, with what
     to do about it; None where they are. Raises UserError where the template refuses the conversation."""
-    answers = tuple(split(text).answer or text for text in example.references)
+    # Outer white space is another matter: some tokenizers swallow it, some templates cut it.
+    answers = tuple((split(text).answer or text).strip() for text in example.references)
     for k, answer in enumerate(answers):
         turns = example.up_to(answers[:k])
         prompt = prompter.train(turns)
