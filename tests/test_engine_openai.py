@@ -697,3 +697,20 @@ def test_a_real_server_with_a_proxy_of_its_own_faults(real_server, real, embedde
     straight = by_id(real.generate(requests))
     engine, _ = serve(reply, model=real_server[1], concurrency=2)
     assert by_id(engine.generate(requests)) == straight
+
+
+def test_an_adapter_is_asked_for_by_its_name_there_and_one_that_answers_as_the_base_is_found(serve):
+    from selfdistill.core.config import PromptSettings
+    from selfdistill.core.progress import Progress
+    from selfdistill.models.prompts import Prompter
+    from selfdistill.stages.acting import see_that_it_acts
+
+    prompter = Prompter.create(None, PromptSettings())
+    engine, _ = serve(lambda _, number, request: request["model"], adapter_model="tuned")
+    with engine.adapter("runs/x"):
+        assert next(engine.generate([ask("a")])).text == "tuned"
+        with engine.adapter(None):
+            assert next(engine.generate([ask("a")])).text == "fake"
+    deaf, _ = serve(lambda _, number, request: "always the same", adapter_model="tuned")
+    with pytest.raises(UserError, match="engine openai gives the same with it and without it"):
+        see_that_it_acts(deaf, prompter, Progress())
