@@ -192,7 +192,7 @@ class Prompter:
         plain = not tools and all(turn.keys() <= {"role", "content"} for turn in turns)
         try:
             return self._applied(list(turns) if plain else messages(turns, self.ability), generate, list(tools) or None)
-        except jinja2.TemplateError as error:
+        except (jinja2.TemplateError, TypeError) as error:  # the latter of a text that is put together with an object
             roles = ", ".join(t["role"] for t in turns)
             raise UserError(
                 f"the model's chat template refuses a conversation of the turns {roles}: {error}. Remove what it does "
