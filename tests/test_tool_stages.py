@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -23,7 +24,7 @@ from selfdistill.models.prompts import Prompter
 from selfdistill.models.seed_lm import load_model
 from selfdistill.stages.distill import distill
 from selfdistill.stages.evaluate import evaluate
-from selfdistill.stages.own_calls import own_call
+from selfdistill.stages.own_calls import as_heard, own_call
 from selfdistill.stages.select import choose, judge, select
 from selfdistill.tasks.base import Permissions
 from selfdistill.tasks.load import load_tasks
@@ -223,3 +224,29 @@ def test_rewrites_of_other_programs_may_be_whole_datasets_with_tools(tmp_path, d
     reasons = select(examples, tmp_path / "x.jsonl", tmp_path / "s2.jsonl", None)
     assert reasons[Reason.OWN_CALL] + reasons[Reason.KEPT] >= 4
     assert b"written" not in b"".join(map(dump, read_records(tmp_path / "s2.jsonl", Selected)))
+
+
+def test_a_reader_that_the_tokenizer_brings_is_asked_where_ours_reads_no_call(able, distilled):
+    import copy
+
+    _, prompter, _ = able
+    example = distilled[0][0]
+    prompt = prompter.train(example.prompt, example.tools)
+    text = "So. <odd>get_weather Oslo</odd>"
+    assert as_heard(text, prompt, prompter) == text
+
+    class Reading(type(prompter.tokenizer)):
+        def parse_response(self, response, prefix, tools):
+            assert prefix.endswith("<|assistant|>") and tools == list(example.tools)
+            call = {
+                "function": {"name": "get_weather", "arguments": {"city": response.split()[2].removesuffix("</odd>")}}
+            }
+            return {"role": "assistant", "content": "So.", "tool_calls": [call]}
+
+    tokenizer = copy.copy(prompter.tokenizer)
+    tokenizer.__class__ = Reading
+    tokenizer.response_template = {"fields": {}}
+    heard_there = heard(as_heard(text, prompt, replace(prompter, tokenizer=tokenizer)))
+    assert heard_there["tool_calls"] == [{"name": "get_weather", "arguments": {"city": "Oslo"}}]
+    plain = 'add_event(title="x")'
+    assert as_heard(plain, prompt, replace(prompter, tokenizer=tokenizer)) == plain

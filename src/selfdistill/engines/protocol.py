@@ -127,6 +127,8 @@ def _parts(request: Request, tokens: Sequence[int], tokenizer: Any) -> Parts:
     if said == plain:
         return split(plain, opened)
     parts = split(said, opened)
+    if request.prompt.tools:  # special tokens are the form of a call
+        return parts
     if parts.thought is None and not parts.open and parts.answer == said:
         return Parts(None, plain)
     if "commentary to=" in parts.answer:  # a call, whose header are special tokens

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,6 +46,7 @@ from selfdistill.models.tools_check import require_tools
 from selfdistill.run_folder import META, read_results
 from selfdistill.stages.acting import see_that_it_acts
 from selfdistill.stages.identity import changed_checks, evaluation_identity, note_checks
+from selfdistill.stages.own_calls import as_heard
 from selfdistill.tasks.base import Permissions, Task
 from selfdistill.tasks.load import template_of
 from selfdistill.tasks.multiple_choice import expected_steps, measured
@@ -197,6 +199,7 @@ class _Asked:
     prompt: str
     asked: str
     left: int
+    heard: Callable[[str], str]
     greedy: Completion | None = None
     drawn: dict[int, Completion] = field(default_factory=dict)
 
@@ -219,7 +222,8 @@ def _answers(
                     prompt = asker.evaluate(e.prompt, e.tools)
                     said = digest_of([prompt.turns, prompt.text, *([prompt.tools] if prompt.tools else [])])
                     hashed = digest_of(prompt.ids) if prompt.ids else said
-                    asked[e.id] = _Asked(task, e, hashed, said, settings.samples)
+                    heard = partial(as_heard, prompt=prompt, prompter=asker)
+                    asked[e.id] = _Asked(task, e, hashed, said, settings.samples, heard)
                     yield Request(f"{e.id}~", prompt, greedy)
                     yield from (Request(f"{e.id}~{i}", prompt, drawn) for i in range(settings.samples))
 
@@ -262,8 +266,11 @@ def _predict(item: _Asked) -> Prediction:
     )
     if bad:
         return blank
-    samples = tuple(Sample(text=c.text, thought=c.thought, finish_reason=_ending(c), passed=None) for c in drawn)
-    update = {"text": greedy.text, "thought": greedy.thought, "tokens": greedy.tokens, "samples": samples}
+    samples = tuple(
+        Sample(text=item.heard(c.text), thought=c.thought, finish_reason=_ending(c), passed=None) for c in drawn
+    )
+    text = item.heard(greedy.text)
+    update = {"text": text, "thought": greedy.thought, "tokens": greedy.tokens, "samples": samples}
     return _judged(item.task, item.example, blank.model_copy(update=update))
 
 

@@ -6,10 +6,11 @@ Out: the turn as `core.turns.spoken` has it, which trains in the seed LM's own f
 
 from __future__ import annotations
 
-from selfdistill.checks.calls import check_function_call
+from selfdistill.checks.calls import check_function_call, find_calls
 from selfdistill.core.errors import UserError
 from selfdistill.core.records import Example, Reason
 from selfdistill.core.turns import Turn, heard, is_call, spoken
+from selfdistill.data.calls import calls_of
 from selfdistill.models.prompts import Prompt, Prompter
 from selfdistill.models.thoughts import answer_of
 from selfdistill.models.tool_turns import in_form
@@ -23,6 +24,7 @@ def own_call(example: Example, number: int, text: str, prompt: Prompt, prompter:
 
     Behind an endpoint a call arrives as data, without a text: it trains in the template's form.
     """
+    text = as_heard(text, prompt, prompter)
     if not same_call(example, number, text):
         return None
     reference = example.answers[number]
@@ -41,6 +43,22 @@ def own_call(example: Example, number: int, text: str, prompt: Prompt, prompter:
         return None
     own = Turn(role="assistant", content=words, tool_calls=calls, written=answer_of(text).strip())
     return spoken(own)
+
+
+def as_heard(text: str, prompt: Prompt, prompter: Prompter) -> str:
+    """An answer as it is. Where no call can be read in it, and the tokenizer brings a reader of its own that hears one
+    (`parse_response`), the turn that it hears, as `spoken` has it."""
+    tokenizer = prompter.tokenizer
+    own_reader = prompt.tools and getattr(tokenizer, "response_template", None) is not None
+    if not own_reader or is_call(text) or find_calls(answer_of(text)):
+        return text
+    try:
+        said = tokenizer.parse_response(text, prefix=tokenizer.decode(prompt.ids), tools=list(prompt.tools))
+        calls = calls_of(said.get("tool_calls") or [], "the answer")
+    except Exception:  # a reader that a tokenizer brings raises what it pleases
+        return text
+    turn = Turn(role="assistant", content=str(said.get("content") or "").strip(), tool_calls=calls)
+    return spoken(turn) if calls else text
 
 
 def same_call(example: Example, number: int, response: str) -> bool:
