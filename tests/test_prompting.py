@@ -327,7 +327,7 @@ def test_thoughts_are_shown_apart_from_answers():
     show([Row(ROW, rewrite, chosen), Item(ROW, {"seed": answer})], console)
     said = console.export_text()
     assert "rewrite 1: thoughts" in said and "Norland, hm." in said and "seed: thoughts" in said and "I know." in said
-    assert _answer(answer)["thought"] == "I know." and _made(rewrite, chosen)["thoughts"] == ("Norland, hm.",)
+    assert _answer(answer)["thought"] == "I know." and _made(ROW, rewrite, chosen)["thoughts"] == ("Norland, hm.",)
     arms = {"seed": {"in_thought": 2}, "sdft": {"in_thought": 0}}
     assert in_thought_lines([{"task": "t", "arms": arms}]) == [
         "t, seed: 2 answers were cut off inside the thoughts, before an answer began"

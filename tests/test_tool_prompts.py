@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -181,3 +182,16 @@ QWEN = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Oslo", "days
 )
 def test_a_call_is_in_form_where_a_server_would_take_it(text, words):
     assert in_form(text, QWEN, CALLING["tool_calls"]) == words
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gptoss"])
+def test_a_thought_before_a_call_trains_only_where_thoughts_are_kept(name):
+    thinking = {**CALLING, "reasoning": "Oslo it is."}
+    for setting, trains in (("off", False), ("strip", False), ("keep", True)):
+        prompter = replace(prompter_of(name), settings=PromptSettings(thinking=setting))
+        prompt = prompter.train(ASKED, TOOLS)
+        said = prompter.tokenizer.decode(prompter.answer(prompt, thinking))
+        assert ("Oslo it is." in said) is trains and "get_weather" in said
+        if trains:
+            whole = prompter.chat.render((*ASKED, thinking), False, TOOLS, "Oslo it is.")
+            assert whole.startswith(prompter.chat.prompt(ASKED, TOOLS) + said[:20])

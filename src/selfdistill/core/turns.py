@@ -26,7 +26,7 @@ class Turn(TypedDict):
 
     `train` is False for an assistant turn that is neither rewritten nor trained on. `tool_calls` are an assistant's;
     `content` may then be "". `written` is how the seed LM wrote such a turn: it trains in that form, not in the
-    template's. `reasoning` are an assistant's thoughts, which exports keep and no model sees. `name` and `tool_call_id`
+    template's. `reasoning`: thoughts, which only `thinking = "keep"` trains. `name` and `tool_call_id`
     say of a tool's turn which tool it is and which call it answers.
     """
 

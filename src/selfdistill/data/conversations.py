@@ -186,7 +186,7 @@ def _more(turn: Turn, message: dict[str, Any], what: str, note: Callable[[str], 
         elif turn.setdefault("reasoning", whole(thought, what)) != thought:
             raise UserError(f"{what} has several texts of thoughts. Keep one of {', '.join(THOUGHTS)}.")
         else:
-            note(f"have {key!r} in their messages, which exports keep and no model sees")
+            note(f"have {key!r} in their messages, which exports keep and only prompt.thinking = 'keep' trains")
     for key in ("name", "tool_call_id"):
         if missing(message.get(key)):
             continue

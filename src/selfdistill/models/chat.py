@@ -120,13 +120,13 @@ class ChatTemplate:
         """The text that asks for an answer. Raises UserError where the template refuses the turns."""
         return self.render(turns, True, tools) + self.form.tail
 
-    def render(self, turns: Sequence[Turn], generate: bool, tools: Tools = ()) -> str:
-        """The template's text. A system turn that it does not know begins the first user's. Raises UserError where the
-        template refuses the turns."""
+    def render(self, turns: Sequence[Turn], generate: bool, tools: Tools = (), thought: str | None = None) -> str:
+        """The template's text, with the `thought` of the last turn. A system turn that it does not know begins the
+        first user's. Raises UserError where the template refuses the turns."""
         import jinja2
 
         plain = not tools and all(turn.keys() <= {"role", "content"} for turn in turns)
-        asked: Sequence[Mapping[str, Any]] = turns if plain else messages(turns, self.ability)
+        asked: Sequence[Mapping[str, Any]] = turns if plain else messages(turns, self.ability, thought)
         try:
             return self._render(self._shaped(asked), generate, self.kwargs, tools)
         except (jinja2.TemplateError, TypeError) as error:
@@ -182,7 +182,8 @@ class ChatTemplate:
     def called(self, turns: Sequence[Turn], turn: Turn, tools: Tools) -> list[int]:
         """Ids of a turn that calls tools, as the template writes it behind the prompt, with the token that ends it
         there. Raises UserError where the template writes the turn otherwise than the prompt for it begins."""
-        begun, whole = self.prompt(turns, tools), self.render((*turns, turn), False, tools)
+        thought = turn.get("reasoning") if self.settings.thinking == "keep" else None
+        begun, whole = self.prompt(turns, tools), self.render((*turns, turn), False, tools, thought)
         common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(begun, whole, strict=False)))
         left, opening = begun[common:], ""
         if left.strip():

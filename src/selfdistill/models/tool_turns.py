@@ -73,9 +73,9 @@ def _tried(render: Render, messages: list[dict[str, Any]], tools: list[dict[str,
         return None
 
 
-def messages(turns: Sequence[Turn], ability: Ability) -> list[dict[str, Any]]:
+def messages(turns: Sequence[Turn], ability: Ability, thought: str | None = None) -> list[dict[str, Any]]:
     """The turns as chat templates and endpoints take them. Every call gets an id, and every result of a tool the name
-    and the id of its call, by its own id or by their order. Thoughts stay out."""
+    and the id of its call, by its own id or by their order. Only the `thought` of the last turn is said."""
     made: list[dict[str, Any]] = []
     waiting: list[tuple[str | None, str, str]] = []  # of the last calls: own id, id, name
     count = 0
@@ -98,6 +98,8 @@ def messages(turns: Sequence[Turn], ability: Ability) -> list[dict[str, Any]]:
             about = {"tool_call_id": found[1] if found else own, "name": turn.get("name") or (found and found[2])}
             message |= {key: value for key, value in about.items() if value}
         made.append(message)
+    if thought is not None:
+        made[-1] |= {"reasoning_content": thought, "thinking": thought}  # gpt-oss has the latter name
     return made
 
 

@@ -21,7 +21,9 @@ from typing import Any
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.records import Example
+from selfdistill.core.turns import Turn, is_call
 from selfdistill.models import resolve
+from selfdistill.models.chat import Tools
 from selfdistill.models.prompts import Prompter
 from selfdistill.models.thoughts import split
 
@@ -31,7 +33,7 @@ AROUND = 24
 
 @dataclass(frozen=True)
 class Shape:
-    """Conversations of the same roles: their number, the first of them, and which row of the data it is."""
+    """Conversations of the same roles and calls: their number, the first of them, and which row of the data it is."""
 
     roles: tuple[str, ...]
     count: int
@@ -46,7 +48,8 @@ def shapes(examples: Iterable[Example]) -> list[Shape]:
     """The shapes that conversations have, the most frequent first."""
     found: dict[tuple[str, ...], Shape] = {}
     for row, example in enumerate(examples, 1):
-        roles = (*(turn["role"] for turn in example.prompt), "assistant")
+        turns = (*example.prompt, example.answers[-1])
+        roles = tuple(f"{t['role']} with calls" if "tool_calls" in t else t["role"] for t in turns)
         old = found.get(roles)
         found[roles] = Shape(roles, old.count + 1, old.first, old.row) if old else Shape(roles, 1, example, row)
     return sorted(found.values(), key=lambda shape: -shape.count)
@@ -72,12 +75,18 @@ def check_prompts(
     for found, shape in differences.items():
         progress.warn(f"{name}: conversations of {shape} ({shape.count} rows): {found}")
     if prompter.settings.thinking != "keep":
-        thinking = sum(any(split(text).thought is not None for text in e.references) for e in examples)
+        thinking = sum(
+            any("reasoning" in t or split(t["content"]).thought is not None for t in e.answers) for e in examples
+        )
         if thinking:
             progress.warn(
                 f"{name}: {thinking} rows have thoughts in their references, which are left out of what trains. "
                 'prompt.thinking = "keep" trains them.'
             )
+
+
+def _thinks(turn: Turn) -> bool:
+    return "reasoning" in turn or split(turn["content"]).thought is not None
 
 
 def check_variables(prompter: Prompter) -> None:
@@ -103,7 +112,7 @@ def refused(shape: Shape, prompter: Prompter, name: str) -> None:
     """Raises UserError, with the first row and the count, where the chat template refuses conversations of a shape."""
     example = shape.first
     try:
-        prompter.train(example.up_to(example.references[:-1]))
+        prompter.train(example.up_to(example.references[:-1]), example.tools)
     except UserError as error:
         row = example.meta.get("source_id", example.id)
         raise UserError(f"{name}: row {shape.row} (id {row}), and {shape.count} rows like it: {error}") from None
@@ -124,23 +133,25 @@ def difference(example: Example, prompter: Prompter) -> str | None:
     """Where prompt, answer and end token are not what the chat template itself writes for the conversation, with what
     to do about it; None where they are. Raises UserError where the template refuses the conversation."""
     # Outer white space is another matter: some tokenizers swallow it, some templates cut it.
-    answers = tuple((split(text).answer or text).strip() for text in example.references)
-    for k, answer in enumerate(answers):
-        turns = example.up_to(answers[:k])
-        prompt = prompter.train(turns)
-        ours = prompter.tokenizer.decode([*prompt.ids, *prompter.response(answer)])
-        conversation = [*prompt.turns, {"role": "assistant", "content": answer}]
-        theirs = _written(prompter, conversation, False)
+    responses = tuple(text if is_call(text) else (split(text).answer or text).strip() for text in example.references)
+    for k, response in enumerate(responses):
+        prompt = prompter.train(example.up_to(responses[:k]), example.tools)
+        turn = example.turn(k, response).copy()
+        turn.pop("reasoning", None)
+        ours = prompter.tokenizer.decode([*prompt.ids, *prompter.answer(prompt, turn)])
+        conversation = [*prompt.turns, turn]
+        theirs = _written(prompter, conversation, False, example.tools)
         if ours.startswith(theirs) and ours != theirs:  # some end an answer by what begins the next turn
-            theirs = _written(prompter, [*conversation, {"role": "user", "content": "x"}], True)
+            following = Turn(role="tool" if "tool_calls" in turn else "user", content="x")
+            theirs = _written(prompter, [*conversation, following], True, example.tools)
         if not theirs.startswith(ours):
             return _told(ours, theirs, prompter)
     return None
 
 
-def _written(prompter: Prompter, turns: Sequence[Any], generate: bool) -> str:
+def _written(prompter: Prompter, turns: Sequence[Turn], generate: bool, tools: Tools) -> str:
     """The template's text, as it looks after tokenizing."""
-    ids = prompter.tokenizer(prompter.chat.render(turns, generate), add_special_tokens=False)["input_ids"]
+    ids = prompter.tokenizer(prompter.chat.render(turns, generate, tools), add_special_tokens=False)["input_ids"]
     return str(prompter.tokenizer.decode(ids))
 
 
