@@ -124,6 +124,7 @@ def test_a_login_is_refused_and_hidden_whatever_its_letters(user, password):
     assert hidden(f"at {url}: no") == "at https://[hidden]@host.example/v1: no"
 
 
+@pytest.mark.heavy
 def test_the_command_line_neither_prints_nor_stores_a_secret(tmp_path):
     data = write_jsonl(tmp_path / "d.jsonl", [{"prompt": "a", "response": "b"}])
     url = f"http://user:{SECRET}@127.0.0.1:1/v1"

@@ -37,6 +37,7 @@ def chain(tmp_path_factory):
     }
 
 
+@pytest.mark.heavy
 def test_rows_are_a_sequence_and_become_frames_and_datasets(chain):
     rows = chain["rows"]
     assert len(rows) == 12 and rows[:3][2] == rows[2] and isinstance(rows[:3], sd.Rows)
@@ -56,6 +57,7 @@ def test_what_was_kept_is_what_lies_in_the_file(chain):
     assert len(chain["made"]) == 12 and set(chain["made"].to_pandas().id) == {r.id for r in chain["rows"]}
 
 
+@pytest.mark.heavy
 def test_training_is_that_of_the_command_line(chain, tmp_path):
     kept = chain["kept"]
     out = tmp_path / "adapter"
@@ -80,6 +82,7 @@ def test_evaluations_compare(chain):
     assert found.gate(margin=0.99).verdict in ("pass", "underpowered") and "sdft - seed" in found._repr_html_()
 
 
+@pytest.mark.heavy
 def test_a_run_is_seen_from_python(small_run):
     run = sd.Run(small_run)
     assert (

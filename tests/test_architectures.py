@@ -102,6 +102,7 @@ def documented():
     return dict(rows)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", cases(tiny.TABLE, QUICK))
 def test_an_architecture_answers_scores_trains_and_takes_adapters(name, tmp_path):
     model = tiny.tiny(name)
@@ -246,6 +247,7 @@ def answers_alike(engine, adapter, merged):
     return before != tuned and texts(other) == tuned
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", cases(tiny.SEEING, QUICK_SEEING))
 def test_of_a_model_that_sees_only_the_language_model_trains(name, tmp_path):
     folder = tiny.seeing_folder(name, tmp_path / "model")
@@ -382,6 +384,7 @@ class Deaf:
         return block()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("sees", [True, False])
 def test_an_engine_that_ignores_an_adapter_is_found(embedded, engine, tmp_path, sees):
     adapter = random_adapter(tmp_path / "adapter", 0.5)

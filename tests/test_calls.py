@@ -241,6 +241,7 @@ UNITS = [
 ]  # fmt: skip
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("unit", UNITS)
 def test_any_text_of_100_000_characters_is_judged_in_no_time(unit):
     text = (unit * (100_000 // len(unit) + 1))[:100_000]
@@ -293,6 +294,7 @@ def rendered(template: Path, calls: list[tuple[str, dict[str, object]]]) -> str:
         return render(as_text=True)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", sorted(p.stem for p in TEMPLATES.glob("*.jinja") if "tool_calls" in p.read_text()))
 def test_calls_are_read_as_the_chat_templates_write_them(name):
     one = [("get_weather", ARGUMENTS)]

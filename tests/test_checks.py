@@ -32,6 +32,7 @@ def perturbed(check: str, text: str) -> str:
     return "Sure, here is how." if check == "refusal" else re.sub(r"[a-z]{3,}", lambda m: m[0][::-1] + "q", text)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("ability", ABILITIES)
 def test_every_task_accepts_its_gold_answer_in_both_styles_and_rejects_a_wrong_one(ability):
     name = ABILITIES[ability][1]
@@ -156,6 +157,7 @@ def test_regex_compares_the_last_match():
     assert check("none", "none", example()).outcome == "no_reference"
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("code", "passed"),
     [

@@ -73,6 +73,7 @@ limit = 5
     return folder
 
 
+@pytest.mark.heavy
 def test_a_run_is_a_folder_that_explains_itself(finished):
     out = finished / "out"
     manifest = json.loads((out / "run.json").read_text())
@@ -148,6 +149,7 @@ def test_output_rows_join_the_users_rows(finished):
     assert all(examples[s.id]["reference"] == g["a"] for s, g in zip(selected, given, strict=True))
 
 
+@pytest.mark.heavy
 def test_the_same_command_does_nothing_again_and_a_changed_one_is_refused(finished):
     out, recipe = finished / "out", finished / "recipe.toml"
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}
@@ -157,6 +159,7 @@ def test_the_same_command_does_nothing_again_and_a_changed_one_is_refused(finish
     assert changed.returncode == 2 and "train.lr: 0.0001 -> 0.5" in changed.stderr
 
 
+@pytest.mark.heavy
 def test_the_resolved_recipe_runs_to_the_same_result(finished, tmp_path):
     done = cli("run", finished / "out" / "recipe.toml", "--out", tmp_path / "again")
     assert done.returncode == 0, done.stderr
@@ -177,6 +180,7 @@ def test_regrade_needs_no_model_and_finds_what_changed(finished, tmp_path):
     assert json.loads((folder / "result.json").read_text())[0]["score"] == 1.0
 
 
+@pytest.mark.heavy
 def test_a_changed_expectation_is_not_answered_from_the_old_run(tmp_path):
     def run(word):
         write_jsonl(tmp_path / "t.jsonl", [{"prompt": "Name three fruits.", "response": "x", "contains": [word]}])
@@ -237,6 +241,7 @@ except SystemExit:
 """
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["evaluate", "--help"], []])
 def test_help_imports_nothing_heavy(arguments):
     code = HELPED.format(arguments=arguments)
@@ -256,6 +261,7 @@ def bad(*args: object, **kwargs) -> str:
     return done.stderr
 
 
+@pytest.mark.heavy
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, foreign_folder):
     data = write_jsonl(tmp_path / "d.jsonl", [{"prompt": "a", "completion": "b"}])
     out = tmp_path / "r.jsonl"
@@ -307,6 +313,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, foreign_folder):
     assert not out.exists() and not (tmp_path / "a").exists()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("raised", "line"),
     [
@@ -368,6 +375,7 @@ def test_columns_may_hold_commas():
             columns_of(wrong)
 
 
+@pytest.mark.heavy
 def test_control_c_and_a_full_disk_lose_nothing(tmp_path):
     command = [sys.executable, "-m", "selfdistill", "distill", "--model", "embedded", "--data", "micro:facts", "--sample", "400",
                "--engine", "name=transformers,rows=4", "--out", str(tmp_path / "r.jsonl")]  # fmt: skip

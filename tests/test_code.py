@@ -77,6 +77,7 @@ WRONG = {
 }
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", RIGHT)
 def test_right_code_is_found(name):
     assert outcome(RIGHT[name]) == "same"
@@ -104,6 +105,7 @@ def test_begun_code_is_completed_or_written_anew(answer):
     assert outcome(answer.replace("floor(", "-floor("), "assert whole(2.5) == 2", **asked) != "same"
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(not SHARED.exists(), reason="the real HumanEval lies in ../shared/data, which is not here")
 def test_humanevals_own_solutions_pass_in_many_forms():
     with gzip.open(SHARED / "HumanEval.jsonl.gz", "rt") as lines:
@@ -124,6 +126,7 @@ def test_humanevals_own_solutions_pass_in_many_forms():
         assert outcome(fenced(whole) + "\n" + fenced(wrong), tests, **asked) != "same", item["task_id"]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "unit", ["`", "(", "def ", "```python\n", "x = 1\n", "~~~\n", "> ", "- ", "def f(:\n", "import a\n"]
 )

@@ -137,6 +137,7 @@ def test_bad_input_of_every_command_is_one_line(said, name, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", COMMANDS)
 def test_options_are_named_where_they_are_wrong(said, name):
     for parameter in inspect.signature(FUNCTIONS[name]).parameters.values():
@@ -215,6 +216,7 @@ def test_completion_installs(tmp_path):
     assert any("selfdistill" in p.read_text() for p in tmp_path.rglob("*") if p.is_file())
 
 
+@pytest.mark.heavy
 def test_help_is_instant():
     """Processor time, the best of some: a busy machine does not slow that down by much."""
     spent = []
@@ -270,6 +272,7 @@ def only(text: str):
 SPEAKS = [name for name in COMMANDS if any(p.name == "json" for p in COMMANDS[name].params)]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", SPEAKS)
 def test_json_is_the_whole_output_and_quiet_leaves_no_word_beside_it(said, world, tmp_path, monkeypatch, name):
     run, asked = world
@@ -315,6 +318,7 @@ def test_json_says_what_the_records_say(said, world, tmp_path):
     assert counted == {"rows": 4, "yield": {"passed": 4}}
 
 
+@pytest.mark.heavy
 def test_quiet_commands_that_write_say_nothing(said):
     data = ["--model", "embedded", "--data", "micro:facts", "--sample", "4"]
     assert said("--quiet", "distill", *data, "--max-new-tokens", 8, "--out", "r.jsonl") == (0, "", "")

@@ -63,6 +63,7 @@ def asked(tmp_path_factory, embedded, engine, foreign_folder):
     return folder
 
 
+@pytest.mark.heavy
 def test_the_same_prompts_are_compared_also_of_models_with_other_tokenizers(asked):
     first, second = (list(read_records(asked / f / "predictions.jsonl", Prediction)) for f in ("chat", "foreign-chat"))
     assert all(a.prompt != b.prompt and a.asked == b.asked for a, b in zip(first, second, strict=True))
@@ -206,6 +207,7 @@ def test_a_limit_draws_the_same_items_whatever_the_seed_in_their_order(tmp_path)
     assert [e.reference for e in whole.items] == [str(k) for k in range(500)]
 
 
+@pytest.mark.heavy
 @needs_harness
 def test_a_limit_of_a_harness_task_draws_too(tmp_path, embedded):
     rows = [{"question": f"What is {k}?", "choices": [f"{k}", "none"], "label": 0} for k in range(60)]

@@ -139,6 +139,7 @@ def test_what_a_name_means(tmp_path):
     assert kind_of("nowhere/x.jsonl") == kind_of("./x") == kind_of(str(tmp_path)) == "answers"
 
 
+@pytest.mark.heavy
 def test_models_and_adapters_are_asked_once_and_compared(tmp_path):
     random_adapter(tmp_path / "adapter", 0.5)
     command = ("compare", "embedded", tmp_path / "adapter", "--model", "embedded", "--out", tmp_path / "work",

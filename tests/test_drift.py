@@ -26,6 +26,7 @@ def divergence(embedded, tuned, count=4):
     return items, prompter, *divergences(embedded, tuned, items, prompter, 24, 0, lambda n: None)
 
 
+@pytest.mark.heavy
 def test_the_divergence_is_what_the_formula_says(embedded, tmp_path):
     import torch
     from peft import PeftModel
@@ -50,6 +51,7 @@ def test_the_divergence_is_what_the_formula_says(embedded, tmp_path):
     assert forward[0] == pytest.approx(by_hand, rel=1e-3)
 
 
+@pytest.mark.heavy
 def test_a_model_does_not_diverge_from_itself_and_the_seed_is_left_as_it_was(embedded, tmp_path):
     import torch
 
@@ -86,6 +88,7 @@ def texts(path, rows):
     return write_jsonl(path, [{"id": i, "text": t} | more for i, t, more in rows])
 
 
+@pytest.mark.heavy
 def test_files_of_other_programs_are_compared(tmp_path):
     a = texts(tmp_path / "a.jsonl", [(k, f"the land of number {k} is far away", {}) for k in range(9)])
     same = drift.compare_texts(a, a)["all"]
@@ -119,6 +122,7 @@ def test_bad_files_are_one_line(tmp_path, rows, word):
     assert done.returncode == 2 and word in done.stderr and len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.heavy
 def test_a_tuned_model_against_its_seed_by_the_command(tmp_path):
     folder = random_adapter(tmp_path / "a", 0.2)
     for name, extra in (("seed", []), ("tuned", ["--adapter", folder])):

@@ -191,6 +191,7 @@ def engine_threads() -> list[str]:
 # ---- faults -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("seed", [0, 1])
 def test_no_row_is_lost_or_answered_twice_whatever_the_network_does(serve, seed):
     faults = ["!drop", "!slow", "!cut", "!half", "!html", (500, {"error": "x"}), (503, "busy"), (200, {"choices": []})]
@@ -253,6 +254,7 @@ def test_after_the_last_try_the_row_is_an_error(serve, fault, words):
     assert {c.finish_reason for c in found.values()} == {"stop"} and len(server.asked["id2"]) == 2
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("fault", BROKEN)
 def test_what_is_no_completion_is_tried_again_and_then_an_error(serve, fault):
     engine, server = serve(lambda row, number, r: fault if row == "id0" else echo(row, number, r), max_retries=1)
@@ -532,7 +534,7 @@ def test_what_is_read(serve, reply, sampling, expected):
 )
 def test_thoughts_come_apart_whether_the_server_splits_them_or_not(serve, message, thought, text):
     engine, server = serve(lambda row, number, r: chat_reply("x", message=message))
-    prompt = Prompt((), "", ask("a").prompt.turns, {"enable_thinking": True})
+    prompt = Prompt((), "", ask("a").prompt.turns, variables={"enable_thinking": True})
     (found,) = engine.generate([Request("a", prompt, Sampling(16, thinking_tokens=32))])
     assert (found.thought, found.text) == (thought, text)
     assert server.requests[-1]["chat_template_kwargs"] == {"enable_thinking": True}
@@ -594,6 +596,7 @@ def test_the_key_must_be_there(monkeypatch):
         assert "-123" not in str(caught.value)
 
 
+@pytest.mark.heavy
 def test_a_key_that_the_server_says_is_neither_printed_nor_stored(serve, tmp_path):
     """The server quotes the request's header and address in its refusals."""
     data = write_jsonl(tmp_path / "d.jsonl", [{"prompt": f"question {i}", "response": "b"} for i in range(3)])

@@ -19,6 +19,7 @@ from selfdistill.models.seed_lm import SeedLM, load_model
 from selfdistill.models.templates import USING
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("rows", [1, 3, 100])
 def test_texts_do_not_depend_on_how_many_rows_run_together(embedded, rows):
     """Long and short prompts and answers, so that slots are refilled, the window moves and the buffers grow."""
@@ -29,6 +30,7 @@ def test_texts_do_not_depend_on_how_many_rows_run_together(embedded, rows):
     assert done == {r.id: one_by_one(embedded, r)[0] for r in requests}
 
 
+@pytest.mark.heavy
 def test_requests_are_drawn_as_they_are_needed_and_later_ones_may_be_longer(embedded, monkeypatch):
     from selfdistill.engines import transformers
 
@@ -51,6 +53,7 @@ def test_requests_are_drawn_as_they_are_needed_and_later_ones_may_be_longer(embe
     assert wanted.text == one_by_one(embedded, again)[0]
 
 
+@pytest.mark.heavy
 def test_a_memory_error_halves_the_rows_and_loses_none(embedded):
     engine = local(TransformersSettings(rows=16), embedded)
     requests = requests_for(embedded)
@@ -76,6 +79,7 @@ def test_a_memory_error_halves_the_rows_and_loses_none(embedded):
         texts(engine, requests)
 
 
+@pytest.mark.heavy
 def test_rows_that_begin_anew_share_the_prefix_of_all_that_wait(embedded, monkeypatch):
     """Two families of prompts, each with a prefix of its own; memory runs out when the second is read."""
     from selfdistill.engines import transformers

@@ -25,6 +25,7 @@ def family(request, embedded):
     return request.param, tokenizer_of(request.param, embedded.tokenizer)
 
 
+@pytest.mark.heavy
 def test_the_table_in_the_docs_says_what_is(family):
     name, tokenizer = family
     (said,) = [line for line in TABLE.read_text(encoding="utf-8").splitlines() if line.startswith(f"| `{name}` |")]

@@ -88,6 +88,7 @@ def test_a_small_probe_says_underpowered_and_how_many_items_would_do(monkeypatch
     assert all(p.needed is None or p.needed > 30 for g in found for p in g.probes)
 
 
+@pytest.mark.heavy
 def test_continuous_scores_and_clusters_keep_the_same_promises(monkeypatch):
     rng = np.random.default_rng(4)
 

@@ -86,6 +86,7 @@ def test_nothing_that_a_model_or_a_dataset_wrote_is_in_a_card(small_run):
         assert str(small_run.parent) not in card
 
 
+@pytest.mark.heavy
 def test_a_card_changes_no_digest_and_no_resume(small_run, tmp_path):
     from selfdistill.pipeline import run
 
@@ -198,6 +199,7 @@ def loaded(folder):
 IDS = torch.arange(5, 45).reshape(2, 20)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("more", [{}, {"use_rslora": True}, {"use_dora": True}], ids=["lora", "rslora", "dora"])
 def test_merged_weights_are_base_plus_adapter(tmp_path, in_fp32, more):
     adapter = adapter_for(tmp_path / "adapter", **more)
@@ -210,6 +212,7 @@ def test_merged_weights_are_base_plus_adapter(tmp_path, in_fp32, more):
         assert torch.allclose(model(IDS).logits, expected, atol=1e-3)
 
 
+@pytest.mark.heavy
 def test_a_merged_model_is_a_plain_one_that_answers_the_same(small_run, tmp_path):
     """In the base's own bf16; the answers are those of base and adapter in fp32, which trained it."""
     adapter, out = str(small_run / "vanilla" / "adapter"), tmp_path / "merged"
@@ -437,6 +440,7 @@ def test_a_dataset_whose_licence_nobody_stated_says_so(small_run, tmp_path):
         push(small_run / "sdft" / "adapter", "me/tuned", licence="mit")
 
 
+@pytest.mark.heavy
 def test_what_the_hub_refuses_is_one_line(small_run, hub):
     hub.refuses = True
     folder = small_run / "sdft" / "adapter"

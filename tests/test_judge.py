@@ -503,6 +503,7 @@ def test_bad_settings_are_refused(bad):
 # ---- through the evaluation stage ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 def test_answers_are_made_without_a_judge_and_judged_later(serve, tmp_path):
     from conftest import cli, write_jsonl
 

@@ -232,6 +232,7 @@ def finished(tmp_path_factory):
     return folder / "run"
 
 
+@pytest.mark.heavy
 def test_a_report_lists_them_apart_in_every_form(finished):
     report = json.loads((finished / "report.json").read_text())
     (task,) = report["tasks"]

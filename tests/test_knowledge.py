@@ -97,6 +97,7 @@ def test_the_same_arguments_write_the_same_quizzes_from_the_test_split(tmp_path,
         write_quizzes(tmp_path, 1, 0)
 
 
+@pytest.mark.heavy
 @needs_harness
 @pytest.mark.parametrize("name", QUIZZES)
 def test_the_seed_lm_knows_the_answers_and_verdicts_agree_with_the_harness(name, embedded, quizzes, spied):
@@ -120,6 +121,7 @@ def test_the_seed_lm_knows_the_answers_and_verdicts_agree_with_the_harness(name,
 # --- the same items for every arm, and a model that stays as it is ------------------------------------------------
 
 
+@pytest.mark.heavy
 @needs_harness
 def test_an_adapter_changes_likelihoods_but_neither_the_items_nor_the_model(
     embedded, engine, quizzes, adapter, spied, capfd
@@ -148,6 +150,7 @@ def test_an_adapter_changes_likelihoods_but_neither_the_items_nor_the_model(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.heavy
 @needs_harness
 @pytest.mark.parametrize("name", QUIZZES)
 def test_log_likelihoods_are_those_of_the_engine(name, embedded, engine, quizzes, spied):
@@ -172,6 +175,7 @@ def test_log_likelihoods_are_those_of_the_engine(name, embedded, engine, quizzes
 # --- forms of task files -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 @needs_harness
 def test_a_group_holds_every_subtask_and_an_item_that_occurs_twice_counts_twice(tmp_path, embedded):
     write_task(tmp_path, "north", ROWS[1:])
@@ -186,6 +190,7 @@ def test_a_group_holds_every_subtask_and_an_item_that_occurs_twice_counts_twice(
     assert [p.id.count("/") for p in ask("north", embedded, tmp_path)] == [1]
 
 
+@pytest.mark.heavy
 @needs_harness
 def test_a_benchmark_has_the_shots_and_the_metric_of_the_leaderboard(tmp_path, embedded, spied):
     rows = [r | {"question": f"{r['question']} ({i})"} for i in range(20) for r in ROWS]
@@ -199,6 +204,7 @@ def test_a_benchmark_has_the_shots_and_the_metric_of_the_leaderboard(tmp_path, e
     assert HARNESS["mmlu"] == ("mmlu", 5, "acc") and HARNESS["truthfulqa"] == ("truthfulqa_mc2", 0, "acc")
 
 
+@pytest.mark.heavy
 @needs_harness
 def test_winogrande_puts_the_choices_into_the_context(tmp_path, embedded, spied):
     rows = [
@@ -221,6 +227,7 @@ def test_winogrande_puts_the_choices_into_the_context(tmp_path, embedded, spied)
 # --- what does not fit -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 @needs_harness
 def test_a_prompt_that_was_cut_says_so_and_no_likelihood_is_an_error(tmp_path, embedded, monkeypatch):
     from lm_eval.models.huggingface import HFLM

@@ -185,6 +185,7 @@ def test_symmetric_and_transitive(texts):
         assert value is None or (outcome(text, text) == "same" and isinstance(value, int | Fraction | Whole))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "piece",
     ["1", "**", "(", "\\boxed{", ",", " ", "1,", "answer ", "answer: ", "####", "<answer>", "</answer>", "{", "[1", "~~", "<",
@@ -222,6 +223,7 @@ WORDINGS = [
 ]  # fmt: skip
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real datasets in ../shared/data")
 def test_gsm8k_golds_in_many_wordings():
     rows = [json.loads(line) for line in (SHARED / "gsm8k_test.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -473,6 +473,7 @@ def expand(page, index=0) -> str:
     return body.inner_text()
 
 
+@pytest.mark.heavy
 def test_search_filter_page_and_expand(opened, run):
     page = opened(run)
     assert status(page) == "105 of 105 examples, showing 1 to 20" and page.locator(".item").count() == 20
@@ -549,6 +550,7 @@ def test_numbers_of_items_lead_to_the_items(opened, run):
     assert page.input_value("#verdict-1") == "not correct" and "facts" in page.inner_text(".item >> nth=0")
 
 
+@pytest.mark.heavy
 def test_it_can_be_used_by_keyboard_alone(opened, run):
     page = opened(run)
     page.keyboard.press("Tab")
@@ -593,6 +595,7 @@ def test_it_can_be_read_by_a_screen_reader(opened, run):
     assert all(b - a <= 1 for a, b in pairwise(found["levels"]))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("which", ["run", "hostile"])
 @pytest.mark.parametrize("width", [390, 320])
 def test_on_a_phone_nothing_is_wider_than_the_screen(opened, request, which, width):
@@ -604,6 +607,7 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(opened, request, which, wid
     assert page.evaluate("parseFloat(getComputedStyle(document.getElementById('q')).fontSize)") >= 14
 
 
+@pytest.mark.heavy
 def test_dark_where_the_reader_wants_it_and_light_on_paper(opened, run, tmp_path):
     ground = "getComputedStyle(document.body).backgroundColor"
     assert opened(run).evaluate(ground) == "rgb(255, 255, 255)"
@@ -624,6 +628,7 @@ def test_without_javascript_all_but_the_examples_is_there(opened, run):
     assert "2.0" in page.inner_text("#settings")
 
 
+@pytest.mark.heavy
 def test_what_models_write_changes_only_its_own_cell(opened, hostile):
     page = opened(hostile)
     page.select_option("#kind", "row")
@@ -678,6 +683,7 @@ def test_the_policy_stops_what_would_get_in(browser, run):
     page.close()
 
 
+@pytest.mark.heavy
 def test_five_thousand_rows_answer_at_once(opened, tmp_path):
     run = make_run(tmp_path / "large", rows=5000, items_each=200, tasks=tuple(f"task{i}" for i in range(9)))
     page = opened(run)

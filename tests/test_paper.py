@@ -182,6 +182,7 @@ def test_jailbreaks_change_the_request_and_nothing_else(tmp_path):
     assert len(set(asked.values())) == len(asked) >= 5
 
 
+@pytest.mark.heavy
 @real
 @pytest.mark.parametrize(
     ("name", "n"),
@@ -194,6 +195,7 @@ def test_checks_accept_every_gold_answer_of_the_real_test_sets_and_reject_wrong_
     assert validate(task) == Validation([], {})
 
 
+@pytest.mark.heavy
 @real
 def test_the_call_check_accepts_every_gold_call_of_the_real_training_set():
     settings = TaskSettings(name="x", path=str(SHARED / "openfunctions_train.json"), check="function_call")

@@ -46,6 +46,7 @@ def test_the_enumeration_and_the_bound_are_one():
             assert (low > -margin) == above
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("margin", [0.01, 0.02, 0.05])
 def test_a_model_that_lost_the_margin_passes_once_in_20_at_most(margin):
     """Over sizes, and over how many pairs differ beyond the lost ones: none, few and many."""

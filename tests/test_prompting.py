@@ -114,6 +114,7 @@ def stopped(engine, after: int):
     return Stopped()
 
 
+@pytest.mark.heavy
 def test_what_goes_on_after_midnight_is_the_same_bytes(tmp_path, clock):
     lm, prompter, engine = opened(
         folder(tmp_path, DATED + Path(resolve("embedded"), "chat_template.jinja").read_text())
@@ -157,6 +158,7 @@ def test_what_goes_on_after_midnight_is_the_same_bytes(tmp_path, clock):
     assert "date (2026-11-29, now 2026-12-24)" in heard.said[0]
 
 
+@pytest.mark.heavy
 def test_a_run_keeps_its_day_in_its_recipe(tmp_path, clock):
     from selfdistill.core.recipe import load_recipe
     from selfdistill.pipeline import run

@@ -445,6 +445,7 @@ def examples_(draw, weights=True):
     return Example(id=content_id(tuple(turns), reference), prompt=turns, reference=reference, task="data")
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("form", ["messages", "prompt-completion", "sharegpt", "alpaca"])
 @pytest.mark.parametrize("ending", ["json", "jsonl"])
 @given(data=st.data())
@@ -523,6 +524,7 @@ def test_skip_bad_on_the_command_line_keeps_ids_and_lists_the_rows(tmp_path):
     assert "3 items" in done.stdout and "1 bad rows are left out" in done.stderr
 
 
+@pytest.mark.heavy
 def test_a_list_in_an_object_is_read_in_constant_memory(tmp_path):
     import tracemalloc
 

@@ -263,6 +263,7 @@ def test_no_long_text_makes_it_slow(unit):
         assert time.thread_time() - start < 5  # what is quadratic takes minutes
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", ["alpaca_eval", "alpaca_train_2000", "dolly_train_2000", "lima_train"])
 def test_ordinary_answers_hardly_ever_refuse(name):
     path = SHARED / f"{name}.json"

@@ -95,6 +95,7 @@ def bystander():
 # Processes and time
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("without", LESS)
 @pytest.mark.parametrize(
     "bomb",
@@ -207,6 +208,7 @@ def test_a_file_too_large_fails():
     assert run("open('x', 'wb').write(bytes(2 << 20))").note == "OSError: [Errno 27] File too large"
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("without", [(), ("namespaces",), ("namespaces", "landlock")])
 @pytest.mark.parametrize(
     "code",
@@ -357,6 +359,7 @@ except OSError:
 """
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("family", "kind"),
     [

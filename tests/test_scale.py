@@ -183,6 +183,7 @@ def test_rows_without_a_rewrite_keep_their_reference(tmp_path, data):
     assert all(r.response == e.reference for r, e in zip(rows, examples, strict=True) if r.source == "original")
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("what", ["rewrite", "row", "stranger", "twice", "same file"])
 def test_nothing_is_left_behind_when_something_is_wrong(tmp_path, data, what):
     path, _, made = data
@@ -282,6 +283,7 @@ def grown(folder: Path, rows: int, data: str) -> int:
     return size
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 @pytest.mark.parametrize("data", ["data.jsonl", "data.json"])
 def test_memory_grows_by_ids_not_by_texts(tmp_path, data):

@@ -201,6 +201,7 @@ def test_samples_give_unbiased_pass_at_k_beside_the_greedy_score(tmp_path, embed
     assert again == result
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kept", [0, 30, 50])
 def test_a_harness_task_that_was_torn_is_measured_again(tmp_path, embedded, engine, kept):
     pytest.importorskip("lm_eval", reason="needs pip install 'selfdistill[paper]'")
@@ -368,6 +369,7 @@ def test_exports_for_other_trainers_hold_every_turn(tmp_path, two_turns):
 # --- together ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real datasets in ../shared/data")
 @pytest.mark.parametrize(
     ("name", "check"),

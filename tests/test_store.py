@@ -90,6 +90,7 @@ with {held}:
 """
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "held", ["locked(Path(sys.argv[1]))", "locked(Path(sys.argv[1]), True)", "Journal(Path(sys.argv[1]), Rewrite, {})"]
 )
@@ -125,6 +126,7 @@ print(len([importlib.import_module(name) for name in names]))
 """
 
 
+@pytest.mark.heavy
 def test_every_module_is_imported_where_the_modules_of_posix_are_missing():
     done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -50,6 +50,7 @@ def merged(folder):
     return dict(PeftModel.from_pretrained(base, str(folder)).merge_and_unload().named_parameters())
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("strength", [0.0, 0.3, 1.0, 2.5])
 @pytest.mark.parametrize("more", [{}, {"use_rslora": True}], ids=["lora", "rslora"])
 def test_the_change_of_every_weight_is_s_times_that_of_the_arm(tmp_path, embedded, strength, more):
@@ -75,6 +76,7 @@ def evaluated(run, arm, strength, engine, embedded, prompter, folder):
     return (folder / "predictions.jsonl").read_bytes()
 
 
+@pytest.mark.heavy
 def test_all_of_it_is_the_arm_and_none_of_it_the_seed(small_run, tmp_path, embedded, engine):
     from selfdistill.models.prompts import Prompter
 
@@ -85,6 +87,7 @@ def test_all_of_it_is_the_arm_and_none_of_it_the_seed(small_run, tmp_path, embed
     assert evaluated(small_run, "vanilla", 0.0, engine, embedded, prompter, tmp_path / "0") == seed
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_of_a_model_with_all_weights_tuned_each_lies_between(tmp_path, dtype):
     """The seed LM ties its embeddings, so that a weight that is met twice would be moved twice."""
@@ -121,6 +124,7 @@ def made_when(folder):
     return {str(f.relative_to(folder)): f.stat().st_mtime_ns for f in files if ".meta." not in f.name}
 
 
+@pytest.mark.heavy
 def test_the_curve_runs_from_the_seed_to_the_arm(small_run, tmp_path, monkeypatch):
     run = copied(small_run, tmp_path)
     table = scale(run, [0.5, 1.5])
@@ -147,6 +151,7 @@ def test_the_curve_runs_from_the_seed_to_the_arm(small_run, tmp_path, monkeypatc
     assert list(scale(run, [1.5], ["sdft"])["arms"]) == ["sdft"]
 
 
+@pytest.mark.heavy
 def test_a_run_goes_on_after_its_arms_were_scaled(small_run, tmp_path):
     from selfdistill.pipeline import run as run_recipe
 
@@ -157,6 +162,7 @@ def test_a_run_goes_on_after_its_arms_were_scaled(small_run, tmp_path):
     assert made_when(run) == before
 
 
+@pytest.mark.heavy
 def test_a_kill_between_strengths_loses_nothing(small_run, tmp_path):
     run = copied(small_run, tmp_path)
     command = ["scale", str(run), "--strengths", "0.25,0.5,0.75", "--arm", "sdft"]

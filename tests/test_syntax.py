@@ -35,6 +35,7 @@ def threads_meet():
     sys.setswitchinterval(interval)
 
 
+@pytest.mark.heavy
 def test_threads_that_parse_do_not_disturb_each_other(threads_meet):
     wanted = {source: ast.dump(ast.Module(parse(source), [])) for source in (DEEP, LONG)}
     with ThreadPoolExecutor(4) as pool:

@@ -53,6 +53,7 @@ def rendered(prompter, turns, tools=TOOLS):
     return prompter.tokenizer(prompter.chat.render(turns, False, tools), add_special_tokens=False)["input_ids"]
 
 
+@pytest.mark.heavy
 def test_every_template_says_what_it_can_do():
     names = {file.stem for file in TEMPLATES.glob("*.jinja") if not file.stem.endswith("_training")}
     able = {name: prompter_of(name).chat.ability for name in sorted(names)}

@@ -82,6 +82,7 @@ def distilled(tmp_path_factory, able):
     return examples, out / "r.jsonl"
 
 
+@pytest.mark.heavy
 def test_an_own_call_that_is_the_same_is_taken_and_another_one_is_not(tmp_path, distilled):
     examples, rewrites = distilled
     reasons = select(examples, rewrites, tmp_path / "s.jsonl", None)

@@ -346,6 +346,7 @@ def plain_loop(examples, settings, seed=0):
     return found, model
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("packing", [False, True])
 def test_losses_and_weights_are_those_of_a_plain_loop(tmp_path, embedded, packing):
     from peft import get_peft_model_state_dict
@@ -360,6 +361,7 @@ def test_losses_and_weights_are_those_of_a_plain_loop(tmp_path, embedded, packin
         torch.testing.assert_close(mine[key], value, rtol=1e-3, atol=1e-5)  # sums of other CPUs' units
 
 
+@pytest.mark.heavy
 def test_batch_size_and_accumulation_make_the_same_steps(tmp_path, embedded):
     examples = micro(20)
     cuts = [(8, 1), (1, 8), (2, 4), (3, 8)]
@@ -377,6 +379,7 @@ def test_batch_size_and_accumulation_make_the_same_steps(tmp_path, embedded):
     assert len(losses(whole)) == 6 and len(losses(outs[3, 8])) == 2  # 24 rows a step are another training
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("model", ["embedded", "foreign_folder"])
 def test_an_examples_loss_is_the_same_alone_padded_and_packed(request, model, attention):
@@ -434,6 +437,7 @@ def tiny(name, folder, embedded):
     return load_model(str(folder))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("name", "mixes"),
     [("llama", False), ("qwen3", False), ("gemma3", False), ("gpt_neox", False), ("gpt_oss", True), ("bloom", True),
@@ -459,6 +463,7 @@ def test_packing_is_refused_where_rows_see_each_other(tmp_path, embedded, name, 
         assert not (tmp_path / "a").exists() and not (tmp_path / "a.partial").exists()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("name", "packed"), [("llama", True), ("lfm2", False)])
 def test_packing_that_was_chosen_is_left_out_where_rows_see_each_other(tmp_path, embedded, monkeypatch, name, packed):
     monkeypatch.setattr(fit, "_flash", lambda model: True)  # flash attention itself needs a GPU
@@ -520,6 +525,7 @@ def test_epochs_and_seeds_have_orders_of_their_own():
     assert len(set(orders)) == 9 and order(1, 2) == order(1, 2)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("path", ["micro:facts+tools", "gsm8k_train_sdft.json", "alpaca_train_2000.json"])
 def test_little_is_padding(embedded, path):
     if not path.startswith("micro:"):
@@ -537,6 +543,7 @@ def test_little_is_padding(embedded, path):
 # --- what is left behind -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "settings",
     [
@@ -565,6 +572,7 @@ def test_the_seed_lm_is_as_it_was_and_the_adapter_loads_and_merges_anywhere(tmp_
     assert torch.equal(seed_logits(embedded), before)
 
 
+@pytest.mark.heavy
 def test_gradient_checkpointing_changes_no_number(tmp_path, embedded):
     one = trained(embedded, tmp_path / "a", gradient_checkpointing=True)
     other = trained(embedded, tmp_path / "b", gradient_checkpointing=False)
@@ -572,6 +580,7 @@ def test_gradient_checkpointing_changes_no_number(tmp_path, embedded):
     assert all(torch.allclose(v, weights(other)[k], atol=1e-6) for k, v in weights(one).items())
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("settings", [{}, {"gradient_checkpointing": True, "dora": True}, {"tune": "full"}])
 def test_the_seed_lm_is_as_it_was_after_a_training_that_raised(tmp_path, embedded, settings):
     before, config = seed_logits(embedded), embedded.model.config.to_dict()
@@ -592,6 +601,7 @@ def test_training_changes_the_adapter_only_and_two_trainings_are_the_same(tmp_pa
     assert trained(embedded, out, lr=3e-3) == out  # made once
 
 
+@pytest.mark.heavy
 def test_full_parameter_tuning_makes_a_whole_model_and_leaves_the_seed_as_it_was(tmp_path, embedded, engine):
     from transformers import AutoModelForCausalLM
 
@@ -626,6 +636,7 @@ def test_mix_ratio_takes_that_share_and_smaller_shares_are_nested():
 RESUMED = {"checkpoint_steps": 2, "dropout": 0.1, "lr": 3e-3, "epochs": 3, "batch_size": 4}  # 4 steps an epoch
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("settings", [{}, {"accumulation": 2, "batch_size": 2}, {"epochs": 1.6}, {"holdout": 0.25}])
 def test_a_training_that_stopped_anywhere_ends_as_an_undisturbed_one(tmp_path, embedded, settings, made):
     settings = RESUMED | settings
@@ -646,6 +657,7 @@ def test_a_training_that_stopped_anywhere_ends_as_an_undisturbed_one(tmp_path, e
         assert not partial.exists()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("epochs", [2, 1.6])
 @pytest.mark.parametrize("patience", [None, 2])
 def test_a_training_that_stopped_while_it_was_put_away_trains_no_step_more(
@@ -667,6 +679,7 @@ def test_a_training_that_stopped_while_it_was_put_away_trains_no_step_more(
     same_result(whole, trained(embedded, tmp_path / "out", **settings))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", ["replace", "rmtree"])
 def test_a_kill_while_the_folder_gets_its_name_costs_nothing(tmp_path, embedded, monkeypatch, made, name):
     """Before the folder is renamed its checkpoints are there; afterwards the adapter is, and they go with the next call."""
@@ -692,6 +705,7 @@ def test_a_kill_while_the_folder_gets_its_name_costs_nothing(tmp_path, embedded,
     assert not made
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("tear", ["truncated", "empty", "missing"])
 def test_a_torn_newest_checkpoint_is_passed_over(tmp_path, embedded, tear):
     whole = trained(embedded, tmp_path / "whole", **RESUMED)
@@ -704,6 +718,7 @@ def test_a_torn_newest_checkpoint_is_passed_over(tmp_path, embedded, tear):
     same_result(whole, trained(embedded, tmp_path / "out", **RESUMED))
 
 
+@pytest.mark.heavy
 def test_an_unfinished_training_goes_on_from_another_place(tmp_path, embedded):
     """The best checkpoint is found where the folder lies now, not where it lay."""
     settings = {"holdout": 0.25, "patience": 4, "lr": 0.3, "epochs": 8, "batch_size": 4, "checkpoint_steps": 1}
@@ -717,6 +732,7 @@ def test_an_unfinished_training_goes_on_from_another_place(tmp_path, embedded):
     same_result(whole, trained(embedded, tmp_path / "there" / "out", **settings))
 
 
+@pytest.mark.heavy
 def test_another_checkpoint_distance_counts_from_there_on(tmp_path, embedded):
     stopped(embedded, tmp_path / "a", 4, **RESUMED)
     partial = stopped(embedded, tmp_path / "a", 8, **RESUMED | {"checkpoint_steps": 5})
@@ -732,6 +748,7 @@ def train_command(out, *settings):
     return ["train", *data, "--out", str(out), *sets]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("settings", "file"),
     [
@@ -767,6 +784,7 @@ def test_kill_9_at_random_moments(tmp_path, settings, file):
     same_result(whole, broken, file)
 
 
+@pytest.mark.heavy
 def test_a_changed_setting_of_an_unfinished_training_is_refused(tmp_path, embedded, capsys, monkeypatch):
     def again(*args):
         return run_cli(capsys, monkeypatch, *train_command(tmp_path / "out"), *args)
@@ -796,6 +814,7 @@ def test_a_changed_setting_of_an_unfinished_training_is_refused(tmp_path, embedd
     assert again("--set", "checkpoint_steps=7")[0] == 0  # made once
 
 
+@pytest.mark.heavy
 def test_what_has_no_checkpoint_yet_begins_anew_with_other_settings(tmp_path, embedded):
     """So that advice such as "lower train.lr" can be followed with the same output folder."""
     stopped(embedded, tmp_path / "a", 1, lr=0.5)
@@ -828,6 +847,7 @@ def held_loss(lm, rows, adapter=None):
     return total / tokens
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("packing", [False, True])
 def test_held_out_rows_do_not_train_and_their_loss_is_the_mean_over_tokens(tmp_path, embedded, packing):
     examples = micro(22)
@@ -845,6 +865,7 @@ def test_held_out_rows_do_not_train_and_their_loss_is_the_mean_over_tokens(tmp_p
     assert record_of(changed)["loss"] == record["loss"] and record_of(changed)["held_out"] != record["held_out"]
 
 
+@pytest.mark.heavy
 def test_patience_stops_early_and_takes_the_best(tmp_path, embedded):
     examples = micro(24)
     settings = {"holdout": 0.5, "lr": 0.3, "epochs": 10, "batch_size": 4, "checkpoint_steps": 1}
@@ -864,6 +885,7 @@ def test_a_holdout_of_no_row_is_refused(tmp_path, embedded):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
 @pytest.mark.parametrize("warmup", [0.0, 0.25])
 def test_the_learning_rate_of_every_step(tmp_path, embedded, schedule, warmup):
@@ -881,6 +903,7 @@ def test_the_learning_rate_of_every_step(tmp_path, embedded, schedule, warmup):
     assert found == pytest.approx(expected)
 
 
+@pytest.mark.heavy
 def test_max_grad_norm_and_weight_decay_matter(tmp_path, embedded):
     plain = trained(embedded, tmp_path / "a", lr=3e-3)
     clipped = trained(embedded, tmp_path / "b", lr=3e-3, max_grad_norm=1e-12)
@@ -960,6 +983,7 @@ def test_a_loss_that_is_no_number_is_one_line(tmp_path, capsys, monkeypatch):
     assert "Lower train.lr (1e+39)" in error and not (tmp_path / "a").exists()
 
 
+@pytest.mark.heavy
 def test_no_adapter_of_weights_that_are_no_numbers_is_written(tmp_path, embedded):
     """The loss of the last step is made before its weights are."""
     refused = []
@@ -988,6 +1012,7 @@ main()
 """
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")
 def test_out_of_memory_is_one_line(tmp_path):
     rows = [{"instruction": f"{k} " + "word " * 300, "output": "answer " * 300} for k in range(64)]

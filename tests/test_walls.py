@@ -74,6 +74,7 @@ def marked(tmp_path):
     return [*arguments, "--allow-code-execution"], mark, out
 
 
+@pytest.mark.heavy
 @linux
 @pytest.mark.parametrize(
     ("denied", "missing"),
@@ -102,6 +103,7 @@ def test_the_second_flag_takes_the_missing_walls_upon_itself(marked):
     assert json.loads(out.read_text())["source"] == "distilled"
 
 
+@pytest.mark.heavy
 @linux
 @pytest.mark.parametrize("denied", ["landlock", "unshare"])
 def test_where_other_means_hold_all_walls_code_is_run(marked, denied):
@@ -128,6 +130,7 @@ def test_train_judges_nothing_where_it_is_told_of_the_tasks(tmp_path):
     assert done.returncode == 2 and f"{tmp_path / 'none'}: no such folder" in said  # the model is looked for afterwards
 
 
+@pytest.mark.heavy
 @linux
 @pytest.mark.parametrize("command", ["demo", "evaluate", "validate", "run"])
 def test_every_command_refuses_before_it_begins(tmp_path, command):
@@ -174,6 +177,7 @@ def test_checks_can_be_imported_where_there_is_no_unix():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.heavy
 @linux
 def test_walls_are_said_once_and_kept(tmp_path):
     if not all(walls()[wall] for wall in REQUIRED):
@@ -188,6 +192,7 @@ def test_walls_are_said_once_and_kept(tmp_path):
     assert json.loads((tmp_path / "out" / "result.json").read_text()) == results
 
 
+@pytest.mark.heavy
 @linux
 def test_a_run_keeps_the_walls(tmp_path):
     if not all(walls()[wall] for wall in REQUIRED):

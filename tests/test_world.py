@@ -10,6 +10,7 @@ from selfdistill.tasks.advbench import ADVERSARIAL_SUFFIX
 SIZE = 400
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("ability", ABILITIES)
 def test_train_and_test_do_not_overlap_and_there_is_enough_to_test(ability):
     train, test = list(islice(items(ability, "train"), 3000)), list(islice(items(ability, "test"), SIZE))
