@@ -75,9 +75,7 @@ def check_prompts(
     for found, shape in differences.items():
         progress.warn(f"{name}: conversations of {shape} ({shape.count} rows): {found}")
     if prompter.settings.thinking != "keep":
-        thinking = sum(
-            any("reasoning" in t or split(t["content"]).thought is not None for t in e.answers) for e in examples
-        )
+        thinking = sum(any(map(_thinks, example.answers)) for example in examples)
         if thinking:
             progress.warn(
                 f"{name}: {thinking} rows have thoughts in their references, which are left out of what trains. "
