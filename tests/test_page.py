@@ -463,7 +463,7 @@ def status(page) -> str:
 
 
 def settled(page, start: str) -> None:
-    page.wait_for_function("start => document.getElementById('status').textContent.startsWith(start)", arg=start)
+    page.locator("#status", has_text=re.compile(f"^{re.escape(start)}")).wait_for()
 
 
 def expand(page, index=0) -> str:
@@ -507,7 +507,7 @@ def test_search_filter_page_and_expand(opened, run):
     page.keyboard.press("Enter")
     assert status(page).endswith("showing 1 to 20")
     page.click("#open")
-    page.wait_for_function("document.querySelectorAll('.item[open] .body').length === 20")
+    page.locator(".item[open] .body").nth(19).wait_for()
 
 
 def test_words_that_differ_are_marked_in_both_texts(opened, run):

@@ -460,6 +460,16 @@ def test_what_is_exported_is_read_back(tmp_path_factory, form, ending, data):
     assert [e.id for e in read(exported, format=form)] == [e.id for e in made]
 
 
+@pytest.mark.parametrize("form", ["messages", "prompt-completion", "sharegpt", "alpaca"])
+@pytest.mark.parametrize("response", ["[THINK]", "<think>", "<think>still thinking", "<think>done</think>"])
+def test_what_is_nothing_but_a_thought_is_exported_as_it_stands(tmp_path, form, response):
+    made = read(write_jsonl(tmp_path / "d.jsonl", [{"instruction": "a", "output": response}]))
+    (tmp_path / "none.jsonl").touch()
+    exported = tmp_path / "x.jsonl"
+    select(made, tmp_path / "none.jsonl", tmp_path / "s.jsonl", None, exports={form: exported})
+    assert [e.references for e in read(exported)] == [(response,)]
+
+
 def test_alpaca_cannot_say_that_a_turn_does_not_train(tmp_path):
     examples = read(write_jsonl(tmp_path / "d.jsonl", [half_trained({"weight": 0})]))
     (tmp_path / "none.jsonl").touch()

@@ -78,8 +78,8 @@ def exported(example: Example, row: Selected, form: str, keep_thoughts: bool = F
 
 def _shown(turn: Turn, form: str, keep_thoughts: bool) -> Turn:
     """A turn with what is exported of the thoughts in its text."""
-    if turn["role"] != "assistant" or (parts := split(turn["content"])).answer == turn["content"]:
-        return turn
+    if turn["role"] != "assistant" or (parts := split(turn["content"])).answer in (turn["content"], ""):
+        return turn  # no thought in it, or nothing else: what has no answer stays as it stands
     bare: Turn = {**turn, "content": parts.answer}
     if not keep_thoughts:
         return bare
