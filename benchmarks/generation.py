@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import selfdistill as sd
-from selfdistill.core.config import TransformersSettings, VllmSettings
+from selfdistill.core.engine_settings import TransformersSettings, VllmSettings
 from selfdistill.engines.local import end_ids, open_local
 from selfdistill.engines.protocol import Completion, Request, Sampling, completion
 from selfdistill.models.prompts import Prompt, Prompter

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from selfdistill.checks import load_check
 from selfdistill.core.config import DataSettings
-from selfdistill.core.records import Candidate, Example, Rewrite, content_id, dump
+from selfdistill.core.records import Example, content_id, dump
+from selfdistill.core.rewrites import Candidate, Rewrite
 from selfdistill.core.turns import Turn
 from selfdistill.data.examples import stream_examples
 from selfdistill.stages.select import select

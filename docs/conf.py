@@ -17,7 +17,7 @@ from pydantic_core import PydanticUndefined
 from sphinx.application import Sphinx
 
 from selfdistill import cli
-from selfdistill.core import config
+from selfdistill.core import config, engine_settings
 
 project = "selfdistill"
 author = copyright = "The selfdistill developers"
@@ -60,8 +60,8 @@ TABLES: list[tuple[str, type[BaseModel]]] = [
     ("`[train]`", config.TrainSettings),
     ("`[[arms]]`", config.ArmSettings),
     ("`[[tasks]]`", config.TaskSettings),
-    ("`[judge]`", config.JudgeSettings),
-    *((f'`[engine]`, name = "{name}"', kind) for name, kind in config.ENGINES.items()),
+    ("`[judge]`", engine_settings.JudgeSettings),
+    *((f'`[engine]`, name = "{name}"', kind) for name, kind in engine_settings.ENGINES.items()),
 ]
 
 

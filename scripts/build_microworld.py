@@ -263,7 +263,8 @@ def write_card(out: Path) -> None:
     """Measure the finished model on every ability and write its model card beside it."""
     import tempfile
 
-    from selfdistill.core.config import TaskSettings, TransformersSettings
+    from selfdistill.core.config import TaskSettings
+    from selfdistill.core.engine_settings import TransformersSettings
     from selfdistill.core.progress import Progress
     from selfdistill.engines.open import make_engine
     from selfdistill.report.tables import score_cell

@@ -100,7 +100,8 @@ def embedded():
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory) -> Path:
     """A finished run with two arms and two tasks, to be read; what writes into it takes a copy."""
-    from selfdistill.core.config import Recipe, checked
+    from selfdistill.core.config import Recipe
+    from selfdistill.core.settings import checked
     from selfdistill.pipeline import run
 
     tasks = [
@@ -139,7 +140,7 @@ def random_adapter(folder: Path, std: float) -> str:
 
 @pytest.fixture(scope="session")
 def engine(embedded):
-    from selfdistill.core.config import TransformersSettings
+    from selfdistill.core.engine_settings import TransformersSettings
     from selfdistill.engines.open import make_engine
     from selfdistill.models.prompts import Prompter
 

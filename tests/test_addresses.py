@@ -11,16 +11,10 @@ from hypothesis import strategies as st
 
 from selfdistill.cli import main
 from selfdistill.core.addresses import hidden, without_secrets
-from selfdistill.core.config import (
-    DataSettings,
-    JudgeSettings,
-    OpenAISettings,
-    RaySettings,
-    Recipe,
-    TaskSettings,
-    checked,
-)
+from selfdistill.core.config import DataSettings, Recipe, TaskSettings
+from selfdistill.core.engine_settings import JudgeSettings, OpenAISettings, RaySettings
 from selfdistill.core.errors import UserError
+from selfdistill.core.settings import checked
 
 SECRET = "sk-Abc0123456789def"
 HOLDING = [

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from selfdistill.cli.values import columns_of, task_values
 from selfdistill.core.errors import UserError
-from selfdistill.core.records import Prediction, Selected, read_records
+from selfdistill.core.records import Prediction, read_records
+from selfdistill.core.rewrites import Selected
 from selfdistill.microworld.world import items
 from selfdistill.models import resolve
 

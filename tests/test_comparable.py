@@ -19,7 +19,8 @@ from test_knowledge import needs_harness, write_task
 from selfdistill import checks
 from selfdistill.comparison.differences import compare
 from selfdistill.comparison.gate import gate
-from selfdistill.core.config import DataSettings, PromptSettings, TaskSettings, TransformersSettings
+from selfdistill.core.config import DataSettings, PromptSettings, TaskSettings
+from selfdistill.core.engine_settings import TransformersSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.records import Example, Prediction, Verdict, dump, read_records

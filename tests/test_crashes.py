@@ -161,6 +161,7 @@ def test_a_lost_worker_of_a_ray_cluster_costs_no_row(tmp_path):
 
 
 def texts(folder: Path) -> list[tuple[str, str]]:
-    from selfdistill.core.records import Rewrite, read_records
+    from selfdistill.core.records import read_records
+    from selfdistill.core.rewrites import Rewrite
 
     return [(r.id, r.candidates[0].text) for r in read_records(folder / "out.jsonl", Rewrite)]

@@ -134,7 +134,8 @@ def shown(name: str) -> dict[str, object]:
 SETTING = """
 import pytest
 from selfdistill.core.config import DataSettings
-from selfdistill.core.records import Example, Selected
+from selfdistill.core.records import Example
+from selfdistill.core.rewrites import Selected
 from selfdistill.core.turns import Turn
 from selfdistill.data.examples import read_examples
 """

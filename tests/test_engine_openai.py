@@ -22,7 +22,7 @@ from itertools import count, islice
 import pytest
 from conftest import cli, free_port, hears_control_c, write_jsonl
 
-from selfdistill.core.config import OpenAISettings
+from selfdistill.core.engine_settings import OpenAISettings
 from selfdistill.core.errors import UserError
 from selfdistill.engines.protocol import Completion, Request, Sampling, Score, Scoring
 from selfdistill.models.prompts import Prompt
@@ -400,7 +400,7 @@ def test_a_fault_of_the_source_is_the_callers(serve):
 
 INTERRUPTED = """
 import itertools, sys
-from selfdistill.core.config import OpenAISettings
+from selfdistill.core.engine_settings import OpenAISettings
 from selfdistill.engines.protocol import Prompt, Request, Sampling
 from selfdistill.engines.openai import OpenAIEngine
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_engines import LIMIT, local, one_by_one, requests_for, texts
 
-from selfdistill.core.config import TransformersSettings
+from selfdistill.core.engine_settings import TransformersSettings
 from selfdistill.core.errors import UserError
 from selfdistill.engines.local import end_ids
 from selfdistill.engines.protocol import Request, Sampling, Scoring

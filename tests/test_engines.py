@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import random_adapter
 
-from selfdistill.core.config import RaySettings, TransformersSettings, VllmSettings
+from selfdistill.core.engine_settings import RaySettings, TransformersSettings, VllmSettings
 from selfdistill.core.errors import UserError
 from selfdistill.engines.local import end_ids
 from selfdistill.engines.open import make_engine

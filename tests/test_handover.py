@@ -15,10 +15,12 @@ import pytest
 import torch
 from conftest import cli, free_port
 
-from selfdistill.core.config import Recipe, checked
+from selfdistill.core.config import Recipe
 from selfdistill.core.errors import UserError
 from selfdistill.core.recipe import load_recipe
-from selfdistill.core.records import Example, Prediction, Rewrite, read_records
+from selfdistill.core.records import Example, Prediction, read_records
+from selfdistill.core.rewrites import Rewrite
+from selfdistill.core.settings import checked
 from selfdistill.models import resolve
 from selfdistill.models.folder import adapter_digest
 from selfdistill.models.seed_lm import load_model

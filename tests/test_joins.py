@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from selfdistill.core.config import DataSettings
 from selfdistill.core.errors import UserError
-from selfdistill.core.records import Reason, Selected, read_records
+from selfdistill.core.records import read_records
+from selfdistill.core.rewrites import Reason, Selected
 from selfdistill.data.examples import read_examples
 from selfdistill.stages.select import select
 

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from selfdistill.checks.base import Judgement
 from selfdistill.checks.judge import Judge, Preference, parse_verdict, write_model_outputs
-from selfdistill.core.config import JudgeSettings, checked
+from selfdistill.core.engine_settings import JudgeSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.records import Example
+from selfdistill.core.settings import checked
 from selfdistill.core.turns import Turn
 
 pytest.importorskip("openai", reason="the judge needs the openai package: pip install 'selfdistill[paper]'")

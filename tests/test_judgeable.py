@@ -17,10 +17,11 @@ from selfdistill.comparison import gate as stage
 from selfdistill.comparison.differences import compare
 from selfdistill.comparison.gate import gate
 from selfdistill.comparison.scores import Answers, given_result
-from selfdistill.core.config import Recipe, TaskSettings, checked
+from selfdistill.core.config import Recipe, TaskSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.records import Example, Prediction, Verdict, read_records
+from selfdistill.core.settings import checked
 from selfdistill.microworld.world import items
 from selfdistill.models.prompts import Prompter
 from selfdistill.pipeline import run

@@ -6,7 +6,7 @@ import pytest
 
 from selfdistill.core.config import DataSettings
 from selfdistill.core.errors import UserError
-from selfdistill.core.records import Selected
+from selfdistill.core.rewrites import Selected
 from selfdistill.data.examples import read_examples
 from selfdistill.methods import METHODS, USUAL, responses
 from selfdistill.methods.base import Method, references

@@ -10,10 +10,12 @@ import pytest
 from conftest import cli, write_jsonl
 
 from selfdistill.core import dates
-from selfdistill.core.config import DistillSettings, PromptSettings, Recipe, TaskSettings, TrainSettings, checked
+from selfdistill.core.config import DistillSettings, PromptSettings, Recipe, TaskSettings, TrainSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
-from selfdistill.core.records import Example, Prediction, Reason, Rewrite, Selected, read_records
+from selfdistill.core.records import Example, Prediction, read_records
+from selfdistill.core.rewrites import Reason, Rewrite, Selected
+from selfdistill.core.settings import checked
 from selfdistill.data.examples import read_examples
 from selfdistill.engines.open import open_seed
 from selfdistill.engines.protocol import Request, Sampling, completion

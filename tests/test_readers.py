@@ -17,7 +17,8 @@ from rich.console import Console
 from selfdistill.core.config import DataSettings, PromptSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
-from selfdistill.core.records import Example, Rewrite, content_id, dump
+from selfdistill.core.records import Example, content_id, dump
+from selfdistill.core.rewrites import Rewrite
 from selfdistill.data.examples import read_examples, stream_examples
 from selfdistill.data.notes import Notes, warn_of_special
 from selfdistill.models.prompts import Prompter

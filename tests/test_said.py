@@ -10,9 +10,10 @@ import pytest
 from conftest import write_jsonl
 
 from selfdistill.cli import main
-from selfdistill.core.config import DistillSettings, Recipe, TrainSettings, checked
+from selfdistill.core.config import DistillSettings, Recipe, TrainSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.recipe import load_recipe
+from selfdistill.core.settings import checked
 
 
 @pytest.fixture
@@ -169,7 +170,7 @@ def test_a_training_of_another_version_is_none_either(refused, small_run, tmp_pa
 
 
 def test_changed_settings_are_named_alone(tmp_path):
-    from selfdistill.core.records import Rewrite
+    from selfdistill.core.rewrites import Rewrite
     from selfdistill.core.store import Journal
 
     old = {"stage": "distill", "settings": {"top_p": 1.0, "candidates": 1}}

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from selfdistill.checks import load_check
 from selfdistill.core.config import DataSettings
 from selfdistill.core.errors import UserError
-from selfdistill.core.records import Example, Reason, Rewrite, Selected, content_id, dump, read_records
+from selfdistill.core.records import Example, content_id, dump, read_records
+from selfdistill.core.rewrites import Reason, Rewrite, Selected
 from selfdistill.core.turns import Turn
 from selfdistill.data.arrays import array_items
 from selfdistill.data.examples import read_examples, stream_examples

@@ -7,10 +7,12 @@ import pytest
 from conftest import SHARED, cli, write_jsonl
 
 from selfdistill.checks import load_check
-from selfdistill.core.config import DataSettings, DistillSettings, TaskSettings, TransformersSettings
+from selfdistill.core.config import DataSettings, DistillSettings, TaskSettings
+from selfdistill.core.engine_settings import TransformersSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
-from selfdistill.core.records import Candidate, Example, Prediction, Reason, Rewrite, Selected, dump, read_records
+from selfdistill.core.records import Example, Prediction, dump, read_records
+from selfdistill.core.rewrites import Candidate, Reason, Rewrite, Selected
 from selfdistill.data.examples import read_examples
 from selfdistill.engines.open import make_engine
 from selfdistill.engines.protocol import Completion

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from selfdistill.core.config import Recipe
 from selfdistill.core.errors import UserError
 from selfdistill.core.recipe import load_recipe, to_toml
-from selfdistill.core.records import Reason, Rewrite, Selected, dump, read_records
+from selfdistill.core.records import dump, read_records
+from selfdistill.core.rewrites import Reason, Rewrite, Selected
 from selfdistill.core.store import Journal, locked
 
 SETTINGS = {"model": "m", "temperature": 0.0}
@@ -81,7 +82,7 @@ def test_a_folder_belongs_to_one_process(tmp_path):
 HOLDS = """
 import sys, time
 from pathlib import Path
-from selfdistill.core.records import Rewrite
+from selfdistill.core.rewrites import Rewrite
 from selfdistill.core.store import Journal, locked
 
 with {held}:

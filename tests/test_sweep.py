@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfdistill.comparison.intervals import paired, repeated
-from selfdistill.core.config import Recipe, checked
+from selfdistill.core.config import Recipe
 from selfdistill.core.errors import UserError
 from selfdistill.core.records import Prediction, Verdict, read_records
+from selfdistill.core.settings import checked
 from selfdistill.methods import METHODS
 from selfdistill.pipeline import arms_of
 from selfdistill.run_folder import Arm, same_arms

@@ -6,9 +6,10 @@ import pytest
 from conftest import write_jsonl
 
 from selfdistill.checks.base import Judgement
-from selfdistill.core.config import DataSettings, TaskSettings, checked
+from selfdistill.core.config import DataSettings, TaskSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
+from selfdistill.core.settings import checked
 from selfdistill.data.examples import read_examples
 from selfdistill.data.sources import SOURCES, Source
 from selfdistill.tasks import BENCHMARKS

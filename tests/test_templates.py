@@ -170,3 +170,15 @@ def test_a_template_of_the_users_own(tmp_path, tokenizer):
         load_template(str(path))
     with pytest.raises(UserError, match="using, refer, math"):
         load_template("usin")
+
+
+@pytest.mark.parametrize("form", ["chat", "paper"])
+@pytest.mark.parametrize("template", ["using", "math"])
+def test_a_retry_shows_what_was_asked_what_was_said_and_what_must_stand_there(embedded, form, template):
+    prompter = Prompter(embedded.tokenizer, form, load_template(template))
+    turns = [{"role": "user", "content": "How many {answer}?"}]
+    asked, again = prompter.distill(turns, "8"), prompter.retry(turns, "8", "I see {answer} 9.", "8")
+    said = embedded.tokenizer.decode(again.ids)
+    assert said.startswith(embedded.tokenizer.decode(asked.ids) + "I see {answer} 9.")
+    ending = MATH.prefill if template == "math" else "<|assistant|>" if form == "chat" else "### Response:\n"
+    assert "The answer must be: 8\n" in said and said.endswith(ending)

@@ -12,7 +12,8 @@ from tool_models import template, tokenizer_with
 import selfdistill as sd
 from selfdistill.core.config import DataSettings
 from selfdistill.core.errors import UserError
-from selfdistill.core.records import Candidate, Rewrite, dump
+from selfdistill.core.records import dump
+from selfdistill.core.rewrites import Candidate, Rewrite
 from selfdistill.core.turns import spoken
 from selfdistill.data.examples import read_examples
 from selfdistill.models.prompts import Prompter

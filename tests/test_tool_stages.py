@@ -12,10 +12,13 @@ from conftest import write_jsonl
 from tool_models import tool_model
 
 import selfdistill as sd
-from selfdistill.core.config import DataSettings, DistillSettings, Recipe, TaskSettings, TransformersSettings, checked
+from selfdistill.core.config import DataSettings, DistillSettings, Recipe, TaskSettings
+from selfdistill.core.engine_settings import TransformersSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
-from selfdistill.core.records import Candidate, Prediction, Reason, Rewrite, Selected, Verdict, dump, read_records
+from selfdistill.core.records import Prediction, Verdict, dump, read_records
+from selfdistill.core.rewrites import Candidate, Reason, Rewrite, Selected
+from selfdistill.core.settings import checked
 from selfdistill.core.turns import heard, spoken
 from selfdistill.data.examples import read_examples
 from selfdistill.engines.open import make_engine

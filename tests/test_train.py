@@ -25,10 +25,11 @@ from conftest import SHARED, write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfdistill.core.config import DataSettings, PromptSettings, TrainSettings, checked
+from selfdistill.core.config import DataSettings, PromptSettings, TrainSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
-from selfdistill.core.records import Selected
+from selfdistill.core.rewrites import Selected
+from selfdistill.core.settings import checked
 from selfdistill.data.examples import drawn, read_examples
 from selfdistill.methods.sdft import mixed
 from selfdistill.microworld.world import items

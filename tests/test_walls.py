@@ -12,8 +12,9 @@ from conftest import cli, write_jsonl
 from selfdistill.checks import load_check, sandbox
 from selfdistill.checks.sandbox import REQUIRED, Ran, run_python, walls
 from selfdistill.checks.sandbox.program import MEMORY_BYTES
-from selfdistill.core.config import Recipe, checked
+from selfdistill.core.config import Recipe
 from selfdistill.core.errors import UserError
+from selfdistill.core.settings import checked
 from selfdistill.pipeline import run
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the walls are Linux's")

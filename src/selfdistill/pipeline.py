@@ -26,13 +26,15 @@ from typing import Any
 from selfdistill.checks import load_check
 from selfdistill.checks.base import Check
 from selfdistill.checks.sandbox import walls
-from selfdistill.core.config import OpenAISettings, Recipe
+from selfdistill.core.config import Recipe
 from selfdistill.core.dates import today
+from selfdistill.core.engine_settings import OpenAISettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.launch import process
 from selfdistill.core.progress import Progress
 from selfdistill.core.recipe import load_recipe, to_toml
-from selfdistill.core.records import Example, Selected
+from selfdistill.core.records import Example
+from selfdistill.core.rewrites import Selected
 from selfdistill.core.store import locked, write_atomic, write_records
 from selfdistill.core.turns import readable
 from selfdistill.data.examples import drawn, read_examples

@@ -13,19 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from selfdistill.api.given import PLACE, given, place
 from selfdistill.api.views import Adapter, Comparison, Evaluation, Kept, Rewrites, Rows, Run
-from selfdistill.core.config import (
-    ENGINES,
-    DataSettings,
-    DistillSettings,
-    EngineSettings,
-    PromptSettings,
-    TaskSettings,
-    TrainSettings,
-    checked,
-)
+from selfdistill.core.config import DataSettings, DistillSettings, PromptSettings, TaskSettings, TrainSettings
+from selfdistill.core.engine_settings import ENGINES, EngineSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.records import Example
+from selfdistill.core.settings import checked
 
 if TYPE_CHECKING:
     from selfdistill.engines.protocol import Engine

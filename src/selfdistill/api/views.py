@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 from selfdistill.api.given import given, place
 from selfdistill.core.errors import UserError
-from selfdistill.core.records import Example, Prediction, Reason, Rewrite, Selected, TaskResult, read_records
+from selfdistill.core.records import Example, Prediction, TaskResult, read_records
+from selfdistill.core.rewrites import Reason, Rewrite, Selected
 from selfdistill.report.tables import difference_rows, score_cell, yield_sentence
 
 if TYPE_CHECKING:

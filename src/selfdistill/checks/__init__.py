@@ -31,7 +31,7 @@ from selfdistill.checks.preference import check_micro_win_rate
 from selfdistill.checks.refusals import check_refusal
 from selfdistill.checks.sandbox import describe, require_walls, walls
 from selfdistill.checks.texts import check_contains, check_exact, check_regex
-from selfdistill.core.config import JudgeSettings
+from selfdistill.core.engine_settings import JudgeSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.records import Example

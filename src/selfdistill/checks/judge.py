@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Literal
 
 from selfdistill.checks.base import Judgement, Outcome
-from selfdistill.core.config import JudgeSettings
 from selfdistill.core.endpoint import connection, explain, where
+from selfdistill.core.engine_settings import JudgeSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.records import Example
 from selfdistill.core.store import digest_of, write_atomic

@@ -7,22 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
+from selfdistill.cli.groups import Allowed, AllowedJudge, Answers, Asked, Prompt, Terminal
 from selfdistill.cli.options import (
     DATA,
     MODEL,
     OUTPUT,
-    Allowed,
-    AllowedJudge,
-    Answers,
-    Asked,
     Model,
     OptionalTasks,
     Overrides,
-    Prompt,
     RunFolder,
     Seed,
     Tasks,
-    Terminal,
     out_file,
     out_folder,
 )

@@ -13,9 +13,10 @@ from typing import Any
 
 from rich.console import Console
 
-from selfdistill.core.config import Recipe, checked
+from selfdistill.core.config import Recipe
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
+from selfdistill.core.settings import checked
 from selfdistill.pipeline import run
 from selfdistill.report.terminal import show, side_by_side
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from selfdistill.cli.options import DATA, Answers, Model, Prompt
+from selfdistill.cli.groups import Answers, Prompt
+from selfdistill.cli.options import DATA, Model
 
 if TYPE_CHECKING:
     from selfdistill.core.records import Example
@@ -30,8 +31,9 @@ def doctor(
 
     Example: selfdistill doctor --model embedded --data train.jsonl
     """
-    from selfdistill.core.config import DataSettings, checked
+    from selfdistill.core.config import DataSettings
     from selfdistill.core.progress import plain
+    from selfdistill.core.settings import checked
     from selfdistill.data.examples import read_examples
     from selfdistill.data.notes import Notes
     from selfdistill.models.seed_lm import load_model

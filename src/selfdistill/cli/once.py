@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from selfdistill.cli.options import Terminal
+from selfdistill.cli.groups import Terminal
 
 
 def once(terminal: Terminal, overrides: Sequence[str], keys: Mapping[str, str]) -> None:

@@ -8,25 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
+from selfdistill.cli.groups import AllowedJudge, Answers, Asked, Code, Prompt, Rewriting, Rows, Terminal
 from selfdistill.cli.once import once
 from selfdistill.cli.options import (
     DATA,
     OUTPUT,
-    AllowedJudge,
-    Answers,
-    Asked,
-    Code,
     Model,
     OptionalAdapter,
     OptionalModel,
     OptionalTasks,
     Overrides,
-    Prompt,
     Revision,
-    Rewriting,
-    Rows,
     Seed,
-    Terminal,
     out_file,
     out_folder,
 )
@@ -97,7 +90,8 @@ def distill(
 
     Example: selfdistill distill --model embedded --data micro:chat --sample 100 --out rewrites.jsonl
     """
-    from selfdistill.core.config import DistillSettings, checked
+    from selfdistill.core.config import DistillSettings
+    from selfdistill.core.settings import checked
     from selfdistill.core.store import write_records
     from selfdistill.data.notes import Notes, warn_of_special
     from selfdistill.stages.asked import advice, check_prompts
@@ -161,8 +155,9 @@ def select(
     Example: selfdistill select --data train.jsonl --rewrites rewrites.jsonl --check last_number --out selected.jsonl
     """
     from selfdistill.checks import load_check
-    from selfdistill.core.config import SelectSettings, checked
-    from selfdistill.core.records import Reason
+    from selfdistill.core.config import SelectSettings
+    from selfdistill.core.rewrites import Reason
+    from selfdistill.core.settings import checked
     from selfdistill.data.examples import stream_examples
     from selfdistill.data.notes import Notes
     from selfdistill.report.tables import yield_sentence
@@ -239,11 +234,12 @@ def train(
     """
     from rich.console import Console
 
-    from selfdistill.core.config import TrainSettings, checked
+    from selfdistill.core.config import TrainSettings
     from selfdistill.core.errors import UserError
     from selfdistill.core.launch import process
     from selfdistill.core.progress import Progress
     from selfdistill.core.recipe import apply_overrides
+    from selfdistill.core.settings import checked
     from selfdistill.data.examples import drawn
     from selfdistill.data.notes import Notes, warn_of_special
     from selfdistill.methods import chosen as chosen_method

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from selfdistill.cli.options import OUTPUT, Adapter, Model, Revision, Terminal, out_folder
+from selfdistill.cli.groups import Terminal
+from selfdistill.cli.options import OUTPUT, Adapter, Model, Revision, out_folder
 
 
 def merge(

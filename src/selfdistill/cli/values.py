@@ -49,7 +49,8 @@ def columns_of(text: str) -> dict[str, str]:
 
 def tasks_of(texts: Sequence[str]) -> list[TaskSettings]:
     """--task values as settings. Raises UserError for what no task can be."""
-    from selfdistill.core.config import TaskSettings, checked
+    from selfdistill.core.config import TaskSettings
+    from selfdistill.core.settings import checked
 
     return [checked(TaskSettings, values, "--task") for values in task_values(texts)]
 

@@ -12,7 +12,7 @@ import os
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from selfdistill.core.config import EndpointSettings
+from selfdistill.core.engine_settings import EndpointSettings
 from selfdistill.core.errors import UserError
 
 Who = Literal["judge", "engine"]

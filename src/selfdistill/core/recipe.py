@@ -8,8 +8,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from selfdistill.core.config import Recipe, TaskSettings, checked
+from selfdistill.core.config import Recipe, TaskSettings
 from selfdistill.core.errors import UserError
+from selfdistill.core.settings import checked
 
 
 def load_recipe(path: Path, overrides: list[str]) -> Recipe:

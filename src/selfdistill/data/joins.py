@@ -24,7 +24,8 @@ from pydantic_core import from_json, to_json
 
 from selfdistill.core.config import DataSettings
 from selfdistill.core.errors import UserError
-from selfdistill.core.records import Candidate, Example, Record, Rewrite, dump, parse
+from selfdistill.core.records import Example, Record, dump, parse
+from selfdistill.core.rewrites import Candidate, Rewrite
 from selfdistill.core.store import make_folder
 from selfdistill.data.examples import PAIRS, has_response, stream_examples
 from selfdistill.data.files import rows

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from selfdistill.core.config import TransformersSettings, VllmSettings
+from selfdistill.core.engine_settings import TransformersSettings, VllmSettings
 from selfdistill.engines.protocol import Engine
 from selfdistill.models import resolve
 from selfdistill.models.prompts import Prompter

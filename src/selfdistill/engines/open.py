@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from selfdistill.core.config import (
+from selfdistill.core.config import PromptSettings
+from selfdistill.core.engine_settings import (
     EngineSettings,
     OpenAISettings,
-    PromptSettings,
     RaySettings,
     TransformersSettings,
     VllmSettings,

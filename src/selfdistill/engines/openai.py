@@ -36,8 +36,8 @@ from weakref import WeakSet
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from selfdistill.core.config import OpenAISettings
 from selfdistill.core.endpoint import connection, explain, not_there, plain, said, where
+from selfdistill.core.engine_settings import OpenAISettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.turns import ToolCall, Turn, spoken
 from selfdistill.engines.protocol import Completion, Request, Score, Scoring, before_stop

@@ -15,7 +15,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from selfdistill.core.config import RaySettings, VllmSettings
+from selfdistill.core.engine_settings import RaySettings, VllmSettings
 from selfdistill.core.errors import UserError
 from selfdistill.engines.protocol import Completion, Request, Score, Scoring
 from selfdistill.models.seed_lm import SeedLM, load_model

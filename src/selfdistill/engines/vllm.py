@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from selfdistill.core.adapters import CONFIG, WEIGHTS, is_adapter
-from selfdistill.core.config import VllmSettings
+from selfdistill.core.engine_settings import VllmSettings
 from selfdistill.core.errors import UserError
 from selfdistill.engines.protocol import Completion, Request, Score, Scoring, completion, rejected
 from selfdistill.models import resolve

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from selfdistill.core.errors import UserError
-from selfdistill.core.records import Example, Selected
+from selfdistill.core.records import Example
+from selfdistill.core.rewrites import Selected
 from selfdistill.methods import sdft, vanilla
 from selfdistill.methods.base import Method, Responses
 

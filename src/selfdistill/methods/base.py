@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from selfdistill.core.records import Example, Selected
+from selfdistill.core.records import Example
+from selfdistill.core.rewrites import Selected
 
 Responses = dict[str, tuple[str, ...]]
 """What trains, by the id of the row: the responses to all its turns that train."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
-from selfdistill.core.records import Example, Selected
+from selfdistill.core.records import Example
+from selfdistill.core.rewrites import Selected
 from selfdistill.methods.base import Method, Responses
 from selfdistill.models.thoughts import joined
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from selfdistill.core.config import PromptSettings
 from selfdistill.core.turns import Turn
 from selfdistill.models.chat import ChatTemplate, Tools, eos_of
-from selfdistill.models.templates import Template, fill, load_template
+from selfdistill.models.templates import RETRY, Template, fill, load_template
 from selfdistill.models.thoughts import answer_of, joined, opened_by, split
 
 
@@ -66,6 +66,17 @@ class Prompter:
         """The prompt that asks for a rewrite of `reference`, the answer to the last user turn (Equation 3)."""
         parts = self.template.intro, self.template.turn
         return self._prompt(turns, parts, tools, reference, self.template.prefill)
+
+    def retry(self, turns: Sequence[Turn], reference: str, wrong: str, answer: str, tools: Tools = ()) -> Prompt:
+        """The prompt that shows the seed LM its `wrong` rewrite of `reference` and the `answer` that must stand in it:
+        what asked for that rewrite, the rewrite, and the request for another one."""
+        asked, again = self.distill(turns, reference, tools), fill(RETRY, answer=answer)
+        if asked.turns:
+            said = [*asked.turns, Turn(role="assistant", content=asked.text + wrong), Turn(role="user", content=again)]
+            return self._prompt(said, ("", "{instruction}"), tools, prefill=self.template.prefill)
+        blocks = asked.text + wrong, fill(self.template.train[1], instruction=again) + self.template.heading
+        text = "\n\n".join(blocks)
+        return Prompt(() if self.tokenizer is None else self._tokens(text, special=True), text)
 
     def train(self, turns: Sequence[Turn], tools: Tools = ()) -> Prompt:
         """The prompt of the training context c, x (Equations 2 and 5)."""

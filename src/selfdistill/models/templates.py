@@ -78,6 +78,12 @@ MATH = Template(
     in_chat=True,
 )
 
+RETRY = (
+    "The answer in this response is not the one in the reference answer. The answer must be: {answer}\n"
+    "Write your own response again so that it comes to this answer."
+)
+"""What is said to the seed LM after a rewrite with another answer than the reference's."""
+
 TEMPLATES = {"using": USING, "refer": REFER, "math": MATH}
 
 
@@ -105,5 +111,5 @@ def load_template(name: str) -> Template:
 
 
 def fill(text: str, **values: str) -> str:
-    """Put values into {instruction} and {reference} in one pass: braces inside a value are left alone."""
-    return re.sub(r"\{(instruction|reference)\}", lambda m: values.get(m[1], m[0]), text)
+    """Put values into {instruction}, {reference} and {answer} in one pass: braces inside a value are left alone."""
+    return re.sub(r"\{(instruction|reference|answer)\}", lambda m: values.get(m[1], m[0]), text)

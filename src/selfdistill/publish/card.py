@@ -20,7 +20,8 @@ from selfdistill.comparison.differences import compare
 from selfdistill.core.adapters import is_adapter
 from selfdistill.core.config import Recipe
 from selfdistill.core.recipe import load_recipe
-from selfdistill.core.records import Reason, Selected, read_records
+from selfdistill.core.records import read_records
+from selfdistill.core.rewrites import Reason, Selected
 from selfdistill.core.store import write_atomic
 from selfdistill.methods import METHODS
 from selfdistill.models import resolve

@@ -20,7 +20,8 @@ from pydantic_core import to_json
 from selfdistill.core.config import Recipe
 from selfdistill.core.errors import UserError
 from selfdistill.core.recipe import load_recipe
-from selfdistill.core.records import Example, Reason, Rewrite, Selected, read_records
+from selfdistill.core.records import Example, read_records
+from selfdistill.core.rewrites import Reason, Rewrite, Selected
 from selfdistill.publish.card import ARXIV, shown
 from selfdistill.report.build import gap
 from selfdistill.report.tables import gap_sentence, markdown_table, yield_sentence

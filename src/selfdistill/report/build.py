@@ -15,7 +15,8 @@ from typing import Any
 
 from selfdistill.comparison.differences import compare
 from selfdistill.core.errors import UserError
-from selfdistill.core.records import Rewrite, Selected, read_records
+from selfdistill.core.records import read_records
+from selfdistill.core.rewrites import Rewrite, Selected
 from selfdistill.core.store import write_atomic
 from selfdistill.methods import method_named
 from selfdistill.report.markdown import markdown

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import plain
-from selfdistill.core.records import Example, Prediction, Record, Rewrite, Selected, read_records
+from selfdistill.core.records import Example, Prediction, Record, read_records
+from selfdistill.core.rewrites import Rewrite, Selected
 from selfdistill.core.turns import heard, readable, signature, who
 from selfdistill.run_folder import arms
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from selfdistill.core.records import Reason
+from selfdistill.core.rewrites import Reason
 from selfdistill.report.tables import (
     COLUMNS,
     _classes,

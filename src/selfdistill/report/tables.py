@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import stdev
 from typing import Any
 
-from selfdistill.core.records import REWRITTEN, Reason
+from selfdistill.core.rewrites import REWRITTEN, Reason
 from selfdistill.run_folder import pairs
 from selfdistill.tasks.overlap import overlap_line
 

@@ -22,7 +22,8 @@ from typing import Literal
 from selfdistill.core.config import DistillSettings
 from selfdistill.core.dates import begun, today
 from selfdistill.core.progress import Progress
-from selfdistill.core.records import Candidate, Example, Reason, Record, Rewrite
+from selfdistill.core.records import Example, Record
+from selfdistill.core.rewrites import Candidate, Reason, Rewrite
 from selfdistill.core.store import Journal, digest_of, discard, in_time
 from selfdistill.core.turns import is_call
 from selfdistill.engines.protocol import Completion, Engine, Request, Sampling, Scoring

@@ -15,7 +15,8 @@ from typing import Any, BinaryIO
 from pydantic_core import to_json
 
 from selfdistill.core.errors import UserError
-from selfdistill.core.records import Example, Selected
+from selfdistill.core.records import Example
+from selfdistill.core.rewrites import Selected
 from selfdistill.core.turns import ToolCall, Turn
 from selfdistill.models.thoughts import joined, split
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from selfdistill.checks.calls import check_function_call, find_calls
 from selfdistill.core.errors import UserError
-from selfdistill.core.records import Example, Reason
+from selfdistill.core.records import Example
+from selfdistill.core.rewrites import Reason
 from selfdistill.core.turns import Turn, heard, is_call, spoken
 from selfdistill.data.calls import calls_of
 from selfdistill.models.prompts import Prompt, Prompter

@@ -23,7 +23,8 @@ from selfdistill.checks.leaks import leak
 from selfdistill.core.config import DataSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
-from selfdistill.core.records import REWRITTEN, Candidate, Example, Reason, Rewrite, Selected, dump, read_records
+from selfdistill.core.records import Example, dump, read_records
+from selfdistill.core.rewrites import REWRITTEN, Candidate, Reason, Rewrite, Selected
 from selfdistill.core.store import new_files
 from selfdistill.core.turns import is_call
 from selfdistill.data.joins import BATCH, open_rewrites

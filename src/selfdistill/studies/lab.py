@@ -20,7 +20,8 @@ from selfdistill.core.config import Recipe
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.recipe import load_recipe
-from selfdistill.core.records import Example, Prediction, Selected, TaskResult, Verdict, read_records
+from selfdistill.core.records import Example, Prediction, TaskResult, Verdict, read_records
+from selfdistill.core.rewrites import Selected
 from selfdistill.core.store import digest_of, write_records
 from selfdistill.data.examples import drawn, read_examples
 from selfdistill.engines.open import open_seed

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from selfdistill.checks.base import Check
-from selfdistill.core.config import JudgeSettings, TaskSettings
+from selfdistill.core.config import TaskSettings
+from selfdistill.core.engine_settings import JudgeSettings
 from selfdistill.core.records import Example
 from selfdistill.data.sources import Source
 

@@ -25,7 +25,8 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup
 
-from selfdistill.core.records import REWRITTEN, Reason, Rewrite, Selected, read_records
+from selfdistill.core.records import read_records
+from selfdistill.core.rewrites import REWRITTEN, Reason, Rewrite, Selected
 from selfdistill.core.store import write_atomic
 from selfdistill.methods import METHODS
 from selfdistill.report.page import charts

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from selfdistill.core.records import Example, Prediction, Rewrite, Selected, read_records
+from selfdistill.core.records import Example, Prediction, read_records
+from selfdistill.core.rewrites import Rewrite, Selected
 from selfdistill.core.turns import heard, readable, signature, who
 from selfdistill.methods import METHODS
 
