@@ -1,4 +1,4 @@
-"""Groups of options that commands share: dataclasses whose fields are options and whose methods make settings of them."""
+"""Groups of options that commands share: fields are options, methods make settings of them."""
 
 from __future__ import annotations
 
