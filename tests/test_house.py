@@ -10,8 +10,8 @@ import selfdistill
 HOUSE = Path(selfdistill.__file__).parent
 
 ORDER = (
-    "core", "run_folder", "data", "models", "engines", "checks", "tasks", "methods", "comparison", "training",
-    "stages", "shift", "report", "publish", "pipeline", "api", "studies", "microworld", "cli",
+    "core", "run_folder", "data", "models", "engines", "checks", "tasks", "comparison", "training", "methods",
+    "stages", "shift", "report", "publish", "seed_pass", "pipeline", "api", "studies", "microworld", "cli",
 )  # fmt: skip
 """From what knows nothing to what knows all. A room imports from its own floor and from those before it."""
 

@@ -15,16 +15,15 @@ all processes train, and one does the rest.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
-from itertools import product
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from selfdistill.checks import load_check
-from selfdistill.checks.base import Check
 from selfdistill.checks.sandbox import walls
 from selfdistill.core.config import Recipe
 from selfdistill.core.dates import today
@@ -35,31 +34,36 @@ from selfdistill.core.progress import Progress
 from selfdistill.core.recipe import load_recipe, to_toml
 from selfdistill.core.records import Example
 from selfdistill.core.rewrites import Selected
+from selfdistill.core.rows import TrainingRow
 from selfdistill.core.store import locked, write_atomic, write_records
 from selfdistill.core.turns import readable
-from selfdistill.data.examples import drawn, read_examples
+from selfdistill.data.examples import read_examples
 from selfdistill.data.notes import Notes, warn_of_special
 from selfdistill.engines.open import open_endpoint, open_seed
 from selfdistill.engines.protocol import Engine, Request, Sampling
-from selfdistill.methods import METHODS, USUAL, method_named, responses
-from selfdistill.methods.base import Responses
+from selfdistill.methods import METHODS, USUAL, method_named
+from selfdistill.methods.arms import arms_of, settings_of
+from selfdistill.methods.base import Need
+from selfdistill.methods.general import general_prompts, refuse_probes
 from selfdistill.models.folder import adapter_digest
 from selfdistill.models.prompts import Prompter
 from selfdistill.models.seed_lm import SeedLM
 from selfdistill.models.tools_check import require_tools
 from selfdistill.publish.card import write_cards
 from selfdistill.report.build import build
-from selfdistill.report.tables import yield_sentence
 from selfdistill.run_folder import Arm, Manifest, claim, engine_errors, same_arms, same_data
+from selfdistill.seed_pass import Loaded, SeedPass
 from selfdistill.stages.asked import advice, check_prompts
-from selfdistill.stages.distill import distill, ids_digest
+from selfdistill.stages.distill import ids_digest
 from selfdistill.stages.evaluate import evaluate
-from selfdistill.stages.select import read_selected, select
 from selfdistill.stages.train import train
 from selfdistill.tasks.base import Permissions, Task
 from selfdistill.tasks.load import load_tasks
 from selfdistill.tasks.overlap import overlap_line, overlaps
 from selfdistill.training.lora import check_trainable
+
+SEEN = "seen.json"
+"""Written under a launcher when all is there that arms train on: its further processes wait for it."""
 
 SAMPLES = 6
 """Training rows that every arm answers, to be read side by side."""
@@ -92,13 +96,14 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
     if said := advice(recipe.model, prompter, recipe.distill.temperature):
         progress.warn(said)
     arms = arms_of(recipe, len(examples))
+    general = _general(recipe, arms, tasks)
     for form, name in recipe.select.export.items():
         if name.split(".")[0] in [arm.name for arm in arms]:
             raise UserError(f"select.export: {form} = {name!r} is the folder of an arm. Name it otherwise.")
     asker, writer = prompter, engine
     if isinstance(recipe.engine, OpenAISettings):
         asker, writer = open_endpoint(recipe.engine, recipe.prompt)
-    loaded = _Loaded(check, examples, tasks, arms, seed_lm, asker, writer, prompter, engine)
+    loaded = Loaded(check, examples, general, tasks, arms, seed_lm, asker, writer, prompter, engine)
     if not process().main:
         _help_to_train(recipe, out, loaded, progress)
         return {}
@@ -114,6 +119,15 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
             return build(out)  # it tells how the run ended
 
 
+def _general(recipe: Recipe, arms: Sequence[Arm], tasks: Sequence[Task]) -> list[Example]:
+    """General prompts, where an arm asks for them. Raises UserError where they hold items of a task."""
+    if not any(Need.GENERAL.value in arm.needs for arm in arms):
+        return []
+    prompts = general_prompts(recipe.general_prompts)
+    refuse_probes(prompts, tasks)
+    return prompts
+
+
 def _on_its_day(recipe: Recipe, out: Path) -> Recipe:
     """The recipe with the day on which the run began, for chat templates that write it: the same when it goes on."""
     if recipe.prompt.date:
@@ -123,58 +137,7 @@ def _on_its_day(recipe: Recipe, out: Path) -> Recipe:
     return recipe.model_copy(update={"prompt": recipe.prompt.model_copy(update={"date": day or today()})})
 
 
-def arms_of(recipe: Recipe, examples: int) -> list[Arm]:
-    """The arms of a recipe: its methods, or the usual ones, for each number of rows and each seed, those that take
-    rewrites also for each mix ratio. An arm is compared with the first arm of its method's base, of the same mix ratio
-    where both have one.
-
-    A name says what differs: `sdft-mix0.5-size200-seed1`. Raises UserError for more rows than there are, and for an
-    unknown method.
-    """
-    named = {arm.name or arm.method: arm.method for arm in recipe.arms} or {name: name for name in USUAL}
-    first = {method: name for name, method in reversed(named.items())}
-    mixes = recipe.train.mix_ratio if isinstance(recipe.train.mix_ratio, tuple) else (recipe.train.mix_ratio,)
-    sizes = recipe.train.size if isinstance(recipe.train.size, tuple) else (recipe.train.size,)
-    seeds = recipe.seeds or (recipe.seed,)
-    for values, key in ((mixes, "train.mix_ratio"), (sizes, "train.size"), (seeds, "seeds")):
-        if len(set(values)) < len(values):
-            raise UserError(f"{key}: a value stands there twice.")
-    if (most := max(size or 0 for size in sizes)) > examples:
-        raise UserError(f"train.size = {most}: the data has {examples} rows.")
-    arms = []
-    for size, seed in product(sizes, seeds):
-        end = ([f"size{size}"] if len(sizes) > 1 else []) + ([f"seed{seed}"] if len(seeds) > 1 else [])
-        for name, kind in named.items():
-            method = method_named(kind, "arms")
-            base = first.get(method.base or "")
-            for mix in mixes if method.rewrites else mixes[-1:]:
-                share = [f"mix{mix:g}"] if len(mixes) > 1 else []
-                of_base = share if base and METHODS[named[base]].rewrites else []
-                against = base and "-".join([base, *of_base, *end])
-                if method.rewrites:
-                    arms.append(Arm("-".join([name, *share, *end]), kind, against, mix, size, seed))
-                else:
-                    arms.append(Arm("-".join([name, *end]), kind, against, 0.0, size, seed))
-    return arms
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    """What a run works with. `writer` rewrites, asked by `asker`; `engine` measures the arms, asked by `prompter`: the
-    same pair, but for an endpoint."""
-
-    check: Check | None
-    examples: list[Example]
-    tasks: list[Task]
-    arms: list[Arm]
-    seed_lm: SeedLM
-    asker: Prompter
-    writer: Engine
-    prompter: Prompter
-    engine: Engine
-
-
-def _stages(recipe: Recipe, out: Path, loaded: _Loaded, manifest: Manifest, progress: Progress) -> None:
+def _stages(recipe: Recipe, out: Path, loaded: Loaded, manifest: Manifest, progress: Progress) -> None:
     """All stages, top to bottom."""
     examples, seed_lm, prompter, engine = loaded.examples, loaded.seed_lm, loaded.prompter, loaded.engine
     write_records(out / "examples.jsonl", examples)
@@ -190,37 +153,19 @@ def _stages(recipe: Recipe, out: Path, loaded: _Loaded, manifest: Manifest, prog
         f"{recipe.model} on {seed_lm.device} in {seed_lm.dtype}, engine {recipe.engine.name}, {len(examples)} rows, "
         f"{len(loaded.tasks)} tasks"
     )
-    with manifest.timed("distill"), closing(loaded.writer):
-        rewrites = out / "rewrites.jsonl"
-        errors = distill(
-            examples,
-            rewrites,
-            seed_lm.digest,
-            loaded.writer,
-            loaded.asker,
-            recipe.distill,
-            recipe.seed,
-            progress,
-        )
-    if errors:
-        raise UserError(
-            f"{rewrites}: the engine failed on {errors} of {len(examples)} rows (their notes say why). Nothing "
-            "is lost: the same command tries them again."
-        )
-    with manifest.timed("select"):
-        exports: dict[str, Path] = {form: out / name for form, name in recipe.select.export.items()}
-        keeps = recipe.prompt.thinking == "keep"
-        reasons = select(examples, rewrites, out / "selected.jsonl", loaded.check, progress, None, exports, keeps)
-    selected = read_selected(examples, out / "selected.jsonl")
-    kept = sum(row.rewritten for row in selected.values())
-    progress.note(f"{yield_sentence(reasons)} ({', '.join(f'{r} {n}' for r, n in reasons.items())})")
-    if not kept:
-        progress.warn("no rewrite was kept: all arms train on the references")
+    seen = SeedPass(recipe, out, loaded, progress, seconds=manifest)
+    seen.make()
+    selected = seen.selected(max((arm.repair for arm in loaded.arms), key=len))
+    if not any(row.rewritten for row in selected.values()):
+        progress.warn("no rewrite was kept: rows train on their references")
+    rows = {arm.name: seen.rows(arm) for arm in loaded.arms}  # scores their tokens, where a method asks for it
+    if process().count > 1:
+        write_atomic(out / SEEN, json.dumps(manifest.values["seconds"]) + "\n")
 
     samples = _first_samples(examples, selected)
     for arm in loaded.arms:
         with manifest.timed(f"train {arm.name}"):
-            _train(recipe, arm, out, loaded, selected, progress)
+            _train(recipe, arm, rows[arm.name], out, loaded, progress)
     _leave_device(recipe, seed_lm)
     with closing(engine):
         for name in ("seed", *(arm.name for arm in loaded.arms)):
@@ -245,34 +190,49 @@ def _leave_device(recipe: Recipe, seed_lm: SeedLM) -> None:
 
 
 def _train(
-    recipe: Recipe, arm: Arm, out: Path, loaded: _Loaded, selected: dict[str, Selected], progress: Progress
+    recipe: Recipe, arm: Arm, rows: Sequence[TrainingRow], out: Path, loaded: Loaded, progress: Progress
 ) -> None:
-    def rows_of(method: str, mix_ratio: float) -> Responses:
-        return responses(method, rows, selected, mix_ratio, recipe.seed)
-
-    rows = drawn(loaded.examples, arm.size, recipe.seed)
-    others = [rows_of(method, 1.0) for method in dict.fromkeys(a.method for a in loaded.arms)]
+    """Train an arm into ARM/adapter. Where its method does something with the weights afterwards, they train under the
+    name of the arm that stops there, or else into ARM/trained."""
+    method, settings = method_named(arm.method, "arms"), settings_of(arm)
+    trained = out / arm.name / "adapter"
+    if method.after:
+        trained = _trained_elsewhere(arm, out, loaded.arms) or out / arm.name / "trained"
     train(
         loaded.seed_lm,
         rows,
-        rows_of(arm.method, arm.mix_ratio),
-        out / arm.name / "adapter",
+        trained,
         recipe.train,
         loaded.prompter,
         arm.seed,
         f"train {arm.name}",
         progress,
-        others,
+        method.objective(settings),
     )
+    if process().main:
+        for number, step in enumerate(method.after, 1):
+            last = number == len(method.after)
+            made = out / arm.name / ("adapter" if last else f"trained-{number}")
+            step(trained, made, loaded.seed_lm, settings)
+            shutil.copy(trained / "training.json", made)
+            trained = made
 
 
-def _help_to_train(recipe: Recipe, out: Path, loaded: _Loaded, progress: Progress) -> None:
+def _trained_elsewhere(arm: Arm, out: Path, arms: Sequence[Arm]) -> Path | None:
+    """Where another arm has the same training, and nothing after it."""
+    before = "+".join(name for name in arm.method.split("+") if not METHODS[name].after) or USUAL[0]
+    keys = method_named(before, "arms").settings.model_fields
+    wanted = replace(arm, settings={k: v for k, v in arm.settings.items() if k in keys}).made_like
+    return next((out / a.name / "adapter" for a in arms if a.method == before and a.made_like == wanted), None)
+
+
+def _help_to_train(recipe: Recipe, out: Path, loaded: Loaded, progress: Progress) -> None:
     """What the processes beside the first do: wait for its rows, and train with it."""
-    while not (out / "selected.jsonl").is_file():  # a waiting collective would run into its timeout
+    while not (out / SEEN).is_file():  # a waiting collective would run into its timeout
         time.sleep(1)
-    selected = read_selected(loaded.examples, out / "selected.jsonl")
+    seen = SeedPass(recipe, out, loaded, progress)
     for arm in loaded.arms:
-        _train(recipe, arm, out, loaded, selected, progress)
+        _train(recipe, arm, seen.rows(arm), out, loaded, progress)
 
 
 def _first_samples(examples: Sequence[Example], selected: dict[str, Selected]) -> list[tuple[Example, dict[str, Any]]]:

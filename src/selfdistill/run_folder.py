@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,11 @@ PACKAGES = ("selfdistill", "torch", "transformers", "peft", "accelerate", "vllm"
 @dataclass(frozen=True)
 class Arm:
     """One training of a run, by a method of `methods.METHODS` on `size` of the rows (None: all). `base` is the arm that
-    it is compared with, trained on the same rows with the same seed; None is compared with the seed LM alone."""
+    it is compared with, trained on the same rows with the same seed; None is compared with the seed LM alone.
+
+    `settings` are the method's own. `repair` lists the steps by which rewrites may have been repaired, `needs` what the
+    seed LM was asked for: keys of the seconds in run.json.
+    """
 
     name: str
     method: str
@@ -38,6 +42,14 @@ class Arm:
     mix_ratio: float
     size: int | None
     seed: int
+    settings: dict[str, Any] = field(default_factory=dict)
+    repair: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+
+    @property
+    def made_like(self) -> str:
+        """Where its rows and its training are decided: arms of one such text differ in what comes after."""
+        return json.dumps([self.mix_ratio, self.size, self.seed, self.settings, self.repair], sort_keys=True)
 
 
 def claim(out: Path, recipe: Recipe) -> None:
@@ -71,7 +83,7 @@ def same_data(path: Path, examples: Sequence[Example]) -> None:
 def same_arms(path: Path, arms: Sequence[Arm]) -> None:
     """Refuse to go on with a run of other arms, as when a method has come or gone since. Nothing is written before."""
     old = json.loads(path.read_text(encoding="utf-8")).get("arms") if path.is_file() else None
-    new = [asdict(arm) for arm in arms]
+    new = json.loads(json.dumps([asdict(arm) for arm in arms]))
     if old is not None and old != new:
         names = [", ".join(arm["name"] for arm in listed) for listed in (old, new)]
         raise UserError(
@@ -184,7 +196,7 @@ def manifest(run: Path) -> dict[str, Any]:
     listed = found["arms"] if isinstance(found["arms"], list) else [found["arms"]]
     for arm in listed:
         keys = arm.keys() if isinstance(arm, dict) else ()
-        if lacking := [field.name for field in fields(Arm) if field.name not in keys]:
+        if lacking := [f.name for f in fields(Arm) if f.name not in keys]:
             raise _of_another_version(run, "run.json", [f"{key} of an arm" for key in lacking])
     return found
 
@@ -198,13 +210,13 @@ def _of_another_version(run: Path, file: str, lacking: Sequence[str]) -> UserErr
 
 def arms(run: Path) -> list[dict[str, Any]]:
     """The trained arms of a run, those that differ in the seed of their training only as one:
-    {name, method, base, mix_ratio, size, folders}."""
+    {name, method, base, mix_ratio, size, settings, repair, needs, folders}."""
     trained = manifest(run)["arms"]
     found: dict[str, dict[str, Any]] = {}
     for arm in trained:
         end = f"-seed{arm['seed']}"
         name, base = arm["name"].removesuffix(end), arm["base"] and arm["base"].removesuffix(end)
-        kept = {k: arm[k] for k in ("mix_ratio", "size")}
+        kept = {k: arm[k] for k in ("mix_ratio", "size", "settings", "repair", "needs")}
         one = {"name": name, "method": arm["method"], "base": base, **kept, "folders": []}
         found.setdefault(name, one)["folders"].append(arm["name"])
     return list(found.values())
@@ -218,7 +230,7 @@ def pairs(report: dict[str, Any]) -> list[tuple[str, str]]:
 def training_record(arm: Path) -> dict[str, Any]:
     """What training.json of an arm says of its rows and losses."""
     record = json.loads((arm / "adapter" / "training.json").read_text(encoding="utf-8"))
-    kept = ("rows", "dropped", "loss", "held_out", "chosen")
+    kept = ("rows", "dropped", "shortened", "trained", "loss", "held_out", "chosen")
     if lacking := [k for k in kept if k not in record]:
         raise _of_another_version(arm.parent, f"{arm.name}/adapter/training.json", lacking)
     return {k: record[k] for k in kept}

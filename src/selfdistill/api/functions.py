@@ -181,7 +181,8 @@ def train(
     the usual one for either. `settings` are those of `[train]`. An adapter that is there already, trained in the same
     way, is left as it is."""
     from selfdistill.data.examples import drawn
-    from selfdistill.methods import chosen, responses
+    from selfdistill.methods import chosen
+    from selfdistill.methods.rows import rows_of
     from selfdistill.stages.asked import check_prompts
     from selfdistill.stages.train import train as stage
 
@@ -195,8 +196,9 @@ def train(
     check_prompts(rows, prompter, rows.path, _progress())
     examples = drawn(rows, made.size, seed)
     kind = chosen(method, kept is not None, "train: method", "give train() what select() kept")
-    answers = responses(kind, examples, {} if kept is None else kept.by_id, made.mix_ratio, seed)
-    return Adapter(stage(lm, examples, answers, path, made, prompter, seed, progress=_progress()))
+    by_id = {} if kept is None else kept.by_id
+    trains, objective = rows_of(kind, examples, by_id, made.mix_ratio, seed, "train: method")
+    return Adapter(stage(lm, trains, path, made, prompter, seed, progress=_progress(), objective=objective))
 
 
 # --- evaluation --------------------------------------------------------------------------------------------------

@@ -243,7 +243,7 @@ def train(
     from selfdistill.data.examples import drawn
     from selfdistill.data.notes import Notes, warn_of_special
     from selfdistill.methods import chosen as chosen_method
-    from selfdistill.methods import responses
+    from selfdistill.methods.rows import rows_of
     from selfdistill.models.seed_lm import load_model
     from selfdistill.publish.card import write_card
     from selfdistill.stages.asked import check_prompts
@@ -271,7 +271,7 @@ def train(
     chosen = {} if selected is None else read_selected(examples, selected)
     examples = drawn(examples, settings.size, seed)
     kind = chosen_method(method, selected is not None, "--method", "name them with --selected")
-    answers = responses(kind, examples, chosen, settings.mix_ratio, seed)
+    trains, objective = rows_of(kind, examples, chosen, settings.mix_ratio, seed, "--method")
     # Nothing is judged here, so that no wall, no judge and no word about them is needed.
     anything = Permissions(True, None, rows.data_dir, True)
     asked = load_tasks(tasks_of(task or []), seed, anything, Progress(Console(quiet=True)))
@@ -281,7 +281,7 @@ def train(
     prompter = prompt.prompter(seed_lm.tokenizer, progress)
     warn_of_special(examples, seed_lm.tokenizer, rows.data, progress)
     check_prompts(examples, prompter, rows.data, progress)
-    run_train(seed_lm, examples, answers, out, settings, prompter, seed, "train", progress)
+    run_train(seed_lm, trains, out, settings, prompter, seed, "train", progress, objective)
     if process().main:
         notes.write(skipped(out))
         write_card(out, model, rows.data, kind, settings.mix_ratio, revision)

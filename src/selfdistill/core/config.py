@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from selfdistill.core.engine_settings import Attention, EngineSettings, JudgeSettings, TransformersSettings
 from selfdistill.core.prompting import Day, Thinking, Variables
@@ -153,11 +153,21 @@ class TrainSettings(Settings):
         return LORA_PRESETS[self.preset] | {k: v for k, v in own.items() if v is not None}
 
 
+Step = Literal["candidates", "retries", "place"]
+
+
 class ArmSettings(Settings):
-    """One method that a run trains. `name` is the arm's own, for tables and its folder; without it, the method's."""
+    """One method that a run trains: a name of `selfdistill methods`, or several with a plus. `name` is the arm's own,
+    for tables and its folder; without it, the method's. `repair` takes repaired rewrites (by the steps that are listed,
+    or by all of `[repair]`) or not; without it, as the method and the check allow. Further keys are the method's own
+    settings.
+    """
+
+    model_config = ConfigDict(extra="allow")  # the methods' own are checked where methods are known
 
     method: str
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] | None = None
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]+$")] | None = None
+    repair: bool | tuple[Step, ...] | None = None
 
 
 class TaskSettings(Settings):
@@ -193,13 +203,14 @@ class TaskSettings(Settings):
 
 _RUN_FILES = (
     "", "examples", "rewrites", "selected", "recipe", "run", "report", "samples", "seed", "scale",
-    "shift", "skipped",
+    "shift", "skipped", "own", "general", "tokens", "seen",
 )  # fmt: skip
 
 
 class Recipe(Settings):
     """A whole run: seed LM, data, and the settings of every stage. `revision` is a commit, branch or tag of the model
-    on the hub. `data_dir` holds local copies of `paper:` data. Without `arms`, vanilla fine-tuning and SDFT are
+    on the hub. `general_prompts` is a file of prompts for methods that replay some, in place of those that ship.
+    `data_dir` holds local copies of `paper:` data. Without `arms`, vanilla fine-tuning and SDFT are
     trained.
 
     `seed` draws data and rewrites. Each of `seeds` trains and is evaluated, for the spread between trainings; without
@@ -217,6 +228,7 @@ class Recipe(Settings):
     arms: tuple[ArmSettings, ...] = ()
     tasks: tuple[TaskSettings, ...] = ()
     judge: JudgeSettings | None = None
+    general_prompts: Place | None = None
     data_dir: Place | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 from selfdistill.core.errors import UserError
-from selfdistill.core.records import Example
-from selfdistill.core.rewrites import Selected
 from selfdistill.methods import sdft, vanilla
-from selfdistill.methods.base import Method, Responses
+from selfdistill.methods.base import Method
+from selfdistill.methods.combined import combined
 
 METHODS: dict[str, Method] = {"vanilla": vanilla.METHOD, "sdft": sdft.METHOD}
 
@@ -30,22 +27,11 @@ def chosen(name: str | None, rewrites: bool, where: str, remedy: str) -> str:
     return name
 
 
-def responses(
-    name: str, examples: Sequence[Example], selected: Mapping[str, Selected], mix_ratio: float, seed: int
-) -> Responses:
-    """What trains by the method of that name. Raises UserError where it does not answer every turn of every row."""
-    made = METHODS[name].rows(examples, selected, mix_ratio, seed)
-    missing = [e.id for e in examples if len(made.get(e.id, ())) != len(e.references)]
-    if missing:
-        raise UserError(
-            f"method {name}: its rows answer {len(examples) - len(missing)} of {len(examples)} rows in full (not "
-            f"{missing[0]}). All arms train on the same rows: give every turn a response, such as its reference."
-        )
-    return made
-
-
 def method_named(name: str, where: str) -> Method:
-    """The method of that name. Raises UserError, after `where`, for an unknown one."""
-    if name not in METHODS:
-        raise UserError(f"{where}: no method is named {name!r}. There are: {', '.join(METHODS)}.")
-    return METHODS[name]
+    """The method of that name, or the combination of several: `s3ft+asft`. Raises UserError, after `where`, for an
+    unknown one and for parts that do not go together."""
+    parts = name.split("+")
+    for part in parts:
+        if part not in METHODS:
+            raise UserError(f"{where}: no method is named {part!r}. There are: {', '.join(METHODS)}.")
+    return METHODS[name] if len(parts) == 1 else combined({part: METHODS[part] for part in parts}, f"{where} {name}")

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping, Sequence
+from typing import Any
 
 from selfdistill.core.records import Example
 from selfdistill.core.rewrites import Selected
-from selfdistill.methods.base import Method, Responses
+from selfdistill.core.rows import Source, TrainingRow
+from selfdistill.methods.base import Method, Need, Seen
 from selfdistill.models.thoughts import joined
 
 
-def mixed(examples: Sequence[Example], selected: Mapping[str, Selected], mix_ratio: float, seed: int) -> Responses:
-    """Responses by id: a share `mix_ratio` of the rows takes the selected response, the rest the original.
-
-    The rows of a smaller ratio are among those of a larger one, so a sweep changes one thing (Section 5.1).
-    """
-    ids = sorted(e.id for e in examples)
-    random.Random(seed).shuffle(ids)
-    distilled = set(ids[: round(mix_ratio * len(ids))])
-    return {e.id: _with_thoughts(selected[e.id]) if e.id in distilled else e.references for e in examples}
+def rows(seen: Seen, settings: Any = None) -> list[TrainingRow]:
+    """What was selected of the rewrites: the rewrite, or the reference where none passed."""
+    return [row_of(example, seen.selected[example.id]) for example in seen.examples]
 
 
-def _with_thoughts(row: Selected) -> tuple[str, ...]:
-    return tuple(map(joined, row.thoughts, row.responses)) if row.thoughts else row.responses
+def row_of(example: Example, chosen: Selected, source: Source = "distilled") -> TrainingRow:
+    """The row that trains on what was selected, with its thoughts where they train. `source` is that of words of the
+    seed LM's own."""
+    responses = tuple(map(joined, chosen.thoughts, chosen.responses)) if chosen.thoughts else chosen.responses
+    return TrainingRow(example, responses, source if chosen.rewritten else "original", chosen.reason.value)
 
 
 METHOD = Method(
     label="SDFT",
     short="SDFT",
+    doc="Rows train on the seed LM's rewrites of their references, where these pass the check (arXiv 2402.13669).",
     card=(
         "trained by Self-Distillation Fine-Tuning (SDFT, Yang et al., ACL 2024, arXiv 2402.13669): the base model "
         "itself rewrote the reference responses of the training data. A rewrite was trained on where it passed the "
@@ -37,7 +35,6 @@ METHOD = Method(
     tag="sdft",
     shape="diamond",
     colours=("#0072b2", "#56b4e9"),
-    base="vanilla",
-    rewrites=True,
-    rows=mixed,
+    needs=frozenset({Need.REWRITES}),
+    rows=rows,
 )

@@ -7,6 +7,7 @@ from selfdistill.methods.base import Method
 METHOD = Method(
     label="vanilla fine-tuning",
     short="vanilla",
+    doc="Every row trains on its reference.",
     card=(
         "fine-tuned on the reference responses as they stand: the vanilla fine-tuning that Self-Distillation "
         "Fine-Tuning (arXiv 2402.13669) is compared with."
@@ -14,4 +15,5 @@ METHOD = Method(
     tag="sft",
     shape="square",
     colours=("#b94b00", "#f0863c"),
+    base=None,
 )

@@ -1,6 +1,6 @@
 """Train: fine-tuning on the response tokens (Equations 2 and 5), with PEFT and transformers' Trainer.
 
-In:  a seed LM, examples, and (for SDFT) their selected responses.
+In:  a seed LM, rows with what their tokens weigh, an objective.
 Out: a plain PEFT adapter folder (for `tune = "full"` a whole model folder), with training.json beside the weights:
      settings, what was chosen for the user and why, rows, what was left out, loss curve.
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -25,85 +25,86 @@ from selfdistill.core.dates import begun, today
 from selfdistill.core.errors import UserError
 from selfdistill.core.launch import process
 from selfdistill.core.progress import Progress
-from selfdistill.core.records import Example
+from selfdistill.core.rows import TrainingRow
 from selfdistill.core.store import digest_of, locked, make_folder, write_atomic
 from selfdistill.models.classes import auto_class
 from selfdistill.models.prompts import Prompter
 from selfdistill.models.seed_lm import SeedLM
 from selfdistill.models.tools_check import require_tools
 from selfdistill.training.lora import check_trainable
+from selfdistill.training.objective import Objective
 from selfdistill.training.tokens import tokenized
 
 
 def train(
     seed_lm: SeedLM,
-    examples: Sequence[Example],
-    responses: Mapping[str, tuple[str, ...]],
+    rows: Sequence[TrainingRow],
     out: Path,
     settings: TrainSettings,
     prompter: Prompter,
     seed: int = 0,
     name: str = "train",
     progress: Progress | None = None,
-    others: Sequence[Mapping[str, tuple[str, ...]]] = (),
+    objective: Objective | None = None,
 ) -> Path:
     """Train an adapter into `out`; an adapter that is there already with the same settings is left as it is, and a
     training that was stopped goes on from its last checkpoint.
 
-    `others` are the responses of other arms to the same rows: a row that is too long with any of them is left out here,
-    too, so that all arms train on the same rows.
+    A row that is too long takes its reference, and is left out where that is too long, too. Without an `objective`, the
+    negative log-likelihood is minimised.
 
     The seed LM is unchanged afterwards. Under `accelerate launch` every process calls this with the same arguments; one
     writes. Raises UserError for unknown target modules, for no trainable row, for settings that this machine cannot
     train with, and for an `out` that holds something else.
     """
-    progress = progress or Progress()
+    progress, objective = progress or Progress(), objective or Objective()
     prompter = prompter.on(begun(out) or today())
-    require_tools(prompter, examples, name)
+    require_tools(prompter, [row.example for row in rows], name)
     # What has no part in the weights may change between two calls, and what decides the rows is in the data.
     silent = {"mix_ratio", "size", "report_to"} | ({"checkpoint_steps"} if settings.patience is None else set())
     identity = {
         "stage": "train",
         "model": seed_lm.digest,
-        "data": digest_of([[e.id, responses[e.id]] for e in examples]),
+        "data": digest_of([_said(row) for row in rows]),
         "settings": settings.model_dump(exclude=silent),
         "prompts": [prompter.format, *prompter.template.train],
         **prompter.identity(),
         "seed": seed,
         "processes": process().count,
     }
-    if others:
-        identity["responses of the other arms"] = digest_of(
-            [[e.id, *(responses[e.id] for responses in others)] for e in examples]
-        )
+    if objective != Objective():
+        chosen = objective.settings.model_dump(mode="json") if objective.settings else {}
+        identity["objective"] = {"loss": objective.loss.name, "over": objective.over, **chosen}
     if _finished(out, identity):
         _clear(out)
         return out
     check_trainable(seed_lm, settings)
     limit = min(seed_lm.context, settings.max_length or seed_lm.context)
-    data = tokenized(examples, responses, prompter, settings.holdout, limit, seed, others)
-    if data.dropped:
-        where = "in some arm and left out of all" if others else "and left out"
-        are = "is" if len(data.dropped) == 1 else "are"
-        progress.warn(f"{name}: {len(data.dropped)} of {len(examples)} rows {are} longer than {limit} tokens {where}")
+    data = tokenized(rows, prompter, settings.holdout, limit, seed)
+    for ids, what in ((data.dropped, "left out"), (data.shortened, "trained on their references instead")):
+        if ids:
+            are = "is" if len(ids) == 1 else "are"
+            progress.warn(f"{name}: {len(ids)} of {len(rows)} rows {are} longer than {limit} tokens and {what}")
     if settings.holdout and not data.held_examples:
         raise UserError(
-            f"train.holdout = {settings.holdout:g} of {len(examples)} rows leaves none to measure on. Raise it."
+            f"train.holdout = {settings.holdout:g} of {len(rows)} rows leaves none to measure on. Raise it."
         )
     if not data.train:
         raise UserError(
-            f"{name}: no trainable row is left: of {len(examples)}, {len(data.dropped)} are longer than {limit} "
+            f"{name}: no trainable row is left: of {len(rows)}, {len(data.dropped)} are longer than {limit} "
             f"tokens and {data.held_examples} are held out."
         )
+    if not data.trained["weights"]:
+        raise UserError(f"{name}: no token is left to train on: all of {data.trained['tokens']:,} weigh 0.")
     partial = out.with_name(out.name + ".partial")
     with locked(partial, beside=True) if process().main else nullcontext():
         _go_on(partial, identity)
         from selfdistill.training.trainer import fit
 
-        curves = fit(seed_lm, data.train, data.held, partial, settings, seed, name, progress)
+        curves = fit(seed_lm, data.train, data.held, partial, settings, seed, name, progress, objective)
         if process().main:
-            rows = len(examples) - len(data.dropped) - data.held_examples
-            record = {"identity": identity, "rows": rows, "dropped": data.dropped, **curves}
+            counts = {"rows": data.trained["rows"], "dropped": data.dropped, "shortened": data.shortened}
+            record = {"identity": identity, **counts, "trained": data.trained, **curves}
             if (loads_as := auto_class(seed_lm.config).__name__) != "AutoModelForCausalLM":
                 record["loads_as"] = loads_as
             (partial / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -112,7 +113,9 @@ def train(
     return out
 
 
-# --- what can be trained -----------------------------------------------------------------------------------------
+def _said(row: TrainingRow) -> list[Any]:
+    """What identifies a row. Weights that are not set leave the records of before as they are."""
+    return [row.id, row.responses, *([] if row.weights is None else [row.weights])]
 
 
 # --- the folder --------------------------------------------------------------------------------------------------

@@ -26,7 +26,8 @@ from selfdistill.core.store import digest_of, write_records
 from selfdistill.data.examples import drawn, read_examples
 from selfdistill.engines.open import open_seed
 from selfdistill.engines.protocol import Engine
-from selfdistill.methods import responses, usual
+from selfdistill.methods import usual
+from selfdistill.methods.rows import rows_of
 from selfdistill.models.folder import adapter_digest
 from selfdistill.models.prompts import Prompter
 from selfdistill.models.seed_lm import SeedLM
@@ -213,16 +214,17 @@ class Lab:
         form = [prompter.format, *prompter.template.train, *prompter.identity().values()]
         made = digest_of([data, recipe.train.model_dump(), form, recipe.seed, arm.mix, arm.share])
         folder = self.out / "arms" / f"{arm.label}-{made}"
+        trains, objective = rows_of(arm.method, rows, selected, arm.mix, recipe.seed, "method")
         train(
             self.seed_lm,
-            rows,
-            responses(arm.method, rows, selected, arm.mix, recipe.seed),
+            trains,
             folder / "adapter",
             recipe.train,
             prompter,
             recipe.seed,
             f"train {arm.label}",
             self.progress,
+            objective,
         )
         return folder
 

@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-IGNORED = -100
-"""The label of a token that carries no loss."""
+from selfdistill.training.objective import IGNORED
 
 WINDOW = 100
 """Steps' worth of rows that are sorted by length together. The whole set would order the training by length; one step's
@@ -30,27 +29,40 @@ otherwise, up to `ROUNDING` times as far."""
 ROUNDING = 50
 
 
-class Rows(Dataset[tuple[np.ndarray, np.ndarray]]):
-    """(input ids, labels) of every row, in 8 bytes a token."""
+Laid = tuple[np.ndarray, ...]
+"""Input ids and labels of a row, and where its tokens differ in weight the weights: three arrays of one length."""
 
-    def __init__(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> None:
-        self.rows = [(np.asarray(ids, np.int32), np.asarray(labels, np.int32)) for ids, labels in rows]
+
+class Rows(Dataset[Laid]):
+    """(input ids, labels) of every row, in 8 bytes a token; the weights of its tokens behind them, where they are not
+    all 1, in 4 more. What carries no loss has a weight of 0."""
+
+    def __init__(self, rows: Sequence[Sequence[Sequence[int] | Sequence[float] | None]]) -> None:
+        self.rows: list[Laid] = []
+        for ids, labels, *weights in rows:
+            row: Laid = (np.asarray(ids, np.int32), np.asarray(labels, np.int32))
+            self.rows.append((*row, np.asarray(weights[0], np.float32)) if weights and weights[0] is not None else row)
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def __getitem__(self, index: int) -> Laid:
         return self.rows[index]
 
     @property
     def lengths(self) -> list[int]:
         """Tokens of every row."""
-        return [len(ids) for ids, _ in self.rows]
+        return [len(row[0]) for row in self.rows]
 
     @property
     def targets(self) -> int:
         """Tokens that carry loss."""
-        return sum(int((labels[1:] != IGNORED).sum()) for _, labels in self.rows)
+        return sum(int((row[1][1:] != IGNORED).sum()) for row in self.rows)
+
+
+def weights_of(row: Laid) -> np.ndarray:
+    """What each token of a row weighs: as the row says, or 1 where it carries loss."""
+    return row[2] if len(row) > 2 else (row[1] != IGNORED).astype(np.float32)
 
 
 class Batches(Sampler[list[int]]):
@@ -121,23 +133,34 @@ class Layout:
     pad_id: int
     packed: bool
 
-    def __call__(self, rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, torch.Tensor]:
-        """input_ids and labels, both (rows, longest), or (1, all tokens) and position_ids beside them."""
+    def __call__(self, rows: Sequence[Laid]) -> dict[str, torch.Tensor]:
+        """input_ids and labels, both (rows, longest), or (1, all tokens) and position_ids beside them; weights, which
+        lie as the labels do, where some row has any."""
         filler = np.array([self.pad_id] * 2), np.array([IGNORED] * 2)
         rows = rows or [filler]  # an empty batch takes part without a loss
+        weighed = any(len(row) > 2 for row in rows)
         if self.packed:
-            labels = [np.concatenate(([IGNORED], y[1:])) for _, y in rows]  # no row predicts the next one's begin
-            return {
-                "input_ids": _line(np.concatenate([x for x, _ in rows])),
+            labels = [np.concatenate(([IGNORED], row[1][1:])) for row in rows]  # no row predicts the next one's begin
+            packed = {
+                "input_ids": _line(np.concatenate([row[0] for row in rows])),
                 "labels": _line(np.concatenate(labels)),
-                "position_ids": _line(np.concatenate([np.arange(len(x)) for x, _ in rows])),
+                "position_ids": _line(np.concatenate([np.arange(len(row[0])) for row in rows])),
             }
-        longest = max(len(x) for x, _ in rows)
+            if weighed:
+                packed["weights"] = torch.from_numpy(np.concatenate([weights_of(row) for row in rows]))[None]
+            return packed
+        longest = max(len(row[0]) for row in rows)
         ids = np.full((len(rows), longest), self.pad_id)
         targets = np.full((len(rows), longest), IGNORED)
-        for line, (x, y) in enumerate(rows):
+        for line, (x, y, *_) in enumerate(rows):
             ids[line, : len(x)], targets[line, : len(y)] = x, y
-        return {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(targets)}
+        laid = {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(targets)}
+        if weighed:
+            weights = np.zeros((len(rows), longest), np.float32)
+            for line, row in enumerate(rows):
+                weights[line, : len(row[0])] = weights_of(row)
+            laid["weights"] = torch.from_numpy(weights)
+        return laid
 
 
 def packing_mixes(model: Any, tokenizer: Any, dtype: str) -> str | None:

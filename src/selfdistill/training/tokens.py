@@ -1,14 +1,20 @@
-"""Rows to token ids with labels."""
+"""Rows to token ids with labels and weights."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_args
 
 from selfdistill.core.records import Example
+from selfdistill.core.rows import Source, TrainingRow
 from selfdistill.data.examples import drawn
 from selfdistill.models.prompts import Prompter
+from selfdistill.training.objective import IGNORED
+
+Line = tuple[list[int], list[int], list[float] | None]
+"""Input ids, labels and the weights of the tokens; None where all that carry loss weigh 1."""
 
 
 def sequences(example: Example, responses: tuple[str, ...], prompter: Prompter) -> list[tuple[list[int], list[int]]]:
@@ -23,46 +29,90 @@ def sequences(example: Example, responses: tuple[str, ...], prompter: Prompter) 
         prompt, response = list(asked.ids), prompter.answer(asked, example.turn(k, text))
         if rows and prompt[: len(rows[-1][0])] == rows[-1][0]:
             _, labels = rows.pop()
-            labels = labels + [-100] * (len(prompt) - len(labels))
+            labels = labels + [IGNORED] * (len(prompt) - len(labels))
         else:
-            labels = [-100] * len(prompt)
+            labels = [IGNORED] * len(prompt)
         rows.append((prompt + response, labels + response))
     return rows
 
 
-@dataclass(frozen=True)
+def weighed(row: TrainingRow, made: Sequence[tuple[list[int], list[int]]]) -> list[Line]:
+    """The sequences of a row with the weights of its tokens. Raises ValueError where there are not as many weights as
+    response tokens."""
+    count = sum(label != IGNORED for _, labels in made for label in labels)
+    if row.weights is None:
+        return [(ids, labels, None) for ids, labels in made]
+    given = (row.weights,) * count if isinstance(row.weights, float | int) else row.weights
+    if len(given) != count:
+        raise ValueError(f"row {row.id}: {len(given)} weights for {count} response tokens")
+    if all(weight == 1 for weight in given):  # one form for one thing: the same bytes as without weights
+        return [(ids, labels, None) for ids, labels in made]
+    left = iter(given)
+    return [(ids, labels, [0.0 if y == IGNORED else float(next(left)) for y in labels]) for ids, labels in made]
+
+
+@dataclass
 class Tokenized:
-    """Tokenized rows: those that train, those held out, and {id, tokens} of those that are too long in any arm."""
+    """Tokenized rows: those that train, those held out, {id, tokens} of those that are too long, and ids of those whose
+    reference trains since their own response is too long. `trained` counts what carries loss."""
 
-    train: list[tuple[list[int], list[int]]]
-    held: list[tuple[list[int], list[int]]]
-    held_examples: int
-    dropped: list[dict[str, Any]]
+    train: list[Line] = field(default_factory=list)
+    held: list[Line] = field(default_factory=list)
+    held_examples: int = 0
+    dropped: list[dict[str, Any]] = field(default_factory=list)
+    shortened: list[str] = field(default_factory=list)
+    trained: dict[str, Any] = field(default_factory=dict)
 
 
-def tokenized(
-    examples: Sequence[Example],
-    responses: Mapping[str, tuple[str, ...]],
-    prompter: Prompter,
-    holdout: float,
-    limit: int,
-    seed: int,
-    others: Sequence[Mapping[str, tuple[str, ...]]] = (),
-) -> Tokenized:
-    """Examples as token ids: what trains, what is held out, what is longer than `limit` tokens in any arm."""
+def tokenized(rows: Sequence[TrainingRow], prompter: Prompter, holdout: float, limit: int, seed: int) -> Tokenized:
+    """Rows as token ids: what trains, what is held out, what is longer than `limit` tokens. A row whose response is too
+    long takes its reference, so that all arms train on the same rows; one whose reference is too long, too, is left
+    out. Rows of replay are never held out."""
+    asked = list({row.id: row.example for row in rows if row.source != "replay"}.values())
     # A seed of its own: `mixed` takes the first of the other order, and all held-out rows would be distilled ones.
-    held_ids = {e.id for e in drawn(examples, round(holdout * len(examples)), f"holdout-{seed}")}
-    train, held, dropped, held_examples = [], [], [], 0
-    for example in examples:
-        made = sequences(example, responses[example.id], prompter)
-        versions = {other[example.id] for other in others} - {responses[example.id]}
-        every = [made, *(sequences(example, version, prompter) for version in versions)]
-        longest = max(len(ids) for version in every for ids, _ in version)
+    held_ids = {e.id for e in drawn(asked, round(holdout * len(asked)), f"holdout-{seed}")}
+    data, held, trained = Tokenized(), set[str](), list[tuple[TrainingRow, list[Line]]]()
+    for row in rows:
+        made = sequences(row.example, row.responses, prompter)
+        longest = _longest(made)
+        if longest > limit and row.source != "replay" and row.responses != row.example.references:
+            row = TrainingRow(row.example, row.example.references, reason="too long")
+            made = sequences(row.example, row.responses, prompter)
+            longest = _longest(made)
+            data.shortened += [row.id] if longest <= limit else []
         if longest > limit:
-            dropped.append({"id": example.id, "tokens": longest})
-        elif example.id in held_ids:
-            held += made
-            held_examples += 1
+            data.dropped.append({"id": row.id, "tokens": longest})
+        elif row.id in held_ids:
+            data.held += weighed(row, made)
+            held.add(row.id)
         else:
-            train += made
-    return Tokenized(train, held, held_examples, dropped)
+            trained.append((row, weighed(row, made)))
+    data.train = [line for _, lines in trained for line in lines]
+    data.held_examples, data.trained = len(held), _counted(trained)
+    return data
+
+
+def _longest(made: Sequence[tuple[list[int], list[int]]]) -> int:
+    return max(len(ids) for ids, _ in made)
+
+
+def _counted(trained: Sequence[tuple[TrainingRow, list[Line]]]) -> dict[str, Any]:
+    """What trains, in numbers: rows, tokens with loss, the sum of their weights, the share of weight 0, rows by source,
+    the share of tokens of references."""
+    sources = Counter(row.source for row, _ in trained)
+    tokens = Counter[str]()
+    weights: list[float] = []
+    for row, lines in trained:
+        for _, labels, given in lines:
+            real = [n for n, label in enumerate(labels) if label != IGNORED]
+            tokens[row.source] += len(real)
+            weights += [1.0] * len(real) if given is None else [given[n] for n in real]
+    every = len(weights)
+    return {
+        "rows": len(trained),
+        "tokens": every,
+        "weights": round(sum(weights), 4),
+        "masked": round(weights.count(0.0) / every, 4) if every else None,
+        "sources": {name: sources[name] for name in get_args(Source)},
+        "reference_tokens": round(tokens["original"] / every, 4) if every else None,
+    }

@@ -34,8 +34,10 @@ from selfdistill.core.progress import Progress
 from selfdistill.models.seed_lm import SeedLM, pick_dtype
 from selfdistill.training.batches import Batches, Layout, Rows, packing_mixes
 from selfdistill.training.lora import put_in_order, tuned_model
-from selfdistill.training.loss import response_loss
+from selfdistill.training.loss import PLAIN, response_loss
+from selfdistill.training.objective import IGNORED, Objective
 from selfdistill.training.targets import coverage, find_targets
+from selfdistill.training.tokens import Line
 
 CHECKPOINTS, APART = 10, 25
 """How often a training is saved where the settings do not say, and the fewest steps between two of them."""
@@ -45,21 +47,20 @@ CURVE = 1000
 
 SHARDING = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
-Row = tuple[list[int], list[int]]
-"""Input ids and labels."""
-
 
 def fit(
     seed_lm: SeedLM,
-    train: Sequence[Row],
-    held: Sequence[Row],
+    train: Sequence[Line],
+    held: Sequence[Line],
     out: Path,
     settings: TrainSettings,
     seed: int,
     name: str,
     progress: Progress,
+    objective: Objective = PLAIN,
 ) -> dict[str, Any]:
-    """Train on `train` and save into `out`, from the last checkpoint there if there is one. `held` rows do not train.
+    """Train on `train` and save into `out`, from the last checkpoint there if there is one. `held` rows do not train:
+    on them the negative log-likelihood is measured, whatever the objective.
 
     Returns {chosen, loss, held_out}: what was chosen with the reasons, and losses as {step, loss} in nats a token.
     """
@@ -74,6 +75,8 @@ def fit(
             trainer = ResponseTrainer(
                 batches,
                 model,
+                objective,
+                _seed_beside(seed_lm, settings, objective),
                 args=_arguments(seed_lm, settings, plan, out, seed, bool(held)),
                 train_dataset=rows,
                 eval_dataset=Rows(held) if held else None,
@@ -283,6 +286,18 @@ def _explained(settings: TrainSettings) -> Iterator[None]:
         ) from None
 
 
+def _seed_beside(seed_lm: SeedLM, settings: TrainSettings, objective: Objective) -> Any:
+    """A second copy of the seed LM, for an objective that sees its logits while all weights train."""
+    if not objective.loss.seed_logits or settings.tune != "full":
+        return None
+    if sharded():
+        raise UserError(
+            f"the loss {objective.loss.name} compares with the seed LM, of which no copy lies beside weights that are "
+            'cut into shards. Train with tune = "lora", or without FSDP and DeepSpeed.'
+        )
+    return seed_lm.fresh().eval().requires_grad_(False)
+
+
 # --- the loss ---------------------------------------------------------------------------------------------------
 
 
@@ -290,12 +305,16 @@ class ResponseTrainer(transformers.Trainer):  # type: ignore[misc]
     """`Trainer` with our order of rows and our loss.
 
     A step's loss is the mean over all its response tokens, whatever batches, accumulation and processes they are cut
-    into. On the held-out part it is the mean over all tokens of that part.
+    into, or as the `objective` says. On the held-out part it is the mean over all tokens of that part. `seed` is a copy
+    of the seed LM for an objective that sees its logits; without one, its adapter is turned off for them.
     """
 
-    def __init__(self, batches: Batches, model: Any, **more: Any) -> None:
+    def __init__(
+        self, batches: Batches, model: Any, objective: Objective = PLAIN, seed: Any = None, **more: Any
+    ) -> None:
         super().__init__(model=model, **more)
-        self.batches = batches
+        self.batches, self.objective = batches, objective
+        self.seed = seed if seed is None else seed.to(self.args.device)
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.some_logits = "logits_to_keep" in inspect.signature(base.forward).parameters
         self.model_accepts_loss_kwargs = True  # that is: the loss is over `num_items_in_batch`, all tokens of the step
@@ -317,8 +336,24 @@ class ResponseTrainer(transformers.Trainer):  # type: ignore[misc]
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """See the class."""
-        total = response_loss(model, inputs, self.some_logits)
+        total = response_loss(model, inputs, self.some_logits, self.objective, self._as_seed)
         return total * self.args.world_size / num_items_in_batch  # gradients are averaged over the processes
+
+    def _as_seed(self, **inputs: Any) -> Any:
+        """What the seed LM says."""
+        if self.seed is not None:
+            return self.seed(**inputs)
+        tuned = self.accelerator.unwrap_model(self.model)
+        with tuned.disable_adapter():
+            return tuned(**inputs)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        """What the losses of a step are divided by: its tokens, as `Trainer` counts them, or their weights."""
+        if self.objective.over == "tokens":
+            return super()._get_num_items_in_batch(batch_samples, device)
+        whole = sum((_weight(batch) for batch in batch_samples), torch.zeros(())).to(device)
+        whole = self.accelerator.gather(whole).sum() if self.args.world_size > 1 else whole
+        return whole.clamp(min=torch.finfo(torch.float32).tiny)  # a step whose tokens all weigh 0 changes nothing
 
     def evaluation_loop(self, dataloader: DataLoader[Any], *more: Any, **named: Any) -> EvalLoopOutput:
         """The loss of the held-out rows. `Trainer`'s own weighs batches by their rows, and pads them with others."""
@@ -333,6 +368,13 @@ class ResponseTrainer(transformers.Trainer):  # type: ignore[misc]
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: it walks over all modules at every step, for a number that nobody reads."""
         return 0
+
+
+def _weight(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The sum of the weights of a batch."""
+    if "weights" in batch:
+        return batch["weights"][:, 1:].sum()
+    return (batch["labels"][:, 1:] != IGNORED).sum().float()
 
 
 class Follow(transformers.TrainerCallback):  # type: ignore[misc]

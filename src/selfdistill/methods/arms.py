@@ -1,0 +1,94 @@
+"""Arms: what a recipe trains, by methods, mix ratios, numbers of rows and seeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+from selfdistill.core.config import ArmSettings, Recipe
+from selfdistill.core.errors import UserError
+from selfdistill.core.settings import Settings, checked
+from selfdistill.methods import USUAL, method_named
+from selfdistill.methods.base import Method, Need
+from selfdistill.run_folder import Arm
+
+
+@dataclass(frozen=True)
+class _Named:
+    """An arm of a recipe before it is multiplied."""
+
+    name: str
+    method: Method
+    settings: Settings
+    repair: tuple[str, ...]
+
+
+def settings_of(arm: Arm) -> Settings:
+    """The settings of an arm's method."""
+    return checked(method_named(arm.method, "arms").settings, arm.settings, f"arm {arm.name}")
+
+
+def arms_of(recipe: Recipe, examples: int) -> list[Arm]:
+    """The arms of a recipe: its methods, or the usual ones, for each number of rows and each seed, those that take
+    words of the seed LM also for each mix ratio. An arm is compared with the first arm of its method's base, of the
+    same mix ratio where both have one.
+
+    A name says what differs: `sdft-mix0.5-size200-seed1`. Raises UserError for more rows than there are, and for an
+    unknown method.
+    """
+    listed = recipe.arms or tuple(ArmSettings(method=name) for name in USUAL)
+    named = [_named(arm, recipe) for arm in listed]
+    mixes = recipe.train.mix_ratio if isinstance(recipe.train.mix_ratio, tuple) else (recipe.train.mix_ratio,)
+    sizes = recipe.train.size if isinstance(recipe.train.size, tuple) else (recipe.train.size,)
+    seeds = recipe.seeds or (recipe.seed,)
+    for values, key in ((mixes, "train.mix_ratio"), (sizes, "train.size"), (seeds, "seeds")):
+        if len(set(values)) < len(values):
+            raise UserError(f"{key}: a value stands there twice.")
+    if (most := max(size or 0 for size in sizes)) > examples:
+        raise UserError(f"train.size = {most}: the data has {examples} rows.")
+    first: dict[str, _Named] = {}
+    for one, arm in zip(named, listed, strict=True):
+        first.setdefault(arm.method, one)
+    arms = []
+    for size, seed in product(sizes, seeds):
+        end = ([f"size{size}"] if len(sizes) > 1 else []) + ([f"seed{seed}"] if len(seeds) > 1 else [])
+        for one, arm in zip(named, listed, strict=True):
+            base = first.get(one.method.base or "")
+            for mix in mixes if one.method.rewrites else mixes[-1:]:
+                share = [f"mix{mix:g}"] if len(mixes) > 1 else []
+                of_base = share if base and base.method.rewrites else []
+                against = base and "-".join([base.name, *of_base, *end])
+                own = share if one.method.rewrites else []
+                arms.append(
+                    Arm(
+                        "-".join([one.name, *own, *end]),
+                        arm.method,
+                        against,
+                        mix if one.method.rewrites else 0.0,
+                        size,
+                        seed,
+                        one.settings.model_dump(mode="json"),
+                        one.repair,
+                        tuple(need.value for need in Need if need in one.method.needs),
+                    )
+                )
+    return arms
+
+
+def _named(arm: ArmSettings, recipe: Recipe) -> _Named:
+    method = method_named(arm.method, "arms")
+    settings = checked(method.settings, arm.model_extra or {}, f"arms: {arm.name or arm.method}")
+    return _Named(arm.name or arm.method, method, settings, _repair(arm, method, recipe))
+
+
+def _repair(arm: ArmSettings, method: Method, recipe: Recipe) -> tuple[str, ...]:
+    """The steps by which the arm's rewrites may have been repaired. Raises UserError where there is nothing to repair,
+    or no check that finds out."""
+    if not arm.repair:
+        return ()
+    name = arm.name or arm.method
+    if not method.rewrites:
+        raise UserError(f"arms: {name}: repair = {arm.repair}: {arm.method} trains on no rewrites. Leave it out.")
+    if recipe.select.check == "none":
+        raise UserError(f"arms: {name}: repair needs a check that finds wrong answers. Set select.check.")
+    return ("candidates", "retries", "place") if arm.repair is True else tuple(arm.repair)

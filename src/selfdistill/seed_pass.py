@@ -1,0 +1,185 @@
+"""The seed pass: what the seed LM makes of the rows before anything trains, once for all arms that need it.
+
+In:  the loaded recipe of a run.
+Out: rewrites.jsonl and a selection of it for each way of repairing, own.jsonl (the seed LM's own answers),
+     general.jsonl (its answers to general prompts), tokens/ (what it thinks of every token that trains).
+
+Each part is made only if an arm needs it. What an arm gets does not depend on the other arms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from selfdistill.checks.base import Check
+from selfdistill.core.config import Recipe
+from selfdistill.core.errors import UserError
+from selfdistill.core.progress import Progress
+from selfdistill.core.records import Example
+from selfdistill.core.rewrites import Selected
+from selfdistill.core.rows import TrainingRow
+from selfdistill.core.store import digest_of
+from selfdistill.data.examples import drawn
+from selfdistill.engines.protocol import Engine
+from selfdistill.methods import method_named
+from selfdistill.methods.arms import settings_of
+from selfdistill.methods.base import Need, Seen
+from selfdistill.methods.rows import training_rows
+from selfdistill.models.prompts import Prompter
+from selfdistill.models.seed_lm import SeedLM
+from selfdistill.report.tables import yield_sentence
+from selfdistill.run_folder import Arm, Manifest
+from selfdistill.stages.distill import distill
+from selfdistill.stages.select import read_selected, right_answers, select
+from selfdistill.stages.token_scores import TokenScores, score_tokens
+from selfdistill.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a run works with. `writer` rewrites, asked by `asker`; `engine` measures the arms, asked by `prompter`: the
+    same pair, but for an endpoint. `general` are prompts that are none of the task's."""
+
+    check: Check | None
+    examples: list[Example]
+    general: list[Example]
+    tasks: list[Task]
+    arms: list[Arm]
+    seed_lm: SeedLM
+    asker: Prompter
+    writer: Engine
+    prompter: Prompter
+    engine: Engine
+
+
+def selection(steps: Sequence[str]) -> str:
+    """The file of what is selected where rewrites may be repaired by these steps."""
+    return f"selected{''.join(f'-{step}' for step in steps)}.jsonl"
+
+
+@dataclass
+class SeedPass:
+    """What was made, as arms see it. The first process of a launcher makes it, the others read it."""
+
+    recipe: Recipe
+    out: Path
+    loaded: Loaded
+    progress: Progress
+    makes: bool = True
+    seconds: Manifest | None = None
+    _tokens: dict[str, TokenScores] = field(default_factory=dict)
+
+    def needs(self, need: Need) -> bool:
+        """Whether some arm asks for it."""
+        return any(need.value in arm.needs for arm in self.loaded.arms)
+
+    def make(self) -> None:
+        """Everything but what depends on the rows of an arm."""
+        recipe, loaded = self.recipe, self.loaded
+        repairs = {arm.repair for arm in loaded.arms}
+        steps = [step for step in recipe.repair.steps if any(step in repair for repair in repairs)]
+        repair = recipe.repair.model_copy(update={"steps": tuple(steps)}) if steps else None
+        with closing(loaded.writer):
+            with self._timed(Need.REWRITES):
+                self._written(loaded.examples, "rewrites.jsonl", check=loaded.check, repair=repair)
+            if self.needs(Need.OWN):
+                with self._timed(Need.OWN):
+                    self._written(loaded.examples, "own.jsonl", own=True, check=loaded.check, repair=repair)
+            if self.needs(Need.GENERAL):
+                with self._timed(Need.GENERAL):
+                    self._written(loaded.general, "general.jsonl", own=True)
+        keeps = recipe.prompt.thinking == "keep"
+        most = max(repairs, key=len)
+        for repaired in sorted({(), *repairs}, key=len):
+            forms = recipe.select.export.items() if repaired == most else ()
+            reasons = select(
+                loaded.examples,
+                self.out / "rewrites.jsonl",
+                self.out / selection(repaired),
+                loaded.check,
+                self.progress,
+                None,
+                {form: self.out / name for form, name in forms},
+                keeps,
+                repair=repaired,
+            )
+            how = f" with repair by {', '.join(repaired)}" if repaired else ""
+            self.progress.note(f"{yield_sentence(reasons)}{how} ({', '.join(f'{r} {n}' for r, n in reasons.items())})")
+
+    def rows(self, arm: Arm) -> list[TrainingRow]:
+        """What trains in an arm."""
+        method, settings = method_named(arm.method, "arms"), settings_of(arm)
+        examples = drawn(self.loaded.examples, arm.size, self.recipe.seed)
+        seen = Seen(
+            examples,
+            self.selected(arm.repair),
+            self._own(arm.repair) if Need.OWN in method.needs else {},
+            self._general if Need.GENERAL in method.needs else (),
+            arm.mix_ratio,
+            self.recipe.seed,
+        )
+        return training_rows(method, seen, settings, f"arm {arm.name}", self._terms)
+
+    def selected(self, repair: Sequence[str] = ()) -> dict[str, Selected]:
+        """What was selected of the rewrites, by id."""
+        return read_selected(self.loaded.examples, self.out / selection(repair))
+
+    def _own(self, repair: Sequence[str]) -> Mapping[str, Sequence[Selected]]:
+        keeps = self.recipe.prompt.thinking == "keep"
+        return right_answers(self.loaded.examples, self.out / "own.jsonl", self.loaded.check, repair, keeps)
+
+    @cached_property
+    def _general(self) -> list[TrainingRow]:
+        """What the seed LM said to general prompts; what was cut off or is empty is none."""
+        keeps = self.recipe.prompt.thinking == "keep"
+        said = right_answers(self.loaded.general, self.out / "general.jsonl", None, (), keeps)
+        found = [(example, said[example.id][0]) for example in self.loaded.general if said.get(example.id)]
+        return [TrainingRow(example, one.responses, "replay", one.reason.value) for example, one in found]
+
+    def _terms(self, rows: Sequence[TrainingRow]) -> TokenScores:
+        """What the seed LM thinks of the tokens of these rows, made at the first need."""
+        key = digest_of([[row.id, row.responses] for row in rows])
+        if key not in self._tokens:
+            loaded = self.loaded
+            with self._timed(Need.TOKENS):
+                self._tokens[key] = score_tokens(
+                    rows,
+                    self.out / "tokens" / key,
+                    loaded.seed_lm.digest,
+                    loaded.engine,
+                    loaded.prompter,
+                    progress=self.progress,
+                )
+        return self._tokens[key]
+
+    def _written(self, examples: list[Example], name: str, **how: Any) -> None:
+        loaded, recipe = self.loaded, self.recipe
+        errors = distill(
+            examples,
+            self.out / name,
+            loaded.seed_lm.digest,
+            loaded.writer,
+            loaded.asker,
+            recipe.distill,
+            recipe.seed,
+            self.progress,
+            **how,
+        )
+        if errors:
+            raise UserError(
+                f"{self.out / name}: the engine failed on {errors} of {len(examples)} rows (their notes say why). "
+                "Nothing is lost: the same command tries them again."
+            )
+
+    @contextmanager
+    def _timed(self, need: Need) -> Iterator[None]:
+        if self.seconds is None:
+            yield
+        else:
+            with self.seconds.timed(need.value):
+                yield
