@@ -57,7 +57,7 @@ def arms_of(recipe: Recipe, examples: int) -> list[Arm]:
             for mix in mixes if one.method.rewrites else mixes[-1:]:
                 share = [f"mix{mix:g}"] if len(mixes) > 1 else []
                 of_base = share if base and base.method.rewrites else []
-                against = base and "-".join([base.name, *of_base, *end])
+                against = "-".join([base.name, *of_base, *end]) if base else None
                 own = share if one.method.rewrites else []
                 arms.append(
                     Arm(
@@ -91,4 +91,4 @@ def _repair(arm: ArmSettings, method: Method, recipe: Recipe) -> tuple[str, ...]
         raise UserError(f"arms: {name}: repair = {arm.repair}: {arm.method} trains on no rewrites. Leave it out.")
     if recipe.select.check == "none":
         raise UserError(f"arms: {name}: repair needs a check that finds wrong answers. Set select.check.")
-    return ("candidates", "retries", "place") if arm.repair is True else tuple(arm.repair)
+    return ("candidates", "retries", "place") if isinstance(arm.repair, bool) else arm.repair

@@ -66,7 +66,7 @@ Weigh = Callable[[Sequence[TrainingRow], Terms, Any], list[TrainingRow]]
 """(rows, what the seed LM thinks of their tokens, settings) -> the same rows with weights."""
 
 After = Callable[[Path, Path, Any, Any], None]
-"""(folder of the trained weights, folder to write, seed LM, settings): what becomes of weights once they are trained."""
+"""(folder of the trained weights, folder to write, seed LM, settings): what becomes of weights after a training."""
 
 
 def references(seen: Seen, settings: Any = None) -> list[TrainingRow]:

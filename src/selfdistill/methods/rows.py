@@ -32,7 +32,7 @@ def training_rows(
     if method.rewrites and seen.mix_ratio < 1:
         takes = mixed(seen.examples, seen.mix_ratio, seen.seed)
         plain = {e.id: TrainingRow(e, e.references) for e in seen.examples if e.id not in takes}
-        kept = {row.id: [] for row in rows if row.id in takes}
+        kept: dict[str, list[TrainingRow]] = {row.id: [] for row in rows if row.id in takes}
         for row in rows:
             if row.id in takes:
                 kept[row.id].append(row)
