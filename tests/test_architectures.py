@@ -17,6 +17,7 @@ from conftest import random_adapter, write_jsonl
 from selfdistill.core.config import DataSettings, TrainSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
+from selfdistill.core.rows import TrainingRow
 from selfdistill.data.examples import read_examples
 from selfdistill.engines.forward import Forward
 from selfdistill.engines.memory import layer_bytes, row_bytes
@@ -233,8 +234,8 @@ def trained(folder, tmp_path, **settings):
     lm = load_model(str(folder))
     rows = read_examples(DataSettings(path=str(data)), seed=0)
     chosen = TrainSettings(**{"preset": "strong", "lr": 1e-2, "epochs": 2, "batch_size": 4, **settings})
-    responses, adapter = {e.id: (e.reference,) for e in rows}, tmp_path / "adapter"
-    train(lm, rows, responses, adapter, chosen, Prompter.create(lm.tokenizer))
+    adapter = tmp_path / "adapter"
+    train(lm, [TrainingRow(e, e.references) for e in rows], adapter, chosen, Prompter.create(lm.tokenizer))
     return lm, TransformersEngine(lm, set(), 4), adapter, merge(str(folder), str(adapter), tmp_path / "merged")
 
 

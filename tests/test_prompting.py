@@ -15,6 +15,7 @@ from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.records import Example, Prediction, read_records
 from selfdistill.core.rewrites import Reason, Rewrite, Selected
+from selfdistill.core.rows import TrainingRow
 from selfdistill.core.settings import checked
 from selfdistill.data.examples import read_examples
 from selfdistill.engines.open import open_seed
@@ -148,10 +149,10 @@ def test_what_goes_on_after_midnight_is_the_same_bytes(tmp_path, clock):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     assert json.loads((tmp_path / "two" / names[1]).read_text())["prompt"] == {"date": "2026-11-28"}
 
-    answers = {e.id: e.references for e in examples}
-    trained = train(lm, examples, answers, tmp_path / "a", TrainSettings(epochs=1), prompter)
+    made = [TrainingRow(e, e.references) for e in examples]
+    trained = train(lm, made, tmp_path / "a", TrainSettings(epochs=1), prompter)
     clock("2026-12-24")
-    assert train(lm, examples, answers, trained, TrainSettings(epochs=1), prompter) == trained
+    assert train(lm, made, trained, TrainSettings(epochs=1), prompter) == trained
     assert as_trained(prompter, trained, Progress(quiet=True)).settings.date == "2026-11-29"
     heard = Heard()
     as_trained(prompter.on("2026-12-24"), trained, heard)
@@ -287,10 +288,10 @@ def test_what_is_cut_off_in_a_thought_is_counted_apart_from_distilling_to_the_pa
 
 
 def test_thoughts_train_with_keep_and_never_without(thinking):
-    from selfdistill.methods import responses
+    from selfdistill.methods.sdft import row_of
 
     row = Selected(id="1", response="Daris", thoughts=("Hm.",), source="distilled", reason=Reason.KEPT)
-    (said,) = responses("sdft", [ROW], {"1": row}, 1.0, 0)["1"]
+    (said,) = row_of(ROW, row).responses
     for kind, expected in (
         ("off", "Daris<|end|>"),
         ("strip", "\n</think>\n\nDaris<|end|>"),

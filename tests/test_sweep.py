@@ -17,7 +17,7 @@ from selfdistill.core.errors import UserError
 from selfdistill.core.records import Prediction, Verdict, read_records
 from selfdistill.core.settings import checked
 from selfdistill.methods import METHODS
-from selfdistill.pipeline import arms_of
+from selfdistill.methods.arms import arms_of
 from selfdistill.run_folder import Arm, same_arms
 
 pytestmark = pytest.mark.heavy

@@ -29,9 +29,10 @@ from selfdistill.core.config import DataSettings, PromptSettings, TrainSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.rewrites import Selected
+from selfdistill.core.rows import TrainingRow
 from selfdistill.core.settings import checked
 from selfdistill.data.examples import drawn, read_examples
-from selfdistill.methods.sdft import mixed
+from selfdistill.methods.rows import rows_of
 from selfdistill.microworld.world import items
 from selfdistill.models import resolve
 from selfdistill.models.folder import adapter_digest
@@ -55,7 +56,7 @@ def micro(count=16, ability="facts"):
 
 
 def references(examples):
-    return {e.id: e.references for e in examples}
+    return [TrainingRow(e, e.references) for e in examples]
 
 
 def prompter_of(lm):
@@ -68,7 +69,7 @@ def tokenized(lm, examples):
 
 def trained(lm, out, examples=None, progress=None, **settings):
     examples = examples or micro()
-    return train(lm, examples, references(examples), out, TrainSettings(**settings), prompter_of(lm), progress=progress)
+    return train(lm, references(examples), out, TrainSettings(**settings), prompter_of(lm), progress=progress)
 
 
 def record_of(out):
@@ -627,7 +628,10 @@ def test_full_parameter_tuning_makes_a_whole_model_and_leaves_the_seed_as_it_was
 def test_mix_ratio_takes_that_share_and_smaller_shares_are_nested():
     examples = micro(40)
     selected = {e.id: Selected(id=e.id, response="D", source="distilled", reason="passed") for e in examples}
-    taken = {r: {k for k, v in mixed(examples, selected, r, 0).items() if v == ("D",)} for r in (0, 0.25, 0.5, 1)}
+    taken = {
+        r: {row.id for row in rows_of("sdft", examples, selected, r, 0, "method")[0] if row.responses == ("D",)}
+        for r in (0, 0.25, 0.5, 1)
+    }
     assert [len(v) for v in taken.values()] == [0, 10, 20, 40]
     assert taken[0.25] < taken[0.5] < taken[1]
 
@@ -855,13 +859,13 @@ def test_held_out_rows_do_not_train_and_their_loss_is_the_mean_over_tokens(tmp_p
     held = {e.id for e in drawn(examples, 11, "holdout-0")}
     settings = TrainSettings(holdout=0.5, packing=packing, lr=3e-3, checkpoint_steps=1)
     assert len(held) == 11  # no whole number of batches
-    out = train(embedded, examples, references(examples), tmp_path / "a", settings, prompter_of(embedded))
+    out = train(embedded, references(examples), tmp_path / "a", settings, prompter_of(embedded))
     rows = tokenized(embedded, [e for e in examples if e.id in held])
     record = record_of(out)
     assert [x["step"] for x in record["held_out"]] == [1, 2, 3, 4] and record["rows"] == 11
     assert record["held_out"][-1]["loss"] == pytest.approx(held_loss(embedded, rows, out), rel=1e-5)
-    other = {e.id: ("Nothing of the kind.",) if e.id in held else e.references for e in examples}
-    changed = train(embedded, examples, other, tmp_path / "b", settings, prompter_of(embedded))
+    other = [TrainingRow(e, ("Nothing of the kind.",) if e.id in held else e.references) for e in examples]
+    changed = train(embedded, other, tmp_path / "b", settings, prompter_of(embedded))
     assert (changed / WEIGHTS).read_bytes() == (out / WEIGHTS).read_bytes()
     assert record_of(changed)["loss"] == record["loss"] and record_of(changed)["held_out"] != record["held_out"]
 
@@ -1034,11 +1038,11 @@ def test_held_out_rows_are_as_often_distilled_as_those_that_train():
 
     examples = [e.model_copy(update={"id": f"{k:03}"}) for k, e in enumerate(micro(count=20) * 10)]
     selected = {e.id: Selected(id=e.id, response="D", source="distilled", reason="passed") for e in examples}
-    responses = mixed(examples, selected, 0.5, 0)
+    made, _ = rows_of("sdft", examples, selected, 0.5, 0, "method")
     prompter = Prompter.create(load_model("embedded").tokenizer)
-    data = tokenized(examples, responses, prompter, 0.2, 2048, 0)
+    data = tokenized(made, prompter, 0.2, 2048, 0)
     own = tuple(prompter.response("D"))
     shares = [
-        sum(tuple(t for t in y if t != -100) == own for _, y in part) / len(part) for part in (data.train, data.held)
+        sum(tuple(t for t in y if t != -100) == own for _, y, _ in part) / len(part) for part in (data.train, data.held)
     ]
     assert len(data.held) == 40 and all(0.3 < share < 0.7 for share in shares)

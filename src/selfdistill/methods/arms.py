@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
+
+from pydantic import create_model
 
 from selfdistill.core.config import ArmSettings, Recipe
 from selfdistill.core.errors import UserError
@@ -77,8 +80,12 @@ def arms_of(recipe: Recipe, examples: int) -> list[Arm]:
 
 def _named(arm: ArmSettings, recipe: Recipe) -> _Named:
     method = method_named(arm.method, "arms")
-    settings = checked(method.settings, arm.model_extra or {}, f"arms: {arm.name or arm.method}")
-    return _Named(arm.name or arm.method, method, settings, _repair(arm, method, recipe))
+    keys: dict[str, Any] = dict.fromkeys(ArmSettings.model_fields, (Any, None))
+    table = create_model("Arm", __base__=method.settings, **keys)  # so that an error lists all keys of an arm
+    checked(table, arm.model_dump(exclude_unset=True), f"arms: {arm.name or arm.method}")
+    return _Named(
+        arm.name or arm.method, method, method.settings(**(arm.model_extra or {})), _repair(arm, method, recipe)
+    )
 
 
 def _repair(arm: ArmSettings, method: Method, recipe: Recipe) -> tuple[str, ...]:
