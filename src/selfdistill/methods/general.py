@@ -1,8 +1,7 @@
-"""General prompts: what a model is asked in daily life. A method of self-replay trains the seed LM's own answers to them
-beside the task's rows, so that the tuned model keeps what lies far from the task.
+"""General prompts: what a model is asked in daily life. Self-replay trains the seed LM's own answers to them beside the
+task's rows, so that the tuned model keeps what lies far from the task.
 
-In:  the pool that ships (general_prompts.jsonl, one {kind, prompt} a line, written for this purpose), or a dataset of the
-     user's.
+In:  the pool that ships (general_prompts.jsonl, {kind, prompt} a line, written for this), or the user's dataset.
 Out: `Example`s, of which only the prompts are meant.
 """
 
@@ -36,8 +35,8 @@ def general_prompts(path: str | None = None, notes: Notes | None = None) -> list
 
 
 def refuse_probes(pool: Sequence[Example], tasks: Sequence[Task], path: str | None = None) -> None:
-    """Nothing, where no prompt of the pool is an item of a task: replaying it would teach the answers that the task then
-    counts as kept. `path` is what `general_prompts` was given. What makes the same item is said in `tasks.overlap`.
+    """Nothing, where no prompt of the pool is an item of a task. Else replay would train what the task then counts as
+    kept. `path` is what `general_prompts` was given. What makes the same item is said in `tasks.overlap`.
 
     Raises UserError that names every such task with how many prompts, and the first prompt of the pool that is one.
     """
