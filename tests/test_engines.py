@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import time
+from collections import namedtuple
 from dataclasses import replace
 from itertools import islice
 
@@ -14,6 +15,7 @@ from conftest import random_adapter
 
 from selfdistill.core.engine_settings import RaySettings, TransformersSettings, VllmSettings
 from selfdistill.core.errors import UserError
+from selfdistill.engines import vllm
 from selfdistill.engines.local import end_ids
 from selfdistill.engines.open import make_engine
 from selfdistill.engines.protocol import Request, Sampling, Scoring
@@ -176,7 +178,12 @@ def test_a_sampled_text_depends_on_its_seed(answers):
 def test_scores_are_the_models_own_log_likelihoods_and_those_of_generation(contract, asked, answers):
     lm, engine = contract
     responses = [(5, 7, 9), (11,), (5, 7, 9, 11, 13, 15, 17)]
-    scorings = [Scoring(r.id, r.prompt.ids, responses[i % 3]) for i, r in enumerate(asked["greedy"])]
+    assert engine.scores_tokens
+    tops = [0, 3, 0, 1000]  # more than the vocabulary of one of the models
+    scorings = [
+        Scoring(r.id, r.prompt.ids, responses[i % 3], tokens=i % 4 == 2, top=tops[i % 4])
+        for i, r in enumerate(asked["greedy"])
+    ]
     scorings.append(Scoring("long", scorings[0].prompt * 200, (5,)))
     first, *likely = asked["likely"]
     assert answers[first.id].logprobs is None
@@ -188,16 +195,48 @@ def test_scores_are_the_models_own_log_likelihoods_and_those_of_generation(contr
     answered = list(engine.score(iter(batches)))
     assert sorted([s.id for s in batch] for batch in answered) == sorted([s.id for s in batch] for batch in batches)
     scores = {s.id: s.nll for batch in answered for s in batch}
-    assert scores.pop("long") is None
+    terms = {s.id: s.terms for batch in answered for s in batch}
+    assert scores.pop("long") is terms.pop("long") is None
     for s in scorings:
         if s.id != "long":
             with torch.no_grad():
                 logits = lm.model(torch.tensor([s.prompt + s.response])).logits[0, len(s.prompt) - 1 : -1].float()
             wanted = torch.nn.functional.cross_entropy(logits, torch.tensor(s.response), reduction="sum").item()
             assert scores[s.id] == pytest.approx(wanted, abs=2e-3, rel=1e-4)
+            assert_terms(terms[s.id], s, logits.log_softmax(-1))
     for r in likely:
         assert len(answers[r.id].logprobs) == answers[r.id].tokens
         assert -sum(answers[r.id].logprobs) == pytest.approx(scores[r.id], rel=1e-3, abs=5e-3)
+
+
+def assert_terms(terms, scoring, logs):
+    """They are there where they were asked for, and those of log-probabilities (T, vocabulary)."""
+    if not (scoring.tokens or scoring.top):
+        assert terms is None
+        return
+    own = logs.gather(-1, torch.tensor(scoring.response)[:, None])[:, 0]
+    assert terms.nll.dtype == "float32" and terms.nll == pytest.approx(-own.numpy(), abs=2e-3, rel=1e-4)
+    if not scoring.top:
+        assert terms.top is terms.logprobs is None
+        return
+    most = logs.topk(min(scoring.top, logs.shape[-1])).values.numpy()
+    assert (terms.top.dtype, terms.logprobs.dtype) == ("int32", "float32")
+    assert terms.top.shape == terms.logprobs.shape == most.shape
+    assert terms.logprobs == pytest.approx(most, abs=2e-3, rel=1e-4)
+    assert logs.gather(-1, torch.tensor(terms.top).long()).numpy() == pytest.approx(most, abs=2e-3, rel=1e-4)
+
+
+def test_the_likeliest_tokens_are_read_from_what_vllm_says_of_a_place():
+    """It names the text's own token first, too, where that is none of them."""
+    Said = namedtuple("Said", "logprob rank")
+    places = [
+        {9: Said(-5.0, 40), 4: Said(-0.5, 1), 2: Said(-1.0, 2)},
+        {2: Said(-1.0, 2), 4: Said(-0.5, 1)},
+    ]
+    terms = vllm._terms([-5.0, -1.0], places, 2)
+    assert terms.nll.tolist() == [5, 1] and terms.top.tolist() == [[4, 2], [4, 2]]
+    assert terms.logprobs.tolist() == [[-0.5, -1.0], [-0.5, -1.0]]
+    assert vllm._terms([-5.0, -1.0], places, 0).top is None
 
 
 @pytest.fixture(scope="module")

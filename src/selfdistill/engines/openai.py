@@ -61,6 +61,8 @@ class OpenAIEngine:
     Raises UserError if the `openai` package or the key is missing.
     """
 
+    scores_tokens = False
+
     def __init__(self, settings: OpenAISettings) -> None:
         self.settings = settings
         self.tuned: str | None = None

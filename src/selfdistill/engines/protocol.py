@@ -11,10 +11,13 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from selfdistill.models.prompts import Prompt
 from selfdistill.models.thoughts import Parts, split
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -77,20 +80,36 @@ class Completion:
 
 @dataclass(frozen=True)
 class Scoring:
-    """A prompt and a response whose likelihood is asked for, as token ids."""
+    """A prompt and a response whose likelihood is asked for, as token ids. `tokens` asks for that of each token, too,
+    and `top` for so many likeliest tokens in its place (all where the vocabulary is smaller); 0 asks for none. Only an
+    engine that `scores_tokens` is asked for either."""
 
     id: str
     prompt: tuple[int, ...]
     response: tuple[int, ...]
+    tokens: bool = False
+    top: int = 0
 
 
 @dataclass(frozen=True)
 class Score:
     """Sum of the negative log-likelihoods of the response tokens, in nats; None where it cannot be had: prompt and
-    response do not fit into the context, or the engine does not see likelihoods."""
+    response do not fit into the context, or the engine does not see likelihoods. `terms` are of the single tokens,
+    where they were asked for and there is a sum."""
 
     id: str
     nll: float | None
+    terms: Terms | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """What a model says of each of T response tokens: `nll` (T,), float32, in nats; where likeliest tokens were asked
+    for, their ids `top` (T, K), int32, and log-probabilities `logprobs` (T, K), float32, the likeliest first."""
+
+    nll: np.ndarray
+    top: np.ndarray | None = None
+    logprobs: np.ndarray | None = None
 
 
 def completion(
@@ -182,9 +201,11 @@ def rejected(request: Request, context: int) -> Completion | None:
 
 class Engine(Protocol):
     """What the stages need of an engine. It does one thing at a time: a call ends, or is given up, before the next.
-    `tuned` is the adapter or the tuned model that answers now; None is the seed LM."""
+    `tuned` is the adapter or the tuned model that answers now; None is the seed LM. `scores_tokens` says whether it can
+    give the likelihoods of single tokens."""
 
     tuned: str | None
+    scores_tokens: bool
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Each request answered once, in any order. Requests are drawn as they are needed."""

@@ -27,6 +27,8 @@ BLOCK = 256
 class RayEngine:
     """The same protocol as the engines that its workers hold."""
 
+    scores_tokens = True
+
     def __init__(self, seed_lm: SeedLM, end_ids: set[int], settings: RaySettings) -> None:
         """`end_ids`: tokens that end a response. Raises UserError where Ray is not installed."""
         if importlib.util.find_spec("ray") is None:
@@ -71,8 +73,8 @@ class RayEngine:
             yield from done
 
     def score(self, batches: Iterable[Sequence[Scoring]]) -> Iterator[list[Score]]:
-        """Each batch answered once, in any order; a batch is one worker's."""
-        yield from self._map("score", [list(batch) for batch in batches])
+        """Each batch answered once, in any order; a batch is one worker's. All batches of a call are taken at once."""
+        yield from self._map("score", map(list, batches))
 
     @contextmanager
     def adapter(self, path: str | None) -> Iterator[None]:
@@ -85,9 +87,10 @@ class RayEngine:
         finally:
             self._worker, self.tuned = before, tuned
 
-    def _map(self, what: Literal["generate", "score"], blocks: Sequence[Any]) -> Iterator[list[Any]]:
+    def _map(self, what: Literal["generate", "score"], blocks: Iterable[Any]) -> Iterator[list[Any]]:
         """What the workers make of each block, in any order. Raises their UserErrors."""
-        if not blocks:
+        rows = [{"block": pickle.dumps(block)} for block in blocks]  # a tenth of the memory
+        if not rows:
             return
         import ray
         from ray.data import ActorPoolStrategy, DataContext
@@ -95,8 +98,7 @@ class RayEngine:
 
         self._connect()
         DataContext.get_current().enable_progress_bars = False
-        rows = [{"block": pickle.dumps(block)} for block in blocks]
-        workers = min(self.settings.workers, len(blocks))
+        workers = min(self.settings.workers, len(rows))
         done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             Worker,
             fn_constructor_kwargs=self._worker | {"what": what},

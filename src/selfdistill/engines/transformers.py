@@ -20,7 +20,7 @@ from selfdistill.core.adapters import is_adapter
 from selfdistill.core.errors import UserError
 from selfdistill.engines.forward import Forward
 from selfdistill.engines.memory import LayerSize, free_bytes, out_of_memory, row_bytes
-from selfdistill.engines.protocol import Completion, Request, Score, Scoring, completion, rejected
+from selfdistill.engines.protocol import Completion, Request, Score, Scoring, Terms, completion, rejected
 from selfdistill.engines.queue import Queue, Row, draw, generator_of
 from selfdistill.engines.slots import Slots, is_plain
 from selfdistill.engines.ways import BATCHED, PADDED, Way, settle
@@ -46,6 +46,8 @@ LOGITS = 1 << 29
 
 class TransformersEngine:
     """Batched generation and scoring with a loaded model; adapters are switched on and off without reloading."""
+
+    scores_tokens = True
 
     def __init__(
         self,
@@ -239,10 +241,11 @@ class TransformersEngine:
         settle(self)
         for batch in batches:
             fitting = [s for s in batch if len(s.prompt) + len(s.response) <= self.context]
-            found = dict(self._scored(sorted(fitting, key=lambda s: -(len(s.prompt) + len(s.response)))))
-            yield [Score(s.id, found.get(s.id)) for s in batch]
+            ordered = sorted(fitting, key=lambda s: -(len(s.prompt) + len(s.response)))
+            found = {score.id: score for score in self._scored(ordered)}
+            yield [found.get(s.id) or Score(s.id, None) for s in batch]
 
-    def _scored(self, ordered: Sequence[Scoring]) -> Iterator[tuple[str, float]]:
+    def _scored(self, ordered: Sequence[Scoring]) -> Iterator[Score]:
         """In parts whose logits stay within LOGITS; the lengths alone decide, so that the bits are the same again."""
         vocabulary = self.model.config.get_text_config().vocab_size
         done, most = 0, len(ordered) if self.pads_scores else 1
@@ -257,7 +260,7 @@ class TransformersEngine:
                 if not most or not out_of_memory(error):
                     raise
 
-    def _score(self, batch: Sequence[Scoring]) -> list[tuple[str, float]]:
+    def _score(self, batch: Sequence[Scoring]) -> list[Score]:
         import torch
 
         rows = [s.prompt + s.response for s in batch]
@@ -277,7 +280,8 @@ class TransformersEngine:
                 begin = len(s.prompt) - 1 - first
                 target = torch.tensor(s.response, device=self.device)
                 seen = logits[i, begin : begin + len(s.response)].float()
-                scores.append((s.id, torch.nn.functional.cross_entropy(seen, target, reduction="sum").item()))
+                nll = torch.nn.functional.cross_entropy(seen, target, reduction="sum").item()
+                scores.append(Score(s.id, nll, _terms(seen, target, s.top) if s.tokens or s.top else None))
         return scores
 
     @property
@@ -328,3 +332,15 @@ class TransformersEngine:
             yield
         finally:
             tuned.unload()
+
+
+def _terms(logits: torch.Tensor, target: torch.Tensor, top: int) -> Terms:
+    """Of each token of `target` (T,), from logits (T, vocabulary)."""
+    import torch
+
+    logs = logits.log_softmax(-1)
+    nll = -logs.gather(-1, target[:, None]).squeeze(-1).cpu().numpy()
+    if not top:
+        return Terms(nll)
+    most = logs.topk(min(top, logs.shape[-1]), dim=-1)
+    return Terms(nll, most.indices.to(torch.int32).cpu().numpy(), most.values.cpu().numpy())

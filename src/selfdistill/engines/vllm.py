@@ -19,7 +19,7 @@ from typing import Any, get_args
 from selfdistill.core.adapters import CONFIG, WEIGHTS, is_adapter
 from selfdistill.core.engine_settings import VllmSettings
 from selfdistill.core.errors import UserError
-from selfdistill.engines.protocol import Completion, Request, Score, Scoring, completion, rejected
+from selfdistill.engines.protocol import Completion, Request, Score, Scoring, Terms, completion, rejected
 from selfdistill.models import resolve
 from selfdistill.models.seed_lm import SeedLM
 
@@ -31,6 +31,8 @@ SPECULATION = {"method": "ngram", "num_speculative_tokens": 6, "prompt_lookup_ma
 
 class VllmEngine:
     """Offline vLLM with prefix caching; requests are fed as they are finished."""
+
+    scores_tokens = True
 
     def __init__(self, seed_lm: SeedLM, end_ids: set[int], settings: VllmSettings) -> None:
         """`end_ids`: tokens that end a response. Raises UserError where vLLM is not installed."""
@@ -100,14 +102,20 @@ class VllmEngine:
         the whole context have no score here."""
         from vllm import SamplingParams
 
-        params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0)
+        most = self.seed_lm.config.get_text_config().vocab_size
+
+        def params(scoring: Scoring) -> Any:
+            return SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=min(scoring.top, most))
+
         for batch in batches:
             fitting = [s for s in batch if len(s.prompt) + len(s.response) < self.context]
-            sums = {}
-            for item, done in self._run((s, s.prompt + s.response, params) for s in fitting):
-                tail = zip(done.prompt_logprobs[len(item.prompt) :], item.response, strict=True)
-                sums[item.id] = -sum(found[token].logprob for found, token in tail)
-            yield [Score(s.id, sums.get(s.id)) for s in batch]
+            scores = {}
+            for item, done in self._run((s, s.prompt + s.response, params(s)) for s in fitting):
+                told = done.prompt_logprobs[len(item.prompt) :]
+                logs = [found[token].logprob for found, token in zip(told, item.response, strict=True)]
+                terms = _terms(logs, told, min(item.top, most)) if item.tokens or item.top else None
+                scores[item.id] = Score(item.id, -sum(logs), terms)
+            yield [scores.get(s.id) or Score(s.id, None) for s in batch]
 
     @contextmanager
     def adapter(self, path: str | None) -> Iterator[None]:
@@ -194,6 +202,7 @@ class VllmEngine:
                     trust_remote_code=False,
                     load_format="safetensors",
                     generation_config="vllm",  # the model's own sampling defaults would come on top of ours
+                    max_logprobs=-1,  # as many as are asked for, not 20 at most
                     disable_log_stats=True,
                     seed=0,
                     **lora,
@@ -209,6 +218,20 @@ class VllmEngine:
         if self._lora:
             _refuse_foreign_modules(self._lora[0], self._llm)
         return self._llm
+
+
+def _terms(logs: Sequence[float], told: Sequence[Any], top: int) -> Terms:
+    """Of each response token, from its log-probability and what vLLM says of its place: {token id: log-probability and
+    rank} of the `top` likeliest, and of the token itself where it is none of them."""
+    import numpy as np
+
+    nll = -np.array(logs, np.float32)
+    if not top:
+        return Terms(nll)
+    likeliest = [sorted(found.items(), key=lambda item: item[1].rank)[:top] for found in told]
+    ids = [[token for token, _ in place] for place in likeliest]
+    logprobs = [[said.logprob for _, said in place] for place in likeliest]
+    return Terms(nll, np.array(ids, np.int32), np.array(logprobs, np.float32))
 
 
 def _version() -> str:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -31,9 +30,7 @@ from selfdistill.models.prompts import Prompt, Prompter
 from selfdistill.models.thoughts import MORE_ROOM, joined
 from selfdistill.models.tools_check import require_tools
 from selfdistill.stages.own_calls import own_call
-
-BATCH = 64
-"""Rows that are scored together."""
+from selfdistill.stages.scoring import in_batches, turn_by_turn
 
 
 class Text(Record):
@@ -223,7 +220,7 @@ def _score(
     with progress.bar("score", len(examples)) as advance:
 
         def batches() -> Iterator[list[Scoring]]:
-            for batch in _batches(examples):
+            for batch in in_batches(examples, lambda e: e.references):
                 if all(e.id in rewrites.done for e in batch):
                     advance(len(batch))
                     continue
@@ -261,26 +258,15 @@ def _with_thoughts(responses: tuple[str, ...], chain: Sequence[Text]) -> tuple[s
     return tuple(joined(t.thought, text) if text and not is_call(text) else text for text, t in said)
 
 
-def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
-    """Fixed batches of rows of like length, in one pass over the rows."""
-    stream = iter(examples)
-    while window := list(islice(stream, 16 * BATCH)):
-        window.sort(key=lambda e: (-sum(map(len, e.references)), e.id))
-        yield from (window[i : i + BATCH] for i in range(0, len(window), BATCH))
-
-
 def _scorings(example: Example, turns: Sequence[tuple[str, ...]], prompter: Prompter) -> list[Scoring]:
     """One scoring per turn of the references and of every whole candidate. Behind an endpoint there is nothing to
     score; the row then asks for nothing, so that it is answered like any other."""
     if prompter.tokenizer is None:
         return [Scoring(f"{example.id}/0/0", (), ())]
-    made = []
+    made: list[Scoring] = []
     for index, row in enumerate(turns):
         if index == 0 or (len(row) == len(example.references) and all(row)):
-            for k, text in enumerate(row):
-                prompt = prompter.train(example.up_to(row[:k]), example.tools)
-                response = prompter.answer(prompt, example.turn(k, text))
-                made.append(Scoring(f"{example.id}/{index}/{k}", prompt.ids, tuple(response)))
+            made += turn_by_turn(f"{example.id}/{index}", example, row, prompter)
     return made
 
 
