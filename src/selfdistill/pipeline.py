@@ -15,6 +15,7 @@ all processes train, and one does the rest.
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import time
 from collections.abc import Sequence
@@ -96,7 +97,7 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
     if said := advice(recipe.model, prompter, recipe.distill.temperature):
         progress.warn(said)
     arms = arms_of(recipe, len(examples))
-    general = _general(recipe, arms, tasks)
+    general = _general(recipe, arms, len(examples), tasks)
     for form, name in recipe.select.export.items():
         if name.split(".")[0] in [arm.name for arm in arms]:
             raise UserError(f"select.export: {form} = {name!r} is the folder of an arm. Name it otherwise.")
@@ -119,13 +120,22 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
             return build(out)  # it tells how the run ended
 
 
-def _general(recipe: Recipe, arms: Sequence[Arm], tasks: Sequence[Task]) -> list[Example]:
-    """General prompts, where an arm asks for them. Raises UserError where they hold items of a task."""
-    if not any(Need.GENERAL.value in arm.needs for arm in arms):
+def _general(recipe: Recipe, arms: Sequence[Arm], rows: int, tasks: Sequence[Task]) -> list[Example]:
+    """General prompts, as many as an arm asks for. Raises UserError where they hold items of a task."""
+    count = max((_asks_for(arm, rows) for arm in arms), default=0)
+    if not count:
         return []
     prompts = general_prompts(recipe.general_prompts)
-    refuse_probes(prompts, tasks)
-    return prompts
+    refuse_probes(prompts, tasks, recipe.general_prompts)
+    by_id = {e.id: e for e in prompts}
+    ids = sorted(by_id)
+    random.Random(f"general-{recipe.seed}").shuffle(ids)  # an arm takes the first so many, whatever others take
+    return [by_id[id] for id in ids[:count]]
+
+
+def _asks_for(arm: Arm, rows: int) -> int:
+    method = method_named(arm.method, "arms")
+    return method.general(arm.size or rows, settings_of(arm)) if method.general else 0
 
 
 def _on_its_day(recipe: Recipe, out: Path) -> Recipe:

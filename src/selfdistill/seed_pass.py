@@ -57,6 +57,11 @@ class Loaded:
     engine: Engine
 
 
+def replayed(example: Example, said: Sequence[Selected]) -> TrainingRow | None:
+    """The row of a general prompt with what the seed LM said to it."""
+    return TrainingRow(example, said[0].responses, "replay", said[0].reason.value) if said else None
+
+
 def selection(steps: Sequence[str]) -> str:
     """The file of what is selected where rewrites may be repaired by these steps."""
     return f"selected{''.join(f'-{step}' for step in steps)}.jsonl"
@@ -134,12 +139,11 @@ class SeedPass:
         return right_answers(self.loaded.examples, self.out / "own.jsonl", self.loaded.check, repair, keeps)
 
     @cached_property
-    def _general(self) -> list[TrainingRow]:
+    def _general(self) -> list[TrainingRow | None]:
         """What the seed LM said to general prompts; what was cut off or is empty is none."""
         keeps = self.recipe.prompt.thinking == "keep"
         said = right_answers(self.loaded.general, self.out / "general.jsonl", None, (), keeps)
-        found = [(example, said[example.id][0]) for example in self.loaded.general if said.get(example.id)]
-        return [TrainingRow(example, one.responses, "replay", one.reason.value) for example, one in found]
+        return [replayed(example, said.get(example.id, ())) for example in self.loaded.general]
 
     def _terms(self, rows: Sequence[TrainingRow]) -> TokenScores:
         """What the seed LM thinks of the tokens of these rows, made at the first need."""

@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from selfdistill.cli import analysis, doctor, pipeline, publish
+from selfdistill.cli import analysis, doctor, methods, pipeline, publish
 from selfdistill.cli.options import command
 
 DEBUG = "SELFDISTILL_DEBUG"
@@ -29,7 +29,7 @@ then stops the others."""
 GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
     "All in one": (pipeline.demo, pipeline.run, analysis.study),
     "Make data": (doctor.doctor, pipeline.distill, pipeline.select),
-    "Train": (pipeline.train,),
+    "Train": (methods.methods, pipeline.train),
     "Measure": (
         analysis.validate, pipeline.evaluate, analysis.compare, analysis.gate, analysis.shift, analysis.scale,
         analysis.report, analysis.show,

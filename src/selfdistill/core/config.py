@@ -224,6 +224,7 @@ class Recipe(Settings):
     prompt: PromptSettings = PromptSettings()
     distill: DistillSettings = DistillSettings()
     select: SelectSettings = SelectSettings()
+    repair: RepairSettings = RepairSettings()
     train: TrainSettings = TrainSettings()
     arms: tuple[ArmSettings, ...] = ()
     tasks: tuple[TaskSettings, ...] = ()

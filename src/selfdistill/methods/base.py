@@ -43,14 +43,15 @@ class Seen:
     """What an arm may look at: its rows, and what the seed LM made of them before.
 
     `selected` holds what was selected of the rewrites, by id; `own` the right ones of the seed LM's own answers, those
-    nearest to it first (a row without one has none); `general` what it answered to general prompts. `mix_ratio` of the
+    nearest to it first (a row without one has none); `general` what it answered to general prompts, in an
+    order of chance that is the same for all arms; None where that is no answer. `mix_ratio` of the
     rows take what the seed LM wrote, the rest their references; `seed` draws them.
     """
 
     examples: Sequence[Example]
     selected: Mapping[str, Selected] = field(default_factory=dict)
     own: Mapping[str, Sequence[Selected]] = field(default_factory=dict)
-    general: Sequence[TrainingRow] = ()
+    general: Sequence[TrainingRow | None] = ()
     mix_ratio: float = 1.0
     seed: int = 0
 
@@ -80,7 +81,8 @@ class Method:
     source. `base` is the method that its arms are compared with, trained on the same rows; None is compared with the
     seed LM alone.
 
-    What differs from vanilla: the `rows` that train; `more` rows beside them; what their tokens `weigh`, and whether a
+    What differs from vanilla: the `rows` that train; `more` rows beside them, made of so many `general` prompts
+    for a number of rows; what their tokens `weigh`, and whether a
     step's loss is divided by the number of tokens or by their weights (`over`); the `loss` of a token; what becomes of
     the weights `after` the training. `needs` is what these ask of the seed LM, `leaves_out` says that rows may be left
     out, `settings` are the method's own.
@@ -101,6 +103,7 @@ class Method:
     rows: Rows = references
     leaves_out: bool = False
     more: Rows | None = None
+    general: Callable[[int, Any], int] | None = None
     weigh: Weigh | None = None
     over: Literal["tokens", "weights"] = "tokens"
     loss: Loss = NLL

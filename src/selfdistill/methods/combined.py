@@ -13,7 +13,7 @@ from selfdistill.core.errors import UserError
 from selfdistill.core.settings import Settings
 from selfdistill.methods.base import Method, NoSettings
 
-ONE = ("rows", "more", "weigh", "over", "loss")
+ONE = ("rows", "more", "general", "weigh", "over", "loss")
 """What at most one part of a combination may decide."""
 
 

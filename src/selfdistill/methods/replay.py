@@ -3,7 +3,6 @@ Huang et al., ACL 2024, arXiv 2403.01244, whose prompts are the model's own)."""
 
 from __future__ import annotations
 
-import random
 from typing import Annotated
 
 from pydantic import Field
@@ -20,11 +19,14 @@ class Replay(Settings):
     share: Annotated[float, Field(ge=0, lt=1)] = 0.2
 
 
+def count(rows: int, settings: Replay) -> int:
+    """How many general prompts make that share beside so many rows."""
+    return round(settings.share * rows / (1 - settings.share))
+
+
 def more(seen: Seen, settings: Replay) -> list[TrainingRow]:
-    """General prompts, drawn by the seed, with the seed LM's answers."""
-    count = round(settings.share * len(seen.examples) / (1 - settings.share))
-    drawn = random.Random(f"replay-{seen.seed}").sample(range(len(seen.general)), min(count, len(seen.general)))
-    return [seen.general[n] for n in sorted(drawn)]
+    """General prompts with the seed LM's answers."""
+    return [row for row in seen.general[: count(len(seen.examples), settings)] if row]
 
 
 METHOD = Method(
@@ -40,4 +42,6 @@ METHOD = Method(
     colours=("#8c3f8c", "#d895d8"),
     needs=frozenset({Need.GENERAL}),
     more=more,
+    general=count,
+    settings=Replay,
 )

@@ -21,7 +21,7 @@ def rows(seen: Seen, settings: Any = None) -> list[TrainingRow]:
 METHOD = Method(
     label="S3FT",
     short="S3FT",
-    doc="A row trains on the seed LM's own right answer, else on its rewrite, else on the reference (arXiv 2502.08130).",
+    doc="Rows train on the seed LM's own right answer, else on its rewrite, else on the reference (arXiv 2502.08130).",
     card=(
         "trained by Selective Self-to-Supervised Fine-Tuning (S3FT, arXiv 2502.08130): where the base model's own "
         "answer passed the check it was trained on, else its rewrite of the reference where that passed, else the "
