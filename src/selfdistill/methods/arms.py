@@ -83,6 +83,11 @@ def _named(arm: ArmSettings, recipe: Recipe) -> _Named:
     keys: dict[str, Any] = dict.fromkeys(ArmSettings.model_fields, (Any, None))
     table = create_model("Arm", __base__=method.settings, **keys)  # so that an error lists all keys of an arm
     checked(table, arm.model_dump(exclude_unset=True), f"arms: {arm.name or arm.method}")
+    if Need.OWN in method.needs and recipe.select.check == "none":
+        raise UserError(
+            f"arms: {arm.name or arm.method}: {arm.method} needs a check that tells which own answers are right. Set "
+            "select.check."
+        )
     return _Named(
         arm.name or arm.method, method, method.settings(**(arm.model_extra or {})), _repair(arm, method, recipe)
     )

@@ -1,0 +1,36 @@
+"""Methods: what a run can train, and what each method asks for."""
+
+from __future__ import annotations
+
+from selfdistill.cli.groups import Answers
+
+
+def methods(*, terminal: Answers) -> None:
+    """List the methods: what each does, what it needs of the seed LM, its settings.
+
+    Example: selfdistill methods
+    """
+    from rich.table import Table
+
+    from selfdistill.methods import METHODS
+    from selfdistill.methods.base import Need
+
+    listed = [
+        {
+            "name": name,
+            "does": method.doc,
+            "needs": [need.value for need in Need if need in method.needs],
+            "settings": {key: field.get_default() for key, field in method.settings.model_fields.items()},
+        }
+        for name, method in METHODS.items()
+    ]
+    table = Table("method", "what it does", "the seed LM's part", "settings", box=None, padding=(0, 2, 0, 0))
+    for one in listed:
+        settings = ", ".join(f"{key} = {value}" for key, value in one["settings"].items())
+        table.add_row(one["name"], one["does"], ", ".join(one["needs"]), settings)
+    console = terminal.console()
+    console.print(table)
+    console.print(
+        "In a recipe: [[arms]] with method = one of them, or several with a plus: sdft+interpolate.", markup=False
+    )
+    terminal.give(listed)
