@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from selfdistill.core.engine_settings import Attention, EngineSettings, JudgeSettings, TransformersSettings
 from selfdistill.core.prompting import Day, Thinking, Variables
+from selfdistill.core.rewrites import Step
 from selfdistill.core.settings import Place, Settings
 
 DataFormat = Literal["auto", "alpaca", "prompt-completion", "messages", "sharegpt", "columns"]
@@ -259,3 +260,17 @@ class Recipe(Settings):
         if twice:
             raise ValueError(f"two tasks are named {', '.join(twice)}")
         return tasks
+
+
+class RepairSettings(Settings):
+    """What is tried for rows of which no rewrite passes the check, in the order of `steps`.
+
+    `candidates` further rewrites are sampled at `temperature`. Up to `retries` times, the seed LM is shown its wrong
+    answer and the right one; the first time it answers as in the first pass, then at `temperature`. "place" puts the
+    reference's answer where the rewrite has its wrong one, if the check can say where that is.
+    """
+
+    steps: Annotated[tuple[Step, ...], Field(min_length=1)] = ("candidates", "retries", "place")
+    candidates: Annotated[int, Field(ge=1)] = 2
+    temperature: Annotated[float, Field(gt=0)] = 0.7
+    retries: Annotated[int, Field(ge=1)] = 2
