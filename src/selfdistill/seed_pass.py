@@ -21,7 +21,7 @@ from selfdistill.core.config import Recipe
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.records import Example
-from selfdistill.core.rewrites import Selected
+from selfdistill.core.rewrites import Selected, Step
 from selfdistill.core.rows import TrainingRow
 from selfdistill.core.store import digest_of
 from selfdistill.data.examples import drawn
@@ -62,7 +62,7 @@ def replayed(example: Example, said: Sequence[Selected]) -> TrainingRow | None:
     return TrainingRow(example, said[0].responses, "replay", said[0].reason.value) if said else None
 
 
-def selection(steps: Sequence[str]) -> str:
+def selection(steps: Sequence[Step]) -> str:
     """The file of what is selected where rewrites may be repaired by these steps."""
     return f"selected{''.join(f'-{step}' for step in steps)}.jsonl"
 
@@ -86,7 +86,7 @@ class SeedPass:
     def make(self) -> None:
         """Everything but what depends on the rows of an arm."""
         recipe, loaded = self.recipe, self.loaded
-        repairs = {arm.repair for arm in loaded.arms}
+        repairs: set[tuple[Step, ...]] = {arm.repair for arm in loaded.arms}
         steps = [step for step in recipe.repair.steps if any(step in repair for repair in repairs)]
         repair = recipe.repair.model_copy(update={"steps": tuple(steps)}) if steps else None
         with closing(loaded.writer):
@@ -130,11 +130,11 @@ class SeedPass:
         )
         return training_rows(method, seen, settings, f"arm {arm.name}", self._terms)
 
-    def selected(self, repair: Sequence[str] = ()) -> dict[str, Selected]:
+    def selected(self, repair: Sequence[Step] = ()) -> dict[str, Selected]:
         """What was selected of the rewrites, by id."""
         return read_selected(self.loaded.examples, self.out / selection(repair))
 
-    def _own(self, repair: Sequence[str]) -> Mapping[str, Sequence[Selected]]:
+    def _own(self, repair: Sequence[Step]) -> Mapping[str, Sequence[Selected]]:
         keeps = self.recipe.prompt.thinking == "keep"
         return right_answers(self.loaded.examples, self.out / "own.jsonl", self.loaded.check, repair, keeps)
 

@@ -15,7 +15,7 @@ import sys
 import unicodedata
 from functools import cache, partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from selfdistill.checks.authors import (
     check_authors_general,
@@ -23,20 +23,21 @@ from selfdistill.checks.authors import (
     check_authors_math,
     check_authors_openfunctions,
 )
-from selfdistill.checks.base import Check, Judgement, Outcome
-from selfdistill.checks.calls import check_function_call, compared_as_calls
+from selfdistill.checks.base import Check, Judgement, Outcome, Place
+from selfdistill.checks.call_places import place_call
+from selfdistill.checks.calls import check_function_call
 from selfdistill.checks.code import check_python_tests
+from selfdistill.checks.loaded import LoadedCheck
 from selfdistill.checks.numbers import check_last_number
 from selfdistill.checks.preference import check_micro_win_rate
 from selfdistill.checks.refusals import check_refusal
 from selfdistill.checks.sandbox import describe, require_walls, walls
-from selfdistill.checks.texts import check_contains, check_exact, check_regex
+from selfdistill.checks.texts import check_contains, check_exact, check_regex, place_regex
 from selfdistill.core.engine_settings import JudgeSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.records import Example
 from selfdistill.core.store import digest_file, digest_of
-from selfdistill.models.thoughts import answer_of
 
 CHECKS: dict[str, Check] = {
     "last_number": check_last_number,
@@ -51,6 +52,8 @@ CHECKS: dict[str, Check] = {
     "authors_magicoder": check_authors_magicoder,
     "micro_win_rate": check_micro_win_rate,
 }
+PLACES: dict[str, Place] = {"function_call": place_call}
+"""Of the checks that can say where an answer lies, what puts the reference's there; `regex:PATTERN` is another."""
 NEED_NO_REFERENCE = ("python_tests", "contains")
 _SEE_NO_REFERENCE = (*NEED_NO_REFERENCE, "authors_general", "authors_magicoder")
 
@@ -61,47 +64,29 @@ def load_check(
     judge: JudgeSettings | None = None,
     without_walls: bool = False,
     progress: Progress | None = None,
-) -> Check | None:
+) -> LoadedCheck | None:
     """A check by name, `regex:PATTERN`, or the user's own `module:function`; None for "none".
 
-    The user's function takes (response, reference, example) and returns a bool or a Judgement. No check sees thoughts
+    The user's function takes (response, reference, example) and returns a bool or a Judgement; it may bring a `place`
+    (`base.Place`) as an attribute. No check sees thoughts
     (`thoughts.answer_of`), neither a response's nor a reference's. Raises UserError for an unknown name, a bad pattern,
     and for python_tests where running code was not allowed, or where walls of the sandbox are missing and
     `without_walls` does not allow that. Says on `progress` which walls hold.
     """
     if spec == "none":
         return None
-    check = _load(spec, allow_code, judge, without_walls, progress)
-    return _of_answers(check, spec in _SEE_NO_REFERENCE)
-
-
-def _of_answers(check: Check, sees_no_reference: bool) -> Check:
-    """The check, of what stands behind the thoughts. Thoughts without an end are no answer, whatever it says of "". A
-    turn that calls tools is compared as a call, whatever the check."""
-
-    def answers(response: str, reference: str, example: Example) -> Judgement:
-        answer, wanted = answer_of(response), answer_of(reference)
-        of_turn = check_function_call if compared_as_calls(wanted, example) else check
-        judgement = of_turn(answer, wanted, example)
-        if answer is response and wanted is reference:
-            return judgement
-        if reference.strip() and not wanted and not sees_no_reference:
-            return judgement._replace(outcome="no_reference")
-        if response.strip() and not answer and judgement.outcome != "no_reference":
-            return judgement._replace(outcome="no_answer")
-        return judgement
-
-    return answers
+    check, placer = _load(spec, allow_code, judge, without_walls, progress)
+    return LoadedCheck(spec, check, placer, spec in _SEE_NO_REFERENCE)
 
 
 def check_calls(response: str, reference: str, example: Example) -> Judgement:
     """`function_call`, of what stands behind the thoughts: for turns that call tools in rows without a check."""
-    return _of_answers(check_function_call, False)(response, reference, example)
+    return LoadedCheck("function_call", check_function_call)(response, reference, example)
 
 
 def _load(
     spec: str, allow_code: bool, judge: JudgeSettings | None, without_walls: bool, progress: Progress | None
-) -> Check:
+) -> tuple[Check, Place | None]:
     name, colon, argument = spec.partition(":")
     if spec == "python_tests" and not allow_code:
         raise UserError(
@@ -113,7 +98,7 @@ def _load(
             require_walls()
         if progress:
             progress.note(describe(walls()), once=True)
-        return partial(check_python_tests, without_walls=without_walls)
+        return partial(check_python_tests, without_walls=without_walls), None
     if spec == "win_rate":
         if judge is None:
             raise UserError(
@@ -121,14 +106,15 @@ def _load(
             )
         from selfdistill.checks.judge import Judge
 
-        return Judge(judge).check
+        return Judge(judge).check, None
     if spec in CHECKS:
-        return CHECKS[spec]
+        return CHECKS[spec], PLACES.get(spec)
     if name == "regex" and colon:
         try:
-            return partial(check_regex, re.compile(unicodedata.normalize("NFC", argument)))
+            pattern = re.compile(unicodedata.normalize("NFC", argument))
         except re.error as error:
             raise UserError(f"check {spec!r}: not a regular expression: {error}.") from None
+        return partial(check_regex, pattern), partial(place_regex, pattern)
     if colon and name not in CHECKS:
         return _user_check(name, argument, spec)
     raise UserError(
@@ -150,7 +136,7 @@ def source_digest(spec: str) -> str:
     return digest_of([[file.name, digest_file(file)] for file in files])
 
 
-def _user_check(module: str, function: str, spec: str) -> Check:
+def _user_check(module: str, function: str, spec: str) -> tuple[Check, Place | None]:
     sys.path.insert(0, "")  # as `python -m` does: a module in the working directory is found
     try:
         own = getattr(importlib.import_module(module), function)
@@ -162,13 +148,19 @@ def _user_check(module: str, function: str, spec: str) -> Check:
         sys.path.remove("")
     if not callable(own):
         raise UserError(f"check {spec!r}: {function} is no function.")
+    placer = getattr(own, "place", None)
+    if placer is not None and not callable(placer):
+        raise UserError(f"check {spec!r}: the place of {function} is no function.")
 
-    def check(response: str, reference: str, example: Example) -> Judgement:
+    def asked(of: Any, what: str, response: str, reference: str, example: Example) -> Any:
         try:
-            result = own(response, reference, example)
+            return of(response, reference, example)
         except Exception as error:
             kind = type(error).__name__
-            raise UserError(f"check {spec!r} failed on id {example.id}: {kind}: {error}. Mend the function.") from None
+            raise UserError(f"{what} failed on id {example.id}: {kind}: {error}. Mend the function.") from None
+
+    def check(response: str, reference: str, example: Example) -> Judgement:
+        result = asked(own, f"check {spec!r}", response, reference, example)
         if isinstance(result, bool):
             return Judgement("same" if result else "different", response, reference)
         if not isinstance(result, Judgement):
@@ -182,4 +174,10 @@ def _user_check(module: str, function: str, spec: str) -> Check:
                 raise UserError(f"check {spec!r}: {field} is {value!r}, expected a text or None.")
         return result
 
-    return check
+    def place(response: str, reference: str, example: Example) -> str | None:
+        made = asked(placer, f"check {spec!r}: place", response, reference, example)
+        if not isinstance(made, str | None):
+            raise UserError(f"check {spec!r}: place returned {made!r}, expected a text or None.")
+        return made
+
+    return check, place if placer else None

@@ -36,6 +36,10 @@ class Judgement(NamedTuple):
 Check = Callable[[str, str, Example], Judgement]
 """(response, reference, example) -> Judgement."""
 
+Place = Callable[[str, str, Example], str | None]
+"""(response, reference, example) -> the response with the reference's answer in the one place where its own wrong one
+stands; None where that place cannot be told. Nothing but that place changes."""
+
 
 def compare(extracted: Any, expected: Any, show: Callable[[Any], str] = str) -> Judgement:
     """Equality where both sides have an answer: a missing answer never equals anything, not even another one."""

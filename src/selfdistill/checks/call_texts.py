@@ -11,7 +11,7 @@ from bisect import bisect
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from selfdistill.checks.call_forms import (
     GEMMA_HEADER,
@@ -68,6 +68,7 @@ _TOKEN_OR_COMMA = re.compile(_TOKEN.pattern + "|,", re.DOTALL)
 _OPENING = re.compile(r"[(\[{]")
 _LISTED = re.compile(r"\s*+" + _PYTHON)
 _COMMA = re.compile(r"\s*+(,?)\s*+")
+_NAME = re.compile(r"[^\W\d]\w*+")
 _QUOTES = str.maketrans({"“": '"', "”": '"', "„": '"', "‘": "'", "’": "'"})
 _ASSIGNMENT = re.compile(
     r"(?m)(?:^|;)[ \t>]*+([^\W\d]\w*+)[ \t]*+(?::[^=\n;]{0,80})?=(?!=)[ \t]*+([^;\n]*+)"
@@ -126,9 +127,7 @@ def call_blocks(text: str, types: Types) -> list[list[Call]]:
 
     Takes time in proportion to the text's length.
     """
-    text = unicodedata.normalize("NFC", text)
-    if "&quot;" in text and '"' not in text:
-        text = html.unescape(text)
+    text = _as_read(text)
     fences = [m.start() for m in _FENCE.finditer(text)]
     blocks: list[list[Call]] = []
     last_end, last_fence = 0, -1
@@ -143,6 +142,37 @@ def call_blocks(text: str, types: Types) -> list[list[Call]]:
             blocks.append(list(calls))
         last_end, last_fence = end, bisect(fences, end - 1)
     return blocks
+
+
+def _as_read(text: str) -> str:
+    text = unicodedata.normalize("NFC", text)
+    return html.unescape(text) if "&quot;" in text and '"' not in text else text
+
+
+class Piece(NamedTuple):
+    """Calls that a text makes in one piece, and where that stands. `form` is how they are written: python, list, json,
+    json_header, tags or gemma. `whole`: no value of theirs is assigned elsewhere in the text."""
+
+    calls: list[Call]
+    start: int
+    end: int
+    form: str
+    whole: bool
+
+
+def call_pieces(text: str, types: Types) -> list[Piece]:
+    """The outermost calls of a text with their places; none for a text that is read in another form than it has. Raises
+    Broken as `call_blocks` does."""
+    if _as_read(text) != text:
+        return []
+    reader = _Reader(text, types, [m.start() for m in _FENCE.finditer(text)])
+    pieces = []
+    for calls, start, end in reader.calls():
+        begins = _START.match(text, start)
+        assert begins and begins.lastgroup
+        whole = not any(name in reader.assigned for name in _NAME.findall(text, start, end))
+        pieces.append(Piece(calls, start, end, begins.lastgroup, whole))
+    return pieces
 
 
 class _Reader:

@@ -6,11 +6,12 @@ import builtins
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from selfdistill.checks.authors import same_string
-from selfdistill.checks.base import Judgement
+from selfdistill.checks.base import Judgement, Outcome
 from selfdistill.checks.call_forms import Broken, is_declaration
 from selfdistill.checks.call_texts import Brackets, Types, call_blocks, json_values
 from selfdistill.checks.call_values import UNSURE, Call, parsed_parameters
@@ -135,6 +136,47 @@ def _wanted(blocks: list[list[Call]], tools: Types, arguments: dict[str, set[str
     return _counted(_kept(blocks, lambda c: not _is_mention(c, arguments[c.name])) or blocks)
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What a reference calls, and how calls of a response are read beside it.
+
+    `calls`: how often it makes each call, as text. `names`: the functions whose calls count. `arguments`: the names of
+    arguments by function. `parameters`: those that the prompt declares.
+    """
+
+    calls: Counter[str]
+    names: set[str]
+    arguments: Mapping[str, set[str]]
+    parameters: Types
+
+    def counts(self, call: Call) -> bool:
+        """Whether a response makes this call, and does not only speak of it."""
+        mention = _is_mention(call, self.arguments.get(call.name, set())) and str(call) not in self.calls
+        return (call.name in self.names or call.certain) and not mention
+
+    def made(self, outer: Call) -> list[str]:
+        """The calls that count of one and of those inside of its arguments, as text."""
+        read = (_normal(call, self.parameters) for call in outer.everything())
+        return [str(call) for call in read if self.counts(call)]
+
+
+def wanted(reference: str, example: Example) -> Wanted | None:
+    """What a reference calls; None where that cannot be told."""
+    prompt = "\n".join([*(t["content"] for t in example.prompt), *map(json.dumps, example.tools)])
+    tools = declared_tools(prompt)
+    parameters = declared_parameters(prompt, tools)
+    try:
+        references = _read(reference, parameters)
+    except Broken:
+        references = []
+    arguments = _arguments(references, parameters)
+    calls = _wanted(references, tools, arguments)
+    if not calls or any(UNSURE in call for call in calls):
+        return None
+    names = {c.name for block in references for c in block if str(c) in calls} | tools.keys()
+    return Wanted(calls, names, arguments, parameters)
+
+
 def check_function_call(response: str, reference: str, example: Example) -> Judgement:
     """The response calls what the reference calls, with the same arguments and as often; the order does not matter, nor
     the form (Python, JSON, tags), and text around the calls is allowed.
@@ -143,32 +185,19 @@ def check_function_call(response: str, reference: str, example: Example) -> Judg
     the prompt declares them as tools or only tools are called so. A function that is named in an explanation is no
     second call. The paper's stricter rule is the metric `paper_string_match`.
     """
-    prompt = "\n".join([*(t["content"] for t in example.prompt), *map(json.dumps, example.tools)])
-    tools = declared_tools(prompt)
-    parameters = declared_parameters(prompt, tools)
     metrics = {"paper_string_match": float(bool(same_string(response, reference)))}
-    try:
-        references = _read(reference, parameters)
-    except Broken:
-        references = []
-    arguments = _arguments(references, parameters)
-    wanted = _wanted(references, tools, arguments)
-    if not wanted or any(UNSURE in call for call in wanted):
+    asked = wanted(reference, example)
+    if asked is None:
         return Judgement("no_reference", metrics=metrics)
-    names = {c.name for block in references for c in block if str(c) in wanted} | tools.keys()
-
-    def counts(call: Call) -> bool:
-        mention = _is_mention(call, arguments.get(call.name, set())) and str(call) not in wanted
-        return (call.name in names or call.certain) and not mention
-
     try:
-        made = _counted(_kept(_read(response, parameters), counts))
+        made = _counted(_kept(_read(response, asked.parameters), asked.counts))
     except Broken:
         made = Counter()
-    expected = "; ".join(wanted.elements())
+    expected = "; ".join(asked.calls.elements())
     if not made or any(UNSURE in call for call in made):
         return Judgement("no_answer", None, expected, metrics=metrics)
-    return Judgement("same" if made == wanted else "different", "; ".join(made.elements()), expected, metrics=metrics)
+    outcome: Outcome = "same" if made == asked.calls else "different"
+    return Judgement(outcome, "; ".join(made.elements()), expected, metrics=metrics)
 
 
 def only_calls(text: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from typing import NamedTuple
 
 from selfdistill.checks.base import Judgement, Outcome, compare
 from selfdistill.core.records import Example
@@ -76,14 +77,46 @@ def check_regex(pattern: re.Pattern[str], response: str, reference: str, example
     A match that says nothing (empty, or no group took part in it) is none.
     """
 
-    def last(text: str) -> str | None:
-        said = None
-        for match in pattern.finditer(unicodedata.normalize("NFC", text)):
-            found = next((g for g in match.groups() if g is not None), None) if pattern.groups else match[0]
-            said = same_form(found or "") or said
-        return said
+    mine, theirs = _said(pattern, response), _said(pattern, reference)
+    return compare(mine[-1].text if mine else None, theirs[-1].text if theirs else None)
 
-    return compare(last(response), last(reference))
+
+def place_regex(pattern: re.Pattern[str], response: str, reference: str, example: Example) -> str | None:
+    """The response with what the reference's last match says in the place of what its own match says. None where the
+    pattern matches more than once, where the wrong answer stands in the rest of the response, too, and for a number
+    that stands among others: these lead to it."""
+    mine, theirs = _said(pattern, response), _said(pattern, reference)
+    if len(mine) != 1 or not theirs or response != unicodedata.normalize("NFC", response):
+        return None
+    start, end, said = mine[0]
+    rest = response[:start] + "\n" + response[end:]
+    if _contains(_caseless(rest), _caseless(said)):
+        return None
+    if any(map(str.isdigit, said)) and any(map(str.isdigit, rest)):
+        return None
+    answer = unicodedata.normalize("NFC", reference)[theirs[-1].start : theirs[-1].end]
+    made = response[:start] + answer + response[end:]
+    same = check_regex(pattern, made, reference, example).outcome == "same"
+    return made if same and said != theirs[-1].text else None
+
+
+class _Said(NamedTuple):
+    """What a match says, in one form, and where that stands in the text's NFC form."""
+
+    start: int
+    end: int
+    text: str
+
+
+def _said(pattern: re.Pattern[str], text: str) -> list[_Said]:
+    """What the matches of a pattern say, without those that say nothing."""
+    found = []
+    for match in pattern.finditer(unicodedata.normalize("NFC", text)):
+        number = next((n for n, group in enumerate(match.groups(), 1) if group is not None), None)
+        if number is not None or not pattern.groups:
+            said = same_form(match[number or 0])
+            found += [_Said(*match.span(number or 0), said)] if said else []
+    return found
 
 
 # ---- Where a word or a number ends

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from selfdistill.cli.groups import Answers
 
 
@@ -15,7 +17,7 @@ def methods(*, terminal: Answers) -> None:
     from selfdistill.methods import METHODS
     from selfdistill.methods.base import Need
 
-    listed = [
+    listed: list[dict[str, Any]] = [
         {
             "name": name,
             "does": method.doc,

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from selfdistill.core.engine_settings import Attention, EngineSettings, JudgeSettings, TransformersSettings
 from selfdistill.core.prompting import Day, Thinking, Variables
+from selfdistill.core.rewrites import Step
 from selfdistill.core.settings import Place, Settings
 
 DataFormat = Literal["auto", "alpaca", "prompt-completion", "messages", "sharegpt", "columns"]
@@ -153,9 +154,6 @@ class TrainSettings(Settings):
         return LORA_PRESETS[self.preset] | {k: v for k, v in own.items() if v is not None}
 
 
-Step = Literal["candidates", "retries", "place"]
-
-
 class ArmSettings(Settings):
     """One method that a run trains: a name of `selfdistill methods`, or several with a plus. `name` is the arm's own,
     for tables and its folder; without it, the method's. `repair` takes repaired rewrites (by the steps that are listed,
@@ -205,6 +203,20 @@ _RUN_FILES = (
     "", "examples", "rewrites", "selected", "recipe", "run", "report", "samples", "seed", "scale",
     "shift", "skipped", "own", "general", "tokens", "seen",
 )  # fmt: skip
+
+
+class RepairSettings(Settings):
+    """What is tried for rows of which no rewrite passes the check, in the order of `steps`.
+
+    `candidates` further rewrites are sampled at `temperature`. Up to `retries` times, the seed LM is shown its wrong
+    answer and the right one; the first time it answers as in the first pass, then at `temperature`. "place" puts the
+    reference's answer where the rewrite has its wrong one, if the check can say where that is.
+    """
+
+    steps: Annotated[tuple[Step, ...], Field(min_length=1)] = ("candidates", "retries", "place")
+    candidates: Annotated[int, Field(ge=1)] = 2
+    temperature: Annotated[float, Field(gt=0)] = 0.7
+    retries: Annotated[int, Field(ge=1)] = 2
 
 
 class Recipe(Settings):

@@ -7,10 +7,19 @@ from typing import Literal
 
 from selfdistill.core.records import Record, Strict, only_thought
 
+Step = Literal["candidates", "retries", "place"]
+"""A step of repair, for rows of which no first rewrite passes the check: further rewrites are sampled; the seed LM is
+shown its wrong answer and the right one; the reference's answer is put where the wrong one stands."""
+
+Made = Literal["rewrite", "resampled", "retry", "placed"]
+"""How a candidate came about: in the first pass, or by a step of repair."""
+
+MADE_BY: dict[Step, Made] = {"candidates": "resampled", "retries": "retry", "place": "placed"}
+
 
 class Candidate(Strict):
     """One rewrite. `turns` holds the rewritten earlier assistant turns of a multi-turn row, `thoughts` what the model
-    thought before each of its `responses`, if it thought at all.
+    thought before each of its `responses`, if it thought at all. `step` says how it came about.
 
     `seed_nll`: mean negative log-likelihood in nats per response token under the seed LM, prompted as in training,
     that is without the reference in sight.
@@ -22,6 +31,7 @@ class Candidate(Strict):
     finish_reason: Literal["stop", "length"] | None = None
     tokens: int | None = None
     seed_nll: float | None = None
+    step: Made = "rewrite"
 
     @property
     def responses(self) -> tuple[str, ...]:
@@ -39,6 +49,9 @@ class Reason(StrEnum):
     """Why a row trains on what it trains on."""
 
     PASSED = "passed"
+    RESAMPLED = "passed_resampled"
+    RETRIED = "passed_retry"
+    REPAIRED = "repaired"
     KEPT = "kept_unchecked"
     COPIED = "same_as_reference"
     OWN_CALL = "own_call"
@@ -65,12 +78,17 @@ class Reason(StrEnum):
         return _EXPLAINED[self.value]
 
 
-REWRITTEN = (Reason.PASSED, Reason.KEPT, Reason.OWN_CALL, Reason.SOME_CALLS)
+REWRITTEN = (
+    Reason.PASSED, Reason.RESAMPLED, Reason.RETRIED, Reason.REPAIRED, Reason.KEPT, Reason.OWN_CALL, Reason.SOME_CALLS,
+)  # fmt: skip
 """Reasons of rows that train on words of the seed LM's own."""
 
 
 _EXPLAINED = {
     "passed": "rewrite kept: same answer as the reference",
+    "passed_resampled": "another rewrite kept, as the first gave no such answer: same answer as the reference",
+    "passed_retry": "rewrite kept that the seed LM made when told the answer: same answer as the reference",
+    "repaired": "rewrite kept, with the reference's answer in the place of its own wrong one",
     "kept_unchecked": "rewrite kept: no check for open-ended data",
     "same_as_reference": "no change: the rewrite is the reference itself",
     "own_call": "own call kept: the same call as the reference's",

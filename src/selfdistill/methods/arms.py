@@ -10,6 +10,7 @@ from pydantic import create_model
 
 from selfdistill.core.config import ArmSettings, Recipe
 from selfdistill.core.errors import UserError
+from selfdistill.core.rewrites import Step
 from selfdistill.core.settings import Settings, checked
 from selfdistill.methods import USUAL, method_named
 from selfdistill.methods.base import Method, Need
@@ -23,7 +24,7 @@ class _Named:
     name: str
     method: Method
     settings: Settings
-    repair: tuple[str, ...]
+    repair: tuple[Step, ...]
 
 
 def settings_of(arm: Arm) -> Settings:
@@ -93,7 +94,7 @@ def _named(arm: ArmSettings, recipe: Recipe) -> _Named:
     )
 
 
-def _repair(arm: ArmSettings, method: Method, recipe: Recipe) -> tuple[str, ...]:
+def _repair(arm: ArmSettings, method: Method, recipe: Recipe) -> tuple[Step, ...]:
     """The steps by which the arm's rewrites may have been repaired. Raises UserError where there is nothing to repair,
     or no check that finds out."""
     if not arm.repair:

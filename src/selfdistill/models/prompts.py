@@ -67,13 +67,15 @@ class Prompter:
         parts = self.template.intro, self.template.turn
         return self._prompt(turns, parts, tools, reference, self.template.prefill)
 
-    def retry(self, turns: Sequence[Turn], reference: str, wrong: str, answer: str, tools: Tools = ()) -> Prompt:
+    def retry(self, turns: Sequence[Turn], reference: str | None, wrong: str, answer: str, tools: Tools = ()) -> Prompt:
         """The prompt that shows the seed LM its `wrong` rewrite of `reference` and the `answer` that must stand in it:
-        what asked for that rewrite, the rewrite, and the request for another one."""
-        asked, again = self.distill(turns, reference, tools), fill(RETRY, answer=answer)
+        what asked for that rewrite, the rewrite, and the request for another one. Without a reference, `wrong` is an
+        answer of the seed LM's own, to the prompt for training."""
+        asked = self.train(turns, tools) if reference is None else self.distill(turns, reference, tools)
+        prefill, again = "" if reference is None else self.template.prefill, fill(RETRY, answer=answer)
         if asked.turns:
             said = [*asked.turns, Turn(role="assistant", content=asked.text + wrong), Turn(role="user", content=again)]
-            return self._prompt(said, ("", "{instruction}"), tools, prefill=self.template.prefill)
+            return self._prompt(said, ("", "{instruction}"), tools, prefill=prefill)
         blocks = asked.text + wrong, fill(self.template.train[1], instruction=again) + self.template.heading
         text = "\n\n".join(blocks)
         return Prompt(() if self.tokenizer is None else self._tokens(text, special=True), text)

@@ -11,35 +11,23 @@ One pass over the examples writes everything. Memory holds the rewrites' ids and
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
 from itertools import islice
 from pathlib import Path
 
-from selfdistill.checks import check_calls
 from selfdistill.checks.base import Check
-from selfdistill.checks.calls import compared_as_calls
-from selfdistill.checks.coherence import damaged
-from selfdistill.checks.leaks import leak
 from selfdistill.core.config import DataSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.records import Example, dump, read_records
-from selfdistill.core.rewrites import REWRITTEN, Candidate, Reason, Rewrite, Selected
+from selfdistill.core.rewrites import MADE_BY, Candidate, Made, Reason, Rewrite, Selected, Step
 from selfdistill.core.store import new_files
 from selfdistill.core.turns import is_call
 from selfdistill.data.joins import BATCH, open_rewrites
 from selfdistill.models.thoughts import Parts, answer_of, split
 from selfdistill.stages.exports import Exports
+from selfdistill.stages.judging import KEEPS, judged, repaired, same_text
 from selfdistill.stages.own_calls import taken
-
-_OUTCOMES = {
-    "same": Reason.PASSED,
-    "different": Reason.WRONG,
-    "no_answer": Reason.NO_ANSWER,
-    "no_reference": Reason.REFERENCE_UNREADABLE,
-    "cannot_tell": Reason.UNCLEAR,
-}
-_KEEPS = (*REWRITTEN, Reason.COPIED)
 
 
 def select(
@@ -51,13 +39,16 @@ def select(
     form: DataSettings | None = None,
     exports: Mapping[str, Path] | None = None,
     keep_thoughts: bool = False,
+    repair: Collection[Step] = (),
 ) -> Counter[Reason]:
     """Write `out`, in the order of the examples, and `exports` (format: file); all of them, or none if
     anything is wrong. Returns the count of rows by reason.
 
     `rewrites` is what distill writes, or a whole distilled dataset in a form that datasets come in (`form` tells its
     columns), such as the authors published. Thoughts before an answer are not judged; with `keep_thoughts` they stay in
-    what is selected and exported. Raises UserError for rewrites that cannot be joined to the examples.
+    what is selected and exported. `repair` are the steps whose candidates may be taken where no first rewrite passes;
+    "place" also puts the reference's answer into rewrites of a file that has no such candidates. Raises UserError for
+    rewrites that cannot be joined to the examples.
     """
     exports = exports or {}
     reasons: Counter[Reason] = Counter()
@@ -73,9 +64,12 @@ def select(
         stream = iter(found.join(examples))
         while pairs := list(islice(stream, BATCH)):
             batch = [example for example, _ in pairs]
-            made = [apart(_rewrite(example, row)) for example, row in pairs]
-            judged = [judge(example, rewrite, check) for example, rewrite in zip(batch, made, strict=True)]
-            rows = [choose(*row, keep_thoughts) for row in zip(batch, made, judged, strict=True)]
+            made = [visible(apart(_rewrite(example, row)), repair, keep_thoughts) for example, row in pairs]
+            said = [judge(example, rewrite, check) for example, rewrite in zip(batch, made, strict=True)]
+            judgements = list(zip(batch, made, said, strict=True))
+            if check and "place" in repair:
+                judgements = [(row[0], *with_placed(*row, check, keep_thoughts)) for row in judgements]
+            rows = [choose(*row, keep_thoughts) for row in judgements]
             file.write(b"".join(map(dump, rows)))
             export_files.add(batch, rows)
             reasons.update(row.reason for row in rows)
@@ -89,7 +83,7 @@ def _rewrite(example: Example, row: Rewrite | Example | None) -> Rewrite | None:
     may be a copy that the model made, or what another program fell back to; that cannot be told, and is no rewrite."""
     if not isinstance(row, Example):
         return row
-    if len(row.references) == len(example.references) and all(map(_same, row.references, example.references)):
+    if len(row.references) == len(example.references) and all(map(same_text, row.references, example.references)):
         return Rewrite(id=example.id, failure=Reason.COPIED)
     return Rewrite(id=example.id, candidates=(Candidate(text=row.reference, turns=row.references[:-1]),))
 
@@ -111,19 +105,51 @@ def apart(rewrite: Rewrite | None) -> Rewrite | None:
 
 def judge(example: Example, rewrite: Rewrite | None, check: Check | None) -> list[Reason]:
     """What is said of each candidate."""
-    return [_reason(example, candidate, check) for candidate in rewrite.candidates] if rewrite else []
+    return [judged(example, candidate, check).reason for candidate in rewrite.candidates] if rewrite else []
 
 
-def choose(
-    example: Example, rewrite: Rewrite | None, judged: Sequence[Reason], keep_thoughts: bool = False
-) -> Selected:
-    """The row's training response. Among the candidates that pass, the one with the lowest seed NLL; a copy of the
-    reference only where no other passes."""
-    passed = [n for n, reason in enumerate(judged) if reason in _KEEPS]
+def visible(rewrite: Rewrite | None, repair: Collection[Step], keep_thoughts: bool = False) -> Rewrite | None:
+    """The rewrite with the candidates of the first pass and of these steps, in this order. What was placed behind a
+    thought that trains is no candidate: the thought argues for another answer."""
+    if rewrite is None or all(c.step == "rewrite" for c in rewrite.candidates):  # as most are
+        return rewrite
+    allowed = ("rewrite", *(MADE_BY[step] for step in repair))
+    seen = [
+        candidate
+        for candidate in sorted(rewrite.candidates, key=lambda c: _ORDER.index(c.step))
+        if candidate.step in allowed
+        and not (keep_thoughts and candidate.step == "placed" and any(candidate.thoughts[-1:]))
+    ]
+    return rewrite.model_copy(update={"candidates": tuple(seen)})
+
+
+_ORDER: tuple[Made, ...] = ("rewrite", *MADE_BY.values())
+_REASONS: dict[Made, Reason] = {"resampled": Reason.RESAMPLED, "retry": Reason.RETRIED, "placed": Reason.REPAIRED}
+
+
+def with_placed(
+    example: Example, rewrite: Rewrite | None, reasons: list[Reason], check: Check, keep_thoughts: bool = False
+) -> tuple[Rewrite | None, list[Reason]]:
+    """The rewrite, and what is said of its candidates; where none of them passes, with the first of them into which the
+    check can put the reference's answer. Its seed NLL is not known."""
+    if rewrite is None or Reason.WRONG not in reasons or any(reason in KEEPS for reason in reasons):
+        return rewrite, reasons
+    for candidate in rewrite.candidates:
+        if candidate.step == "placed" or (keep_thoughts and any(candidate.thoughts[-1:])):
+            continue
+        if made := repaired(example, candidate, check):
+            return rewrite.model_copy(update={"candidates": (*rewrite.candidates, made)}), [*reasons, Reason.PASSED]
+    return rewrite, reasons
+
+
+def choose(example: Example, rewrite: Rewrite | None, said: Sequence[Reason], keep_thoughts: bool = False) -> Selected:
+    """The row's training response. Of the candidates that pass, those of the first step that has any; among them the
+    one with the lowest seed NLL. A copy of the reference only where no other passes."""
+    passed = [n for n, reason in enumerate(said) if reason in KEEPS]
     if rewrite and passed:
-        own = [n for n in passed if judged[n] is not Reason.COPIED] or passed
-        number = min(own, key=lambda n: _nll(rewrite.candidates[n])) if len(own) > 1 else own[0]
-        best = rewrite.candidates[number]
+        own = [n for n in passed if said[n] is not Reason.COPIED] or passed
+        number = min(own, key=lambda n: _rank(rewrite.candidates[n])) if len(own) > 1 else own[0]
+        best, reason = rewrite.candidates[number], said[number]
         *turns, response = taken(example, best.responses)[0]
         return Selected(
             id=example.id,
@@ -131,7 +157,7 @@ def choose(
             turns=tuple(turns),
             thoughts=best.thoughts if keep_thoughts else (),
             source="distilled",
-            reason=judged[number],
+            reason=reason if reason in (Reason.KEPT, Reason.COPIED) else _REASONS.get(best.step, reason),
             seed_nll=best.seed_nll,
         )
     failure = rewrite.failure if rewrite else Reason.MISSING
@@ -140,71 +166,40 @@ def choose(
         response=example.reference,
         turns=example.references[:-1],
         source="original",
-        reason=judged[0] if judged else failure or Reason.MISSING,
+        reason=said[0] if said else failure or Reason.MISSING,
         seed_nll=rewrite.reference_nll if rewrite else None,
     )
 
 
-def _nll(candidate: Candidate) -> float:
-    return float("inf") if candidate.seed_nll is None else candidate.seed_nll
+def _rank(candidate: Candidate) -> tuple[int, float]:
+    return _ORDER.index(candidate.step), float("inf") if candidate.seed_nll is None else candidate.seed_nll
 
 
-def _reason(example: Example, candidate: Candidate, check: Check | None) -> Reason:
-    """Why this candidate may stay or not. Every rewritten turn must pass; of turns that call tools, one that is not the
-    same call leaves the others as they are. Thoughts are not judged."""
-    if candidate.finish_reason == "length":
-        return Reason.IN_THOUGHT if candidate.cut_in_thought else Reason.TRUNCATED
-    references = example.references
-    if len(candidate.turns) + 1 != len(references):
-        return Reason.EMPTY
-    if all(map(_same, candidate.responses, references)):
-        return Reason.COPIED
-    calls = ["tool_calls" in turn for turn in example.answers] if example.uses_tools else [False] * len(references)
-    kept = _of_texts(example, candidate, check, calls)
-    if kept not in _KEEPS or not any(calls):
-        return kept
-    of_calls = taken(example, candidate.responses)[1]
-    if all(reason is Reason.OWN_CALL for reason in of_calls):
-        return Reason.OWN_CALL if all(calls) else kept
-    if all(calls) and Reason.OWN_CALL not in of_calls:
-        return of_calls[0]
-    return Reason.SOME_CALLS
-
-
-def _of_texts(example: Example, candidate: Candidate, check: Check | None, calls: Sequence[bool]) -> Reason:
-    """What is said of the rewritten turns that are texts."""
-    references, last = example.references, len(calls) - 1
-    thoughts = candidate.thoughts or (None,) * len(references)
-    texts = [(number, response) for number, response in enumerate(candidate.responses) if not calls[number]]
-    for number, response in texts:
-        if reason := _flaw(response, thoughts[number], references[number], example):
-            return reason
-    reason = Reason.KEPT
-    for number, response in texts:
-        judges = check or (check_calls if compared_as_calls(references[number], example) else None)
-        if judges is None:
-            continue
-        # What a row's `contains` or `tests` ask for is asked of the last turn.
-        asked = example if number == last else example.model_copy(update={"meta": {}})
-        reason = _OUTCOMES[judges(response, references[number], asked).outcome]
-        if number == last:
-            return reason
-        if reason not in (Reason.PASSED, Reason.REFERENCE_UNREADABLE):  # small talk on the way has nothing to extract
-            return reason
-    return Reason.KEPT if check is None else Reason.PASSED
-
-
-def _same(response: str, reference: str) -> bool:
-    return response.strip() == answer_of(reference).strip()
-
-
-def _flaw(response: str, thought: str | None, reference: str, example: Example) -> Reason | None:
-    """What is wrong with a rewritten turn, whatever the check."""
-    if not response or response.isspace():
-        return Reason.EMPTY if thought is None else Reason.NO_ANSWER
-    if leak(response) and leak(response, [*(t["content"] for t in example.prompt), example.reference]):
-        return Reason.LEAKED
-    return Reason.INCOHERENT if damaged(response, answer_of(reference)) else None
+def right_answers(
+    examples: Sequence[Example],
+    answers: Path,
+    check: Check | None,
+    repair: Collection[Step] = (),
+    keep_thoughts: bool = False,
+) -> dict[str, list[Selected]]:
+    """What `distill` wrote of the seed LM's own answers: of every row those that pass, no text twice, those of the
+    first pass first, and among them those with the lowest seed NLL. Rows without one are not there. Raises UserError as
+    `select` does."""
+    right: dict[str, list[Selected]] = {}
+    with open_rewrites(answers, None, answers.parent) as found:
+        for example, row in found.join(examples):
+            rewrite = visible(apart(_rewrite(example, row)), repair, keep_thoughts)
+            reasons = judge(example, rewrite, check)
+            if rewrite is None:
+                continue
+            passed = [(c, r) for c, r in zip(rewrite.candidates, reasons, strict=True) if r in KEEPS]
+            chosen: dict[tuple[str, ...], Selected] = {}
+            for candidate, reason in sorted(passed, key=lambda pair: _rank(pair[0])):
+                one = choose(example, rewrite.model_copy(update={"candidates": (candidate,)}), [reason], keep_thoughts)
+                chosen.setdefault(one.responses, one)
+            if chosen:
+                right[example.id] = list(chosen.values())
+    return right
 
 
 def read_selected(examples: Sequence[Example], path: Path) -> dict[str, Selected]:
