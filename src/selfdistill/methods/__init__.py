@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from selfdistill.core.errors import UserError
-from selfdistill.methods import sdft, vanilla
+from selfdistill.methods import asft, dft, eaft, flow, kl, sdft, stm, vanilla
 from selfdistill.methods.base import Method
 from selfdistill.methods.combined import combined
 
-METHODS: dict[str, Method] = {"vanilla": vanilla.METHOD, "sdft": sdft.METHOD}
+METHODS: dict[str, Method] = {
+    "vanilla": vanilla.METHOD,
+    "sdft": sdft.METHOD,
+    "stm": stm.METHOD,
+    "flow": flow.METHOD,
+    "eaft": eaft.METHOD,
+    "dft": dft.METHOD,
+    "kl": kl.METHOD,
+    "asft": asft.METHOD,
+}
 
 USUAL = ("vanilla", "sdft")
 """What is trained where nobody names a method: the first on references, the second on selected rewrites."""

@@ -37,6 +37,14 @@ class Terms(Protocol):
         None where the row could not be scored."""
         ...
 
+    def ends(self, id: str) -> Any:
+        """Which of these tokens end a turn, as an array of booleans of the same length; None as there."""
+        ...
+
+
+UNSCORED = "not scored"
+"""The reason of a row whose weights do not come from its tokens, since it is longer than the engine's context."""
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -118,4 +126,5 @@ class Method:
 
     def objective(self, settings: Settings) -> Objective:
         """What its trainings minimise."""
-        return Objective(self.loss, self.over, settings if self.loss.per_token else None)
+        over = getattr(settings, "over", self.over)
+        return Objective(self.loss, over, settings if self.loss.per_token else None)

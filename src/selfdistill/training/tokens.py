@@ -83,7 +83,7 @@ def tokenized(rows: Sequence[TrainingRow], prompter: Prompter, holdout: float, l
         if longest > limit:
             data.dropped.append({"id": row.id, "tokens": longest})
         elif row.id in held_ids:
-            data.held += weighed(row, made)
+            data.held += [(ids, labels, None) for ids, labels in made]  # measured alike, whatever trains
             held.add(row.id)
         else:
             trained.append((row, weighed(row, made)))

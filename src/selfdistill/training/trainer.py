@@ -340,12 +340,17 @@ class ResponseTrainer(transformers.Trainer):  # type: ignore[misc]
         return total * self.args.world_size / num_items_in_batch  # gradients are averaged over the processes
 
     def _as_seed(self, **inputs: Any) -> Any:
-        """What the seed LM says."""
+        """What the seed LM says, without the dropout of a training."""
         if self.seed is not None:
             return self.seed(**inputs)
         tuned = self.accelerator.unwrap_model(self.model)
-        with tuned.disable_adapter():
-            return tuned(**inputs)
+        training = tuned.training
+        tuned.eval()
+        try:
+            with tuned.disable_adapter():
+                return tuned(**inputs)
+        finally:
+            tuned.train(training)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """What the losses of a step are divided by: its tokens, as `Trainer` counts them, or their weights."""
