@@ -16,6 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from selfdistill.checks.base import Check
 from selfdistill.core.config import Recipe
 from selfdistill.core.errors import UserError
@@ -35,6 +37,7 @@ from selfdistill.models.seed_lm import SeedLM
 from selfdistill.report.tables import yield_sentence
 from selfdistill.run_folder import Arm, Manifest
 from selfdistill.stages.distill import distill
+from selfdistill.stages.scoring import turn_by_turn
 from selfdistill.stages.select import read_selected, right_answers, select
 from selfdistill.stages.token_scores import TokenScores, score_tokens
 from selfdistill.tasks.base import Task
@@ -57,6 +60,26 @@ class Loaded:
     engine: Engine
 
 
+@dataclass(frozen=True)
+class _Terms:
+    """What the seed LM thinks of every token of some rows (`methods.base.Terms`)."""
+
+    scores: TokenScores
+    rows: Mapping[str, TrainingRow]
+    prompter: Prompter
+
+    def nll(self, id: str) -> Any:
+        return self.scores.nll(id)
+
+    def ends(self, id: str) -> Any:
+        row, found = self.rows[id], list[bool]()
+        for scoring in turn_by_turn(id, row.example, row.responses, self.prompter):
+            response, end = scoring.response, self.prompter.end_id
+            last = max((n for n, token in enumerate(response) if token == end), default=len(response) - 1)
+            found += [n >= last for n in range(len(response))]
+        return np.array(found)
+
+
 def replayed(example: Example, said: Sequence[Selected]) -> TrainingRow | None:
     """The row of a general prompt with what the seed LM said to it."""
     return TrainingRow(example, said[0].responses, "replay", said[0].reason.value) if said else None
@@ -77,7 +100,7 @@ class SeedPass:
     progress: Progress
     makes: bool = True
     seconds: Manifest | None = None
-    _tokens: dict[str, TokenScores] = field(default_factory=dict)
+    _tokens: dict[str, _Terms] = field(default_factory=dict)
 
     def needs(self, need: Need) -> bool:
         """Whether some arm asks for it."""
@@ -145,13 +168,13 @@ class SeedPass:
         said = right_answers(self.loaded.general, self.out / "general.jsonl", None, (), keeps)
         return [replayed(example, said.get(example.id, ())) for example in self.loaded.general]
 
-    def _terms(self, rows: Sequence[TrainingRow]) -> TokenScores:
+    def _terms(self, rows: Sequence[TrainingRow]) -> _Terms:
         """What the seed LM thinks of the tokens of these rows, made at the first need."""
         key = digest_of([[row.id, row.responses] for row in rows])
         if key not in self._tokens:
             loaded = self.loaded
             with self._timed(Need.TOKENS):
-                self._tokens[key] = score_tokens(
+                scores = score_tokens(
                     rows,
                     self.out / "tokens" / key,
                     loaded.seed_lm.digest,
@@ -159,6 +182,7 @@ class SeedPass:
                     loaded.prompter,
                     progress=self.progress,
                 )
+            self._tokens[key] = _Terms(scores, {row.id: row for row in rows}, loaded.prompter)
         return self._tokens[key]
 
     def _written(self, examples: list[Example], name: str, **how: Any) -> None:

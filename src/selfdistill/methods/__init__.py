@@ -3,7 +3,21 @@
 from __future__ import annotations
 
 from selfdistill.core.errors import UserError
-from selfdistill.methods import asft, dft, eaft, flow, kl, sdft, stm, vanilla
+from selfdistill.methods import (
+    asft,
+    dft,
+    eaft,
+    flow,
+    interpolate,
+    kl,
+    ladder,
+    replay,
+    s3ft,
+    sdft,
+    self_only,
+    stm,
+    vanilla,
+)  # fmt: skip
 from selfdistill.methods.base import Method
 from selfdistill.methods.combined import combined
 
@@ -16,6 +30,11 @@ METHODS: dict[str, Method] = {
     "dft": dft.METHOD,
     "kl": kl.METHOD,
     "asft": asft.METHOD,
+    "s3ft": s3ft.METHOD,
+    "self_only": self_only.METHOD,
+    "ladder": ladder.METHOD,
+    "replay": replay.METHOD,
+    "interpolate": interpolate.METHOD,
 }
 
 USUAL = ("vanilla", "sdft")

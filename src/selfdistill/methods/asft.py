@@ -24,8 +24,8 @@ METHOD = Method(
     short="ASFT",
     doc="Tokens weigh as in DFT, and the model is held to the seed LM's predictions by a KL term (arXiv 2509.23753).",
     card=(
-        "trained by anchored supervised fine-tuning (ASFT, arXiv 2509.23753): tokens of the reference responses weighed "
-        "by the probability that the model in training gave them, and the divergence from the base model's own "
+        "trained by anchored supervised fine-tuning (ASFT, arXiv 2509.23753): tokens of the reference responses "
+        "weighed by the probability that the model in training gave them, and the divergence from the base model's own "
         "predictions was part of the loss."
     ),
     tag="asft",

@@ -30,8 +30,8 @@ def per_token(logits: Any, targets: Any, seed: Any, settings: Kl) -> Any:
 
 
 def divergence(log_model: Any, seed: Any) -> Any:
-    """KL(seed LM || model) of each token in nats, [n], from the model's log-probabilities and the seed LM's logits, both
-    [n, V]: the sum over the vocabulary of s (ln s - ln p)."""
+    """KL(seed LM || model) of each token in nats, [n], from the model's log-probabilities and the seed LM's logits,
+    both [n, V]: the sum over the vocabulary of s (ln s - ln p)."""
     from torch.nn.functional import kl_div
 
     return kl_div(log_model, seed.log_softmax(-1), reduction="none", log_target=True).sum(-1)

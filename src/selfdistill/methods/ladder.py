@@ -11,7 +11,7 @@ from pydantic import Field
 from selfdistill.core.rows import TrainingRow
 from selfdistill.core.settings import Settings
 from selfdistill.methods import dft, s3ft, sdft
-from selfdistill.methods.base import Seen
+from selfdistill.methods.base import Method, Seen
 
 
 class Ladder(Settings):
@@ -30,7 +30,7 @@ def rows(seen: Seen, settings: Ladder) -> list[TrainingRow]:
     return made
 
 
-METHOD = replace(
+METHOD: Method = replace(
     s3ft.METHOD,
     label="the ladder of data rewriting",
     short="ladder",
