@@ -37,9 +37,9 @@ class Standing:
     """Where an arm stands. `target` and `retained` are its changes against the seed LM, means over the tasks of that
     role; None without such a task. `each` holds both of every training, where there are several.
 
-    `beaten_by` are the arms (or "seed") that beat it: at least as high in both means, and higher in one. `clearly_by`
-    are those of them whose paired differences from it are above zero with their whole intervals, in both means. Both
-    are None where a mean was not measured.
+    `beaten_by` are the arms (or "seed") that beat it: at least as high in both means, and higher in one. Those that
+    nothing beats come first. `clearly_by` are those of them whose paired differences from it are above zero with their
+    whole intervals, in both means. Both are None where a mean was not measured.
     """
 
     arm: str
@@ -79,10 +79,11 @@ def front_of(table: Sequence[Mapping[str, Any]], arms: Sequence[str]) -> Front:
     target, retained = ([t for t in shared if t.role == role] for role in ("target", "retained"))
     found = {arm: (_change(target, "seed", arm), _change(retained, "seed", arm)) for arm in measured}
     points = {"seed": (0.0, 0.0)} | {arm: (a.value, b.value) for arm, (a, b) in found.items() if a and b}
-    standings = []
+    best, standings = set(unbeaten(points)), []
     for arm in arms:
         gain, kept = found.get(arm, (None, None))
         beating = [other for other in points if arm in points and beats(points[other], points[arm])]
+        beating.sort(key=lambda other: other not in best)
         clear = [b for b in beating if _above(_change(target, arm, b)) and _above(_change(retained, arm, b))]
         standings.append(
             Standing(

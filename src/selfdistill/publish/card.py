@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from selfdistill.comparison.differences import compare
+from selfdistill.comparison.front import front_of
 from selfdistill.core.adapters import is_adapter
 from selfdistill.core.config import Recipe
 from selfdistill.core.recipe import load_recipe
@@ -25,7 +26,10 @@ from selfdistill.core.rewrites import Reason, Selected
 from selfdistill.core.store import write_atomic
 from selfdistill.methods import METHODS
 from selfdistill.models import resolve
-from selfdistill.report.tables import difference_cell, markdown_table, score_cell, yield_sentence
+from selfdistill.report.build import measured
+from selfdistill.report.standings import DEFINITION, interval_line, standing_line
+from selfdistill.report.tables import _escaped, difference_cell, markdown_table, score_cell, yield_sentence
+from selfdistill.run_folder import arms
 
 ARXIV = re.compile(r"arXiv (\d{4}\.\d{4,5})")
 
@@ -71,6 +75,7 @@ def write_cards(run: Path) -> None:
     recipe = load_recipe(run / "recipe.toml", [])
     manifest = json.loads((run / "run.json").read_text(encoding="utf-8"))
     reasons = Counter(row.reason.value for row in read_records(run / "selected.jsonl", Selected))
+    standings = _standings(run)
     for arm in manifest["arms"]:
         distilled = _yield(reasons) if METHODS[arm["method"]].rewrites else []
         made = _Made(
@@ -81,7 +86,7 @@ def write_cards(run: Path) -> None:
             run / arm["name"] / "adapter",
             _record(run / arm["name"] / "adapter"),
             {k: v for k, v in manifest["versions"].items() if v},
-            [*distilled, *_results(run, arm["name"], arm["base"]), *_again(recipe)],
+            [*distilled, *_results(run, arm["name"], arm["base"]), *standings[arm["name"]], *_again(recipe)],
             recipe.revision,
         )
         write_atomic(made.folder / "README.md", _card(made))
@@ -204,6 +209,19 @@ def _results(run: Path, name: str, plain: str | None) -> list[str]:
     header = ["task", "n", "seed", name, *(f"{name} - {a}" for a in others)]
     note = "Percent correct with 95 % Wilson intervals; differences in points, paired by item (Newcombe)."
     return ["", "## Results", "", note, "", *markdown_table(header, rows)]
+
+
+def _standings(run: Path) -> dict[str, list[str]]:
+    """For every training the section on where its arm stands among those of the run."""
+    listed = arms(run)
+    front = front_of(compare(measured(run)), [arm["name"] for arm in listed])
+    report = {"front": asdict(front)}
+    found: dict[str, list[str]] = {}
+    for arm in listed:
+        line = standing_line(report, arm["name"])
+        said = [interval_line(report), "", _escaped(line), "", DEFINITION] if line else ["Not measured."]
+        found |= {folder: ["", "## Target against retained", "", *said] for folder in arm["folders"]}
+    return found
 
 
 def _items(result: dict[str, Any]) -> str:

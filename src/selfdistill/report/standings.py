@@ -180,9 +180,6 @@ def standing_line(report: Mapping[str, Any], arm: str) -> str | None:
     if standing is None or not (standing["target"] or standing["retained"]):
         return None
     worst = f", the worst of them {worst_cell(standing['worst'])}" if standing["worst"] else ""
-    said = (
-        f"Target {change_cell(standing['target'])}, retained {change_cell(standing['retained'])}{worst}. Of the "
-        f"{len(report['front']['arms'])} arms of its run: "
-    )
-    named = len(standing["beaten_by"] or ())
-    return f"{said}{standing_cell(standing, named)}."
+    said = f"Target {change_cell(standing['target'])}, retained {change_cell(standing['retained'])}{worst}."
+    count, named = len(report["front"]["arms"]), len(standing["beaten_by"] or ())
+    return f"{said} Of the {count} arms of its run: {standing_cell(standing, named)}." if count > 1 else said

@@ -346,4 +346,5 @@ def _chosen(training: dict[str, Any]) -> list[tuple[str, list[str]]]:
     for folder, record in training.items():
         if record.get("chosen"):
             found.setdefault(tuple(record["chosen"]), []).append(folder)
-    return [(", ".join(folders), list(lines)) for lines, folders in found.items()]
+    alike = len(found) == 1 and len(training) > 1
+    return [("every arm" if alike else ", ".join(folders), list(lines)) for lines, folders in found.items()]

@@ -102,8 +102,16 @@ class Forest:
 
     def axis(self) -> Markup:
         """Tick labels."""
+        step = self.shown[1] - self.shown[0] if len(self.shown) > 1 else 1.0
         texts = [
-            tag("text", f"{v:+g}".replace("-", "−") if v else "0", x=self._x(v), y=13, text_anchor="middle")
+            tag(
+                "text",
+                f"{v:+g}".replace("-", "−") if v else "0",
+                x=self._x(v),
+                y=13,
+                text_anchor="middle",
+                class_="between" if round(v / step) % 2 else None,  # no room on a phone
+            )
             for v in self.shown
         ]
         return tag("svg", *texts, width="100%", height=18, aria_hidden="true")

@@ -400,6 +400,7 @@
   for (const table of document.querySelectorAll(".sortable")) {
     const heads = [...table.tHead.rows[0].cells];
     heads.forEach((head, column) => {
+      if (![...table.tBodies[0].rows].some((row) => worth(row.cells[column]) !== null)) return;
       const button = make("button", "sort", ...head.childNodes);
       button.type = "button";
       button.addEventListener("click", () => {

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from selfdistill.comparison.front import unbeaten
 from selfdistill.report.page.charts import SHAPE, arm_points
 from selfdistill.report.page.svg import Frame, Labels, mark, path, tag
-from selfdistill.report.standings import SEED, many, standing_cell
+from selfdistill.report.standings import MANY, SEED, many, standing_cell
 
 NAME = "Scatter: change on the target against the mean change on what must be kept; the table has the same numbers."
 
@@ -84,7 +84,8 @@ def _frame_around(every: Points, arms: Points, height: float) -> Frame:
         low = max(low - reach, min(low, *(100 * s[role]["low"] for s in arms)))
         high = min(high + reach, max(high, *(100 * s[role]["high"] for s in arms)))
         pad = max(0.07 * (high - low), (10 - high + low) / 2)
-        ends += [low - pad, high + pad]
+        beside = 0.15 * (high - low) if role == "retained" and len(arms) > MANY else 0.0  # for the names of the best
+        ends += [low - pad, high + pad + beside]
     return Frame(ends[0], ends[1], ends[2], ends[3], height=height)
 
 
