@@ -700,7 +700,7 @@ def test_twenty_arms_are_sorted_and_filtered(opened, twenty):
     boxes = [labels.nth(k).bounding_box() for k in range(21)]
     assert not [
         (a, b) for a, b in combinations(boxes, 2)
-        if min(a["x"] + a["width"], b["x"] + b["width"]) - max(a["x"], b["x"]) > 8  # of the halo
+        if min(a["x"] + a["width"], b["x"] + b["width"]) - max(a["x"], b["x"]) > 12  # of the halo
         and min(a["y"] + a["height"], b["y"] + b["height"]) - max(a["y"], b["y"]) > 13  # of the halo, and room for tails
     ]  # fmt: skip
     assert page.locator("#verdicts select").count() == 4

@@ -121,7 +121,7 @@ class Labels:
     """Puts texts beside points: not over marks and other texts, and over lines where there is no better place. What
     finds no room near its point stands further off, with a line to it."""
 
-    WIDE, TALL = 6.8, 13  # a character, on average
+    WIDE, TALL = 7.4, 13  # a character, on average
     PLACES: tuple[tuple[float, float, str], ...] = (
         (11, 4, "start"), (-11, 4, "end"), (0, -12, "middle"), (0, 21, "middle"), (10, -9, "start"),
         (10, 17, "start"), (-10, -9, "end"), (-10, 17, "end"), (0, -26, "middle"), (0, 35, "middle"),
