@@ -704,9 +704,9 @@ def test_twenty_arms_are_sorted_and_filtered(opened, twenty):
         and min(a["y"] + a["height"], b["y"] + b["height"]) - max(a["y"], b["y"]) > 13  # of the halo, and room for tails
     ]  # fmt: skip
     assert page.locator("#verdicts select").count() == 4
-    page.locator(".moved button", has_text="+29").first.click()
-    settled(page, "29 of")
-    assert page.input_value("#arm-0") == "arm18" and page.input_value("#verdict-1") == "not correct"
+    page.locator(".moved button", has_text="+20").first.click()
+    settled(page, "20 of")
+    assert page.input_value("#arm-0") == "arm19" and page.input_value("#verdict-1") == "not correct"
     assert "✓" in page.inner_text(".signs >> nth=0")
 
 

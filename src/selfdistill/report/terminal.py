@@ -73,7 +73,11 @@ def _table(header: list[str], rows: list[list[str]], title: str) -> Any:
 
 def show(report: dict[str, Any], console: Any) -> None:
     """Print the report on a rich console. Of many arms, what would be a line a task and arm is left to the page."""
-    print_table(*score_rows(report), "percent correct [95 % interval]", console)
+    header, rows = score_rows(report)
+    step = 4 if len(report["arms"]) > 2 else len(header)  # an arm a row: as many tasks as a terminal has room for
+    for k in range(1, len(header), step):
+        part = [[row[0], *row[k : k + step]] for row in rows]
+        print_table([header[0], *header[k : k + step]], part, "percent correct [95 % interval]", console)
     seeds = spread_rows(report["tasks"])
     if seeds[1] and not many(report):
         print_table(*seeds, "trainings with other seeds, points", console)
