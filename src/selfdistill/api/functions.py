@@ -13,11 +13,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from selfdistill.api.given import PLACE, given, place
 from selfdistill.api.views import Adapter, Comparison, Evaluation, Kept, Rewrites, Rows, Run
-from selfdistill.core.config import DataSettings, DistillSettings, PromptSettings, TaskSettings, TrainSettings
+from selfdistill.core.config import (
+    DataSettings,
+    DistillSettings,
+    PromptSettings,
+    RepairSettings,
+    TaskSettings,
+    TrainSettings,
+)
 from selfdistill.core.engine_settings import ENGINES, EngineSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.records import Example
+from selfdistill.core.rewrites import MADE_BY
 from selfdistill.core.settings import checked
 
 if TYPE_CHECKING:
@@ -125,18 +133,37 @@ def read(
     return Rows(path, tuple(read_examples(settings, seed=seed, data_dir=data_dir)))
 
 
-def distill(model: Model, rows: Rows, out: str | Path, *, seed: int = 0, **settings: Any) -> Rewrites:
-    """Let the model rewrite every reference (Equation 3) into the file `out`. A call that was stopped goes on where it
-    was. `settings` are those of `[distill]`: candidates, temperature, top_p, max_new_tokens, stop."""
+def distill(
+    model: Model,
+    rows: Rows,
+    out: str | Path,
+    *,
+    seed: int = 0,
+    own: bool = False,
+    check: str | None = None,
+    repair: Mapping[str, Any] | None = None,
+    allow_code_execution: bool = False,
+    **settings: Any,
+) -> Rewrites:
+    """Let the model rewrite every reference (Equation 3) into the file `out`; with `own`, answer without the reference
+    in sight. A call that was stopped goes on where it was. `settings` are those of `[distill]`: candidates,
+    temperature, top_p, max_new_tokens, stop. Rows of which no rewrite passes `check` are repaired; `repair` are the
+    settings of that: steps, candidates, temperature, retries."""
+    from selfdistill.checks import load_check
     from selfdistill.stages.asked import check_prompts
     from selfdistill.stages.distill import distill as stage
 
     given("distill: model", model, Model, MODEL)
     rows, path = _rows("distill", rows), place("distill: out", out)
     made = checked(DistillSettings, settings, "distill")
+    loaded = load_check(given("distill: check", check or "none", str, "a name"), allow_code_execution)
+    if repair is not None and loaded is None:
+        raise UserError("distill: repair is for rows of which no rewrite passes a check. Name one, check=...")
+    steps = checked(RepairSettings, dict(repair or {}), "repair") if loaded else None
     lm, prompter, engine = model.opened
     check_prompts(rows, prompter, rows.path, _progress())
-    return Rewrites(path, stage(rows, path, lm.digest, engine, prompter, made, seed, _progress()))
+    asked = own, loaded, steps
+    return Rewrites(path, stage(rows, path, lm.digest, engine, prompter, made, seed, _progress(), *asked))
 
 
 def select(
@@ -147,10 +174,12 @@ def select(
     *,
     allow_code_execution: bool = False,
     keep_thoughts: bool = False,
+    repair: bool | Sequence[str] = False,
 ) -> Kept:
     """Keep each rewrite that is as good as its reference (Equation 4). `rewrites` may be a file that another program
-    wrote. Thoughts are left out, or with `keep_thoughts` stay. Without `out`, the file lives as long as what this
-    returns."""
+    wrote. Thoughts are left out, or with `keep_thoughts` stay. With `repair`, rows of which no first rewrite passes
+    take what all its steps made, or those that it names: candidates, retries, place. Without `out`, the file lives as
+    long as what this returns."""
     from selfdistill.checks import load_check
     from selfdistill.stages.select import select as stage
 
@@ -158,9 +187,13 @@ def select(
     written = rewrites.path if isinstance(rewrites, Rewrites) else rewrites
     source = place("select: rewrites", written, "what distill() returned, or a path")
     loaded = load_check(given("select: check", check, str, "a name"), allow_code_execution)
+    named = tuple(MADE_BY) if repair is True else tuple(repair or ())
+    steps = checked(RepairSettings, {"steps": named}, "select: repair").steps if named else ()
+    if steps and loaded is None:
+        raise UserError("select: repair is for rows of which no rewrite passes a check. Name one, check=...")
     folder = tempfile.TemporaryDirectory() if out is None else None
     path = Path(folder.name) / "selected.jsonl" if folder else place("select: out", out)
-    reasons = stage(rows, source, path, loaded, _progress(), keep_thoughts=keep_thoughts)
+    reasons = stage(rows, source, path, loaded, _progress(), keep_thoughts=keep_thoughts, repair=steps)
     return Kept(path, rows, reasons, folder, keep_thoughts)
 
 

@@ -37,6 +37,11 @@ class LoadedCheck:
             return judgement._replace(outcome="no_answer")
         return judgement
 
+    @property
+    def places(self) -> bool:
+        """Whether it can say where an answer lies."""
+        return self.placer is not None
+
     def place(self, response: str, reference: str, example: Example) -> str | None:
         """The response with the reference's answer in the place where its own wrong one stands, which passes the check;
         None where there is no such place, or more than one, and for a response with thoughts in it."""

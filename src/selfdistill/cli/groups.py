@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from selfdistill.cli.options import CODE, DATA, JUDGE, MODEL, OUTPUT, PROMPT, DataDir, Revision
+from selfdistill.cli.options import CODE, DATA, JUDGE, MODEL, OUTPUT, PROMPT, REPAIR, DataDir, Revision
 from selfdistill.cli.values import columns_of, settings_of, variables_of
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from selfdistill.core.config import DataSettings, PromptSettings
+    from selfdistill.checks.loaded import LoadedCheck
+    from selfdistill.core.config import DataSettings, PromptSettings, RepairSettings
     from selfdistill.core.engine_settings import JudgeSettings
     from selfdistill.core.progress import Progress
     from selfdistill.data.notes import Notes
@@ -254,6 +255,62 @@ class Code:
     def overrides(self) -> list[str]:
         """The same as overrides of a recipe."""
         return ["allow_code_execution=true"] * self.allow_code + ["code_without_walls=true"] * self.without_walls
+
+
+@dataclass(frozen=True)
+class Repairs(Code):
+    """What is tried for rows of which no rewrite passes a check."""
+
+    check: Annotated[
+        str | None,
+        typer.Option(
+            help="What rewrites are compared by, as in select: rows of which none passes are repaired. Where the check "
+            "can say where an answer lies, the reference's is put there.",
+            rich_help_panel=REPAIR,
+        ),
+    ] = None
+    resample: Annotated[
+        int, typer.Option(help="Further rewrites to sample of such a row; 0 samples none.", rich_help_panel=REPAIR)
+    ] = 0
+    retries: Annotated[
+        int,
+        typer.Option(
+            help="How often the model is shown its wrong answer and the right one; 0 asks once.",
+            rich_help_panel=REPAIR,
+        ),
+    ] = 0
+    repair_temperature: Annotated[
+        float, typer.Option(help="Of further rewrites, and of retries behind the first.", rich_help_panel=REPAIR)
+    ] = 0.7
+
+    def loaded(self, progress: Progress) -> tuple[LoadedCheck | None, RepairSettings | None]:
+        """The check and the steps of repair; None of either without a check."""
+        from selfdistill.checks import load_check
+        from selfdistill.core.config import RepairSettings
+        from selfdistill.core.errors import UserError
+        from selfdistill.core.settings import checked
+
+        asked = {"candidates": self.resample, "retries": self.retries}
+        if self.check is None:
+            for option, value in (("--resample", self.resample), ("--retries", self.retries)):
+                if value:
+                    raise UserError(f"distill: {option} is for rows of which no rewrite passes; name a --check.")
+            return None, None
+        check = load_check(self.check, self.allow_code, None, self.without_walls, progress)
+        if check is None:
+            raise UserError("distill: --check none compares nothing, so no row needs repair. Name another, or none.")
+        steps = [step for step, count in asked.items() if count]
+        if check.places:
+            steps.append("place")
+        if not steps:
+            raise UserError(
+                f"distill: check {self.check} cannot say where an answer lies. Give --resample or --retries, or leave "
+                "--check to select."
+            )
+        counts = {step: count for step, count in asked.items() if count}
+        values = {"steps": steps, "temperature": self.repair_temperature, **counts}
+        given = {"candidates": "--resample", "retries": "--retries", "temperature": "--repair-temperature"}
+        return check, checked(RepairSettings, values, "repair", given)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Panels of the help. What stands in none is the command's own.
 DATA, PROMPT, MODEL, CODE, JUDGE, OUTPUT = "Data", "Prompt", "Model", "Model-written code", "Judge", "Output"
+REPAIR = "Repair"
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:

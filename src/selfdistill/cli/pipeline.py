@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from selfdistill.cli.groups import AllowedJudge, Answers, Asked, Code, Prompt, Rewriting, Rows, Terminal
+from selfdistill.cli.groups import AllowedJudge, Answers, Asked, Code, Prompt, Repairs, Rewriting, Rows, Terminal
 from selfdistill.cli.once import once
 from selfdistill.cli.options import (
     DATA,
@@ -82,6 +82,10 @@ def distill(
         float, typer.Option(help="Sample from the likeliest tokens that make up this share; 1 is all.")
     ] = 1.0,
     max_new_tokens: Annotated[int, typer.Option(help="Longest rewrite in tokens.")] = 512,
+    own: Annotated[
+        bool, typer.Option("--own", help="The model's own answers instead, without the reference in sight.")
+    ] = False,
+    repairs: Repairs,
     seed: Seed = 0,
     out: Annotated[Path, out_file("Rewrites to write, for example rewrites.jsonl.")],
     terminal: Terminal,
@@ -103,6 +107,7 @@ def distill(
     }  # fmt: skip
     settings = checked(DistillSettings, values, "distill")
     progress = terminal.progress()
+    check, repair = repairs.loaded(progress)
     notes = Notes(progress)
     examples = rows.read(seed, notes)
     digest, prompter, engine = asked.open(model, progress)
@@ -111,7 +116,7 @@ def distill(
     if said := advice(model, prompter, temperature):
         progress.warn(said)
     with closing(engine):
-        errors = run_distill(examples, out, digest, engine, prompter, settings, seed, progress)
+        errors = run_distill(examples, out, digest, engine, prompter, settings, seed, progress, own, check, repair)
     listed = out.with_name(f"{out.stem}.examples.jsonl")
     write_records(listed, examples)
     notes.write(skipped(out))
@@ -135,6 +140,14 @@ def select(
             "regex:PATTERN, or module:function. none compares nothing, and keeps what is whole and coherent."
         ),
     ] = "none",
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="Where no first rewrite passes, take one that was made later (distill --check), or put the "
+            "reference's answer in the place of the wrong one, if the check can say where that is.",
+        ),
+    ] = False,
     keep_thoughts: Annotated[
         bool, typer.Option("--keep-thoughts", help="Thoughts stay in what is selected and exported.")
     ] = False,
@@ -156,7 +169,8 @@ def select(
     """
     from selfdistill.checks import load_check
     from selfdistill.core.config import SelectSettings
-    from selfdistill.core.rewrites import Reason
+    from selfdistill.core.errors import UserError
+    from selfdistill.core.rewrites import MADE_BY, Reason
     from selfdistill.core.settings import checked
     from selfdistill.data.examples import stream_examples
     from selfdistill.data.notes import Notes
@@ -172,7 +186,10 @@ def select(
     notes = Notes(progress)
     examples = stream_examples(settings, seed=seed, data_dir=rows.data_dir, notes=notes)
     loaded = load_check(check, code.allow_code, None, code.without_walls, progress)
-    reasons = run_select(examples, rewrites, out, loaded, progress, settings, exports, keep_thoughts)
+    if repair and loaded is None:
+        raise UserError("select: --repair is for rows of which no rewrite passes; name a --check.")
+    steps = tuple(MADE_BY) if repair else ()
+    reasons = run_select(examples, rewrites, out, loaded, progress, settings, exports, keep_thoughts, steps)
     notes.write(skipped(out))
     for reason, count in reasons.most_common():
         console.print(f"{count:>8}  {reason:<24} {Reason(reason).explained}", highlight=False)
