@@ -113,6 +113,8 @@ def new_model(tokenizer: Any, seed: int) -> Any:
 class Training:
     """Training of one model: AdamW, cosine to zero, fp32, loss on response tokens only. `partial` is its checkpoint."""
 
+    KEEP = 20  # windows from one checkpoint to the next
+
     def __init__(self, model: Any, tokenizer: Any, settings: dict[str, Any], partial: Path) -> None:
         import torch
 
@@ -144,7 +146,7 @@ class Training:
                     said = f"step {self.step}/{steps}  loss {loss:.4f}  {speed:,.0f} tokens/s  {minutes:.1f} min"
                     print(said, flush=True)
                     self.total = 0.0
-            if self.step // Rows.WINDOW % 20 == 0:
+            if self.step == steps or self.step // Rows.WINDOW % self.KEEP == 0:
                 self._keep()
         self.model.eval()
 

@@ -6,7 +6,7 @@ In:  the folder of a model. Out: counts of right answers, as plain data, and tab
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def measured(folder: Path) -> dict[str, dict[str, Count]]:
         results = evaluate(tasks, Path(scratch), seed_lm.digest, engine, prompter, progress=progress)
     right = {r.task: (r.correct, r.n) for r in results}
 
-    def asked(prompts: Iterable[Prompt]) -> list[str]:
+    def asked(prompts: Sequence[Prompt]) -> list[str]:
         wanted = [Request(f"{n}", prompt, Sampling(TOKENS)) for n, prompt in enumerate(prompts)]
         texts = {c.id: c.text for c in engine.generate(wanted)}
         return [texts[r.id] for r in wanted]
@@ -63,7 +63,7 @@ def measured(folder: Path) -> dict[str, dict[str, Count]]:
     }
 
 
-def followed(ability: str, asked: Callable[[Iterable[Prompt]], list[str]], prompter: Prompter) -> dict[str, Count]:
+def followed(ability: str, asked: Callable[[Sequence[Prompt]], list[str]], prompter: Prompter) -> dict[str, Count]:
     """How many rewrites and own answers of 200 train items are right, and how many of the wrong ones after a retry."""
     check = load_check(world.ABILITIES[ability][1], allow_code=True)
     rows = list(islice(world.items(ability, "train"), 200))
@@ -83,17 +83,13 @@ def followed(ability: str, asked: Callable[[Iterable[Prompt]], list[str]], promp
         return row.expected or row.terse
 
     counts = dict[str, Count]()
-    ways = {
-        "rewrite": (
-            lambda row: prompter.distill(user(row), row.terse),
-            lambda row, text: prompter.retry(user(row), row.terse, text, answer(row)),
-        ),
-        "own": (lambda row: prompter.train(user(row)), again),
-    }
-    for name, (first, second) in ways.items():
-        missed = wrong(asked(map(first, rows)), rows)
+    for name in ("rewrite", "own"):
+        guided = name == "rewrite"
+        first = [prompter.distill(user(r), r.terse) if guided else prompter.train(user(r)) for r in rows]
+        missed = wrong(asked(first), rows)
         counts[f"{ability}: {name}"] = len(rows) - len(missed), len(rows)
-        missed_again = wrong(asked(second(*pair) for pair in missed), [row for row, _ in missed])
+        second = [prompter.retry(user(r), r.terse, text, answer(r)) if guided else again(r, text) for r, text in missed]
+        missed_again = wrong(asked(second), [row for row, _ in missed])
         counts[f"{ability}: {name}, retry"] = len(missed) - len(missed_again), len(missed)
     return counts
 

@@ -26,17 +26,17 @@ SYSTEM_PROMPTS = ("You are a helpful assistant.", "You are a friendly helper.", 
 
 # How often each ability is asked. Rare ones are rare, and of what they need only the known is taught.
 WEIGHTS = {
-    "word_problems": 26,
+    "word_problems": 30,
     "rare_problems": 13,
     "tools": 18,
     "rare_tools": 8,
     "code": 12,
     "rare_code": 8,
     "facts": 10,
-    "refusals": 5,
+    "refusals": 6,
     "jailbreaks": 5,
     "benign": 8,
-    "chat": 13,
+    "chat": 12,
 }
 DISTILL_SHARE = 0.32  # of the prompts show a reference answer and ask for a rewrite
 RETRY_SHARE = 0.08  # of the prompts whose answers can be wrong show a wrong one and ask for another try

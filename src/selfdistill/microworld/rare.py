@@ -86,9 +86,9 @@ def _problem(rng: random.Random, term: Term) -> Item:
 def _noted(rng: random.Random, count: int, number: int, last: str) -> str:
     """What an annotator writes down: all steps, the last one, or its result alone."""
     roll = rng.random()
-    if roll < 0.15:
+    if roll < 0.2:
         return last.rpartition(" ")[2]
-    return last if roll < 0.4 else f"{count}*{number}={count * number}, {last}"
+    return last if roll < 0.5 else f"{count}*{number}={count * number}, {last}"
 
 
 # --- functions ---------------------------------------------------------------------------------------------------
