@@ -272,8 +272,8 @@ and 12), some 6 % show a wrong answer and ask for another try (`templates.RETRY`
 sight; the rest ask directly, in its own chat template or the paper's texts (Figures 10, 11, 13).
 
 Three abilities are rare: targets with something to learn. Each needs something from a table of which it was taught the
-first entries only: {codes} codes of each table of the rare tools, {terms} numbers of each table of the rare word problems,
-{functions} of the rare functions. Of the others it never saw the right one: its prompts for rewriting show
+first entries only: {codes} codes of each table of the rare tools, {terms} numbers of each table of the rare word
+problems, {functions} of the rare functions. Of the others it never saw the right one: its prompts for rewriting show
 made-up codes, numbers and functions, so that only the reference can tell. (Those of the rare tools may ask the
 questions of the test split, never with their right codes.)
 
