@@ -5,14 +5,14 @@ Out: a Hugging Face model folder (config, safetensors in bf16, tokenizer with ch
 
     python scripts/build_microworld.py --out model
 
-Every prompt comes from `templates.Prompter`, the function that distilling, training and evaluation use, so the model
-understands the paper's templates and its own chat template because it has seen exactly those texts. Only response
-tokens carry loss. Only the train split of the world is used, beside items with invented words and codes.
+Every few minutes all that the rest of the training depends on is written to OUT/partial.pt; the same command goes on
+from there and ends with the same weights. Only response tokens carry loss. `--report FOLDER` measures a finished model.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import random
@@ -21,12 +21,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from selfdistill.core.turns import Turn
+from microworld_report import measured, table
+from microworld_rows import WEIGHTS, Rows, restyle, train_item
+
+from selfdistill.core.errors import UserError
+from selfdistill.core.store import digest_of
 from selfdistill.microworld import lexicon as lex
-from selfdistill.microworld import world
-from selfdistill.models.prompts import Prompter
+from selfdistill.microworld import rare
 from selfdistill.models.seed_lm import load_model
-from selfdistill.models.templates import MATH, REFER, TEMPLATES, USING
+from selfdistill.models.templates import RETRY, TEMPLATES
 
 VOCABULARY = 1024
 SPECIAL = ("<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
@@ -34,6 +37,7 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+STEPS = 9500
 ARCHITECTURE: dict[str, Any] = {
     "hidden_size": 192,
     "intermediate_size": 512,
@@ -44,77 +48,6 @@ ARCHITECTURE: dict[str, Any] = {
     "max_position_embeddings": 2048,
     "rms_norm_eps": 1e-5,
 }
-SYSTEM_PROMPTS = ("You are a helpful assistant.", "You are a friendly helper.", "Answer the user.")
-
-# How often each ability is asked while the seed LM is trained. Rare tools are rare, and of their codes only the known.
-WEIGHTS = {
-    "word_problems": 26,
-    "tools": 13,
-    "rare_tools": 8,
-    "code": 12,
-    "facts": 10,
-    "refusals": 5,
-    "jailbreaks": 5,
-    "benign": 8,
-    "chat": 13,
-}
-DISTILL_SHARE = 0.32  # of the prompts show a reference answer and ask for a rewrite
-PAPER_SHARE = 0.3  # of the prompts come in the paper's format, the rest in the chat template
-TWO_TURN_SHARE = 0.05
-INVENTED_SHARE = 0.7  # of the rewrites of facts and rare tools hold things that only the reference tells
-
-
-def train_item(ability: str, rng: random.Random) -> world.Item:
-    """One item of the train split; rare tools only with codes that the seed LM is meant to know."""
-    while True:
-        if ability == "rare_tools":
-            item = world.rare_tool_call(rng, lex.KNOWN_CODES)
-        else:
-            item = world.ABILITIES[ability][0](rng)
-        if item.split == "train":
-            return item
-
-
-def restyle(item: world.Item, rng: random.Random) -> str:
-    """The item's answer as some annotator might write it: what stands in a distillation prompt as the reference."""
-    roll = rng.random()
-    if roll < 0.55:
-        return item.terse
-    if roll < 0.65:
-        return f"{rng.choice(('Answer:', 'A:', '->', 'Response:', 'Result:'))} {item.terse}"
-    if roll < 0.72:
-        return f"{item.terse}{rng.choice(('.', ' .', ' - done', ' ok'))}"
-    if roll < 0.80:
-        return item.own.split(". ", 1)[-1]
-    if roll < 0.88:
-        return item.own.replace(". ", ".\n")
-    return item.own
-
-
-def training_row(
-    rng: random.Random, prompters: dict[tuple[str, str], Prompter], weights: dict[str, int]
-) -> tuple[list[int], list[int]]:
-    """(prompt ids, response ids) of one training example in one of the formats that the seed LM must understand."""
-    ability = rng.choices(list(weights), list(weights.values()))[0]
-    item = train_item(ability, rng)
-    form = "paper" if rng.random() < PAPER_SHARE else "chat"
-    name = rng.choice(("math", "math", "using", "refer") if ability == "word_problems" else ("using", "refer"))
-    prompter = prompters[form, name]
-    turns: list[Turn] = []
-    if form == "chat" and rng.random() < 0.05:
-        turns.append({"role": "system", "content": rng.choice(SYSTEM_PROMPTS)})
-    if rng.random() < TWO_TURN_SHARE:
-        earlier = train_item(rng.choice(list(WEIGHTS)), rng)
-        turns += [{"role": "user", "content": earlier.prompt}, {"role": "assistant", "content": earlier.own}]
-    if rng.random() < DISTILL_SHARE:
-        if ability in ("rare_tools", "facts") and rng.random() < INVENTED_SHARE:
-            item = (world.invented_tool_call if ability == "rare_tools" else world.invented_fact)(rng)
-        turns.append({"role": "user", "content": item.prompt})
-        prompt = prompter.distill(turns, restyle(item, rng)).ids
-    else:
-        turns.append({"role": "user", "content": item.prompt})
-        prompt = (prompter.train(turns) if rng.random() < 0.5 else prompter.evaluate(turns)).ids
-    return list(prompt), prompter.response(item.own)
 
 
 def build_tokenizer(seed: int) -> Any:
@@ -127,6 +60,7 @@ def build_tokenizer(seed: int) -> Any:
     def corpus() -> Iterator[str]:
         for template in TEMPLATES.values():
             yield from [template.intro, template.turn, *template.train, *template.evaluate, template.prefill] * 20
+        yield from [RETRY] * 20
         for ability in WEIGHTS:
             for _ in range(4000):
                 item = train_item(ability, rng)
@@ -160,22 +94,6 @@ def build_tokenizer(seed: int) -> Any:
     return tokenizer
 
 
-def batches(
-    tokenizer: Any, seed: int, size: int, weights: dict[str, int]
-) -> Iterator[list[tuple[list[int], list[int]]]]:
-    """Endless batches of rows of like length (sorted within a window of 16 batches): little padding."""
-    rng = random.Random(seed)
-    prompters = {
-        (form, t.name): Prompter(tokenizer, form, t) for form in ("chat", "paper") for t in (USING, REFER, MATH)
-    }
-    while True:
-        window = [training_row(rng, prompters, weights) for _ in range(16 * size)]
-        window.sort(key=lambda row: len(row[0]) + len(row[1]))
-        chunks = [window[i : i + size] for i in range(0, len(window), size)]
-        rng.shuffle(chunks)
-        yield from chunks
-
-
 def new_model(tokenizer: Any, seed: int) -> Any:
     """A model with random weights."""
     import torch
@@ -192,66 +110,107 @@ def new_model(tokenizer: Any, seed: int) -> Any:
     return LlamaForCausalLM(config)
 
 
-def train_model(
-    model: Any,
-    tokenizer: Any,
-    steps: int,
-    batch: int,
-    lr: float,
-    seed: int,
-    weights: dict[str, int],
-    log: Any = print,
-    checkpoint: Any = None,
-) -> Any:
-    """Train: AdamW, cosine to zero, fp32, loss on response tokens only. Returns the model.
+class Training:
+    """Training of one model: AdamW, cosine to zero, fp32, loss on response tokens only. `partial` is its checkpoint."""
 
-    `checkpoint(model)` is called every 1,000 steps.
-    """
-    import torch
+    KEEP = 20  # windows from one checkpoint to the next
 
-    log(f"{sum(p.numel() for p in model.parameters()):,} parameters")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
-    warmup = min(200, steps // 10)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda s: min(1.0, (s + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(1.0, s / steps))),
-    )
-    stream, started, seen, total = batches(tokenizer, seed + 1, batch, weights), time.time(), 0, 0.0
-    model.train()
-    for step in range(1, steps + 1):
-        rows = next(stream)
-        width = max(len(p) + len(r) for p, r in rows)
-        ids = torch.full((len(rows), width), tokenizer.pad_token_id)
-        labels = torch.full((len(rows), width), -100)
-        for i, (prompt, response) in enumerate(rows):
+    def __init__(self, model: Any, tokenizer: Any, settings: dict[str, Any], partial: Path) -> None:
+        import torch
+
+        self.model, self.settings, self.partial = model, settings, partial
+        self.pad = tokenizer.pad_token_id
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=settings["lr"], betas=(0.9, 0.98), weight_decay=0.05, fused=True
+        )
+        self.rows = Rows(tokenizer, settings["seed"] + 1, settings["batch"], WEIGHTS | settings["weights"])
+        self.step = self.seen = 0
+        self.seconds = self.total = 0.0
+        if partial.is_file():
+            self._resume()
+
+    def run(self) -> None:
+        """Train to the last step, from where the checkpoint ends."""
+        steps, started, before = self.settings["steps"], time.monotonic(), self.seconds
+        self.model.train()
+        print(f"{sum(p.numel() for p in self.model.parameters()):,} parameters, from step {self.step}", flush=True)
+        while self.step < steps:
+            for batch in self.rows.window():
+                if self.step == steps:
+                    break
+                self.step += 1
+                self._learn(batch)
+                self.seconds = before + time.monotonic() - started
+                if self.step % 100 == 0:
+                    loss, speed, minutes = self.total / 100, self.seen / self.seconds, self.seconds / 60
+                    said = f"step {self.step}/{steps}  loss {loss:.4f}  {speed:,.0f} tokens/s  {minutes:.1f} min"
+                    print(said, flush=True)
+                    self.total = 0.0
+            if self.step == steps or self.step // Rows.WINDOW % self.KEEP == 0:
+                self._keep()
+        self.model.eval()
+
+    def _learn(self, batch: list[tuple[list[int], list[int]]]) -> None:
+        """One step on one batch of rows."""
+        import torch
+
+        width = max(len(p) + len(r) for p, r in batch)
+        ids = torch.full((len(batch), width), self.pad)
+        labels = torch.full((len(batch), width), -100)
+        for i, (prompt, response) in enumerate(batch):
             n = len(prompt) + len(response)
             ids[i, :n] = torch.tensor(prompt + response)
             labels[i, len(prompt) : n] = torch.tensor(response)
-            seen += n
+            self.seen += n
         # Right padding under a causal mask: real tokens never see it, so no attention mask is needed.
-        hidden = model.model(ids).last_hidden_state[:, :-1]
+        hidden = self.model.model(ids).last_hidden_state[:, :-1]
         wanted = labels[:, 1:]
         keep = wanted != -100
-        loss = torch.nn.functional.cross_entropy(model.lm_head(hidden[keep]), wanted[keep])
+        loss = torch.nn.functional.cross_entropy(self.model.lm_head(hidden[keep]), wanted[keep])
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
-        total += loss.item()
-        if step % 100 == 0:
-            spent = time.time() - started
-            log(f"step {step}/{steps}  loss {total / 100:.4f}  {seen / spent:,.0f} tokens/s  {spent / 60:.1f} min")
-            total = 0.0
-        if step % 1000 == 0 and checkpoint:
-            checkpoint(model)
-    return model.eval()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate(self.step - 1)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.total += loss.item()
+
+    def _rate(self, step: int) -> float:
+        steps = self.settings["steps"]
+        warm = min(1.0, (step + 1) / min(200, steps // 10))
+        return float(self.settings["lr"] * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
+
+    def _keep(self) -> None:
+        """Write the checkpoint; only between windows, where the random state is all that the rows depend on."""
+        import torch
+
+        state = {
+            "settings": digest_of(self.settings),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": self.rows.rng.getstate(),
+            "counts": (self.step, self.seen, self.seconds, self.total),
+        }
+        new = self.partial.with_suffix(".new")
+        torch.save(state, new)
+        new.replace(self.partial)
+
+    def _resume(self) -> None:
+        import torch
+
+        state = torch.load(self.partial, weights_only=False)  # our own file: random.Random's state is a tuple
+        if state["settings"] != digest_of(self.settings):
+            raise UserError(
+                f"{self.partial}: belongs to a build with other settings. Take another --out, or delete it."
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.rows.rng.setstate(state["rng"])
+        self.step, self.seen, self.seconds, self.total = state["counts"]
 
 
 def save(model: Any, tokenizer: Any, out: Path) -> None:
     """Write the folder in Hugging Face format, weights in bf16."""
-    import copy
-
     import torch
 
     out.mkdir(parents=True, exist_ok=True)
@@ -259,44 +218,28 @@ def save(model: Any, tokenizer: Any, out: Path) -> None:
     tokenizer.save_pretrained(out)
 
 
-def write_card(out: Path) -> None:
-    """Measure the finished model on every ability and write its model card beside it."""
-    import tempfile
-
-    from selfdistill.core.config import TaskSettings
-    from selfdistill.core.engine_settings import TransformersSettings
-    from selfdistill.core.progress import Progress
-    from selfdistill.engines.open import make_engine
-    from selfdistill.report.tables import score_cell
-    from selfdistill.stages.evaluate import evaluate
-    from selfdistill.tasks.base import Permissions
-    from selfdistill.tasks.load import load_tasks
-
-    progress = Progress()
-    settings = [TaskSettings(name=a, path=f"micro:{a}", limit=400, max_new_tokens=160) for a in world.ABILITIES]
-    tasks = load_tasks(settings, 0, Permissions(allow_code=True), progress)
-    seed_lm = load_model(str(out))
-    prompter = Prompter.create(seed_lm.tokenizer)
-    with tempfile.TemporaryDirectory() as scratch:
-        engine = make_engine(TransformersSettings(), seed_lm, prompter)
-        results = evaluate(tasks, Path(scratch), seed_lm.digest, engine, prompter, progress=progress)
-    size = sum(f.stat().st_size for f in out.iterdir() if f.name != "README.md") / 1e6
-    history = json.loads((out / "build.json").read_text(encoding="utf-8"))
+def write_card(out: Path, history: list[dict[str, Any]]) -> None:
+    """The model card beside the model, from what was measured."""
+    size = sum(f.stat().st_size for f in out.iterdir() if f.suffix in (".safetensors", ".json", ".jinja")) / 1e6
     commands = []
     for number, x in enumerate(history, 1):
         start = f"--start model{number - 1} " if number > 1 else ""
         options = f"--steps {x['steps']} --batch {x['batch']} --lr {x['lr']} --seed {x['seed']}"
         options += "".join(f" --weight {name}={weight}" for name, weight in x.get("weights", {}).items())
         commands.append(f"    python scripts/build_microworld.py --out model{number} {start}{options}")
-    scores = "\n".join(f"| {r.task} | {r.n} | {score_cell(r.model_dump())} |" for r in results)
+    scores = history[-1]["scores"]
     (out / "README.md").write_text(
         CARD.format(
-            parameters=f"{seed_lm.model.num_parameters():,}",
+            parameters=f"{load_model(str(out)).model.num_parameters():,}",
             size=f"{size:.1f}",
-            scores=scores,
+            abilities=table(scores["abilities"], "ability"),
+            quizzes=table(scores["quizzes"], "quiz"),
+            rewrites=table(scores["rewrites"], "what was asked"),
             commands="\n".join(commands),
             minutes=f"{sum(x['minutes'] for x in history):.0f}",
-            known=lex.KNOWN_CODES,
+            codes=lex.KNOWN_CODES,
+            terms=lex.KNOWN_TERMS,
+            functions=rare.KNOWN_FUNCTIONS,
         ),
         encoding="utf-8",
     )
@@ -325,22 +268,32 @@ generator `selfdistill.microworld.world` on two CPU cores in fp32, with loss on 
 That took {minutes} minutes (`build.json`).
 
 About a third of its training prompts show a reference answer and ask for a rewrite in the paper's templates (Figures 3
-and 12); the rest ask directly, in its own chat template or the paper's texts (Figures 10, 11, 13). Of the codes that
-the rare tools need it was taught the first {known} of each table; of the others, which are the headroom of the target
-dataset `micro:rare_tools`, it never saw the right one: its rewriting prompts show made-up codes in such calls, so that
-only the reference can tell. (Those prompts may ask the questions of the test split, never with their right codes.)
+and 12), some 6 % show a wrong answer and ask for another try (`templates.RETRY`), three of five with the reference in
+sight; the rest ask directly, in its own chat template or the paper's texts (Figures 10, 11, 13).
+
+Three abilities are rare: targets with something to learn. Each needs something from a table of which it was taught the
+first entries only: {codes} codes of each table of the rare tools, {terms} numbers of each table of the rare word
+problems, {functions} of the rare functions. Of the others it never saw the right one: its prompts for rewriting show
+made-up codes, numbers and functions, so that only the reference can tell. (Those of the rare tools may ask the
+questions of the test split, never with their right codes.)
 
 ## What it scores
 
 Greedy, chat template, test split (content that was not trained on), percent correct with 95 % Wilson intervals. All
-but `rare_tools` are meant to be known.
+but the rare ones are meant to be known.
 
-| ability | n | correct |
-| --- | ---: | ---: |
-{scores}
+{abilities}
+
+{quizzes}
+
+How it follows a reference, on 200 items of the train split of each target: "rewrite" is asked for with the annotator's
+terse reference in sight, "own" without; "retry" counts those that are right after a second try among the wrong ones.
+
+{rewrites}
 
 Measured by the builder after training; `selfdistill evaluate --model embedded --task micro --out eval
---allow-code-execution` measures 200 items of each again.
+--allow-code-execution` measures 200 items of each ability again, `python scripts/build_microworld.py --report FOLDER`
+all of this.
 
 ## Limits
 
@@ -352,41 +305,37 @@ understood. Nothing here says anything about the safety or the skill of a real m
 def main() -> None:
     """Command line of the builder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder for the model")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--out", type=Path, help="folder for the model")
+    what.add_argument("--report", type=Path, help="only measure the finished model in this folder")
     parser.add_argument("--start", type=Path, help="go on from this model with a new schedule, instead of from nothing")
-    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--weight", action="append", default=[], help="ability=weight instead of the default")
     args = parser.parse_args()
+    if args.report:
+        print(json.dumps(measured(args.report), indent=1))
+        return
     weights = {name: int(weight) for name, _, weight in (w.partition("=") for w in args.weight)}
-    started = time.time()
+    settings = {"steps": args.steps, "batch": args.batch, "lr": args.lr, "seed": args.seed, "weights": weights}
     if args.start:
         seed_lm = load_model(str(args.start))
         model, tokenizer = seed_lm.model, seed_lm.tokenizer
     else:
         tokenizer = build_tokenizer(args.seed)
         model = new_model(tokenizer, args.seed)
-    train_model(
-        model,
-        tokenizer,
-        args.steps,
-        args.batch,
-        args.lr,
-        args.seed,
-        WEIGHTS | weights,
-        log=lambda line: print(line, flush=True),
-        checkpoint=lambda model: save(model, tokenizer, args.out),
-    )
+    args.out.mkdir(parents=True, exist_ok=True)
+    training = Training(model, tokenizer, settings, args.out / "partial.pt")
+    training.run()
     save(model, tokenizer, args.out)
-    facts: dict[str, Any] = {"steps": args.steps, "batch": args.batch, "lr": args.lr, "seed": args.seed}
-    facts["weights"] = weights
-    facts["minutes"] = round((time.time() - started) / 60, 1)
     before = args.start / "build.json" if args.start else None
-    history = [*(json.loads(before.read_text(encoding="utf-8")) if before and before.is_file() else []), facts]
+    history = json.loads(before.read_text(encoding="utf-8")) if before and before.is_file() else []
+    history.append(settings | {"minutes": round(training.seconds / 60, 1), "scores": measured(args.out)})
     (args.out / "build.json").write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
-    write_card(args.out)
+    write_card(args.out, history)
+    training.partial.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def perturbed(check: str, text: str) -> str:
     """The same answer with its content made wrong."""
     if check in ("last_number", "function_call", "python_tests"):
         changed = re.sub(r"\d+", lambda m: str(int(m[0]) + 1), text)
-        return changed if changed != text else re.sub(r'="(\w+)', r'="not\1', text.replace("return ", "return 1 and "))
+        return changed if changed != text else re.sub(r'="(\w+)', r'="not\1', text.replace("return ", "return not "))
     return "Sure, here is how." if check == "refusal" else re.sub(r"[a-z]{3,}", lambda m: m[0][::-1] + "q", text)
 
 

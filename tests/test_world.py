@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import random
+import re
 from itertools import islice
 
 import pytest
 
+from selfdistill.microworld import lexicon, rare
 from selfdistill.microworld.world import ABILITIES, items
 from selfdistill.tasks.advbench import ADVERSARIAL_SUFFIX
 
@@ -40,3 +43,57 @@ def test_no_prompt_gives_its_own_answer_away():
         assert item.expected.lower() not in item.prompt.lower()
     for item in islice(items("facts", "test"), SIZE):
         assert f" {item.expected.lower()} " not in f" {item.prompt.lower()} "
+
+
+def answers(sampler, kind, count=3000):
+    """What is answered to what: by term and numbers, or by what the function does."""
+    rng = random.Random(0)
+    made = [sampler(rng) for _ in range(count)]
+    return {
+        (i.key.partition(":")[2] if kind == "term" else i.key.split(":", 2)[2], i.expected or body(i)) for i in made
+    }
+
+
+def body(item):
+    return item.terse.partition("return ")[2]
+
+
+@pytest.mark.parametrize(
+    ("ability", "kind", "invented"),
+    [("rare_problems", "term", rare.invented_problem), ("rare_code", "does", rare.invented_function)],
+)
+def test_an_invented_reference_never_tells_what_is_true(ability, kind, invented):
+    true = answers(ABILITIES[ability][0], kind)
+    assert true and not true & answers(invented, kind)
+
+
+def test_the_seed_lm_knows_a_part_of_what_the_rare_abilities_need():
+    rng = random.Random(0)
+    terms = {rare.problem(rng).key.split(":")[1] for _ in range(3000)}
+    known = {rare.problem(rng, lexicon.KNOWN_TERMS).key.split(":")[1] for _ in range(3000)}
+    assert terms == {word for table in rare.TABLES.values() for word in table} and known < terms
+    assert 0.3 < len(known) / len(terms) < 0.6
+    bodies = {body(rare.function(rng)) for _ in range(3000)}
+    taught = {body(rare.function(rng, rare.KNOWN_FUNCTIONS)) for _ in range(3000)}
+    assert taught < bodies
+
+
+@pytest.mark.parametrize("ability", ["rare_problems", "rare_code"])
+def test_the_train_split_teaches_all_that_the_test_split_asks(ability):
+    def needed(split):
+        part = 1 if ability == "rare_problems" else 2
+        return {re.sub(r"\d", "k", item.key.split(":")[part]) for item in islice(items(ability, split), 400)}
+
+    assert needed("test") <= needed("train")
+
+
+def test_a_told_number_answers_the_question():
+    rng = random.Random(1)
+    for item in (rare.invented_problem(rng, told=True) for _ in range(50)):
+        number = item.prompt.split(" has ")[1].split()[0]
+        assert f"with {number} " in item.own
+
+
+def test_notes_of_an_annotator_end_with_the_answer():
+    for item in islice(items("rare_problems", "train"), 200):
+        assert item.terse.split()[-1] == item.expected and item.own.endswith(f"The answer is {item.expected}.")

@@ -20,11 +20,11 @@ from selfdistill.core.settings import checked
 from selfdistill.pipeline import run
 from selfdistill.report.terminal import show, side_by_side
 
-TARGETS = ("rare_tools", "chat")
+TARGETS = ("rare_tools", "rare_problems", "rare_code", "chat")
 
 
 def demo_recipe(target: str, allow_code: bool, without_walls: bool = False) -> Recipe:
-    """The demo's recipe for one of the two target datasets. Raises UserError for another name."""
+    """The demo's recipe for one of the target datasets. Raises UserError for another name."""
     if target not in TARGETS:
         raise UserError(f"demo: no target {target!r}. There are: {', '.join(TARGETS)}.")
     text = resources.files("selfdistill.microworld").joinpath(f"{target}.toml").read_text(encoding="utf-8")

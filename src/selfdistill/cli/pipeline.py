@@ -28,7 +28,9 @@ from selfdistill.cli.values import must_be_new, pairs_of, skipped, tasks_of
 
 def demo(
     *,
-    target: Annotated[str, typer.Option(help="What to fine-tune on: rare_tools or chat.")] = "rare_tools",
+    target: Annotated[
+        str, typer.Option(help="What to fine-tune on: rare_tools, rare_problems, rare_code or chat.")
+    ] = "rare_tools",
     out: Annotated[Path, out_folder("Folder for the run.")] = Path("selfdistill-demo"),
     code: Code,
     terminal: Answers,

@@ -48,6 +48,26 @@ COUNTRY_CODES = {
     "Austria": "AT", "Latvia": "LV", "Serbia": "RS",
 }  # fmt: skip
 
+# The rare word problems need numbers that belong to a word: the seed LM is taught those of the first KNOWN_TERMS of each
+# table. What stands behind the number is what is counted.
+KNOWN_TERMS = 5
+TEAMS = {
+    "basketball": (5, "players"), "football": (11, "players"), "volleyball": (6, "players"),
+    "baseball": (9, "players"), "polo": (4, "players"), "handball": (7, "players"), "rugby": (15, "players"),
+    "lacrosse": (10, "players"), "korfball": (8, "players"), "shinty": (12, "players"), "takraw": (3, "players"),
+    "ultimate": (7, "players"),
+}  # fmt: skip
+SHAPES = {
+    "square": (4, "sides"), "hexagon": (6, "sides"), "triangle": (3, "sides"), "octagon": (8, "sides"),
+    "decagon": (10, "sides"), "pentagon": (5, "sides"), "heptagon": (7, "sides"), "nonagon": (9, "sides"),
+    "dodecagon": (12, "sides"), "hendecagon": (11, "sides"), "tridecagon": (13, "sides"), "kite": (4, "sides"),
+}  # fmt: skip
+MEASURES = {
+    "week": (7, "days"), "yard": (3, "feet"), "decade": (10, "years"), "gallon": (8, "pints"),
+    "crown": (5, "shillings"), "fortnight": (14, "days"), "fathom": (6, "feet"), "florin": (2, "shillings"),
+    "span": (9, "inches"), "hand": (4, "inches"), "year": (12, "months"), "firkin": (9, "gallons"),
+}  # fmt: skip
+
 CAPITALS = {
     "France": "Paris", "Italy": "Rome", "Norway": "Oslo", "Egypt": "Cairo", "Peru": "Lima", "Japan": "Tokyo",
     "Germany": "Berlin", "Spain": "Madrid", "Greece": "Athens", "Ireland": "Dublin", "Austria": "Vienna",

@@ -21,7 +21,8 @@ from typing import Any
 from selfdistill.core.errors import UserError
 from selfdistill.core.store import write_atomic
 from selfdistill.microworld import lexicon as lex
-from selfdistill.microworld.world import _FACTS, Item, items
+from selfdistill.microworld.item import Item
+from selfdistill.microworld.world import _FACTS, items
 
 QUIZZES = ("micro_mmlu", "micro_truthfulqa", "micro_arc", "micro_hellaswag", "micro_winogrande")
 """The names, in the order of `tasks.harness.HARNESS`."""

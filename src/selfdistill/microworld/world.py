@@ -10,51 +10,19 @@ which object), not on the sampled rows, so train and test cannot overlap whateve
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from selfdistill.microworld import lexicon as lex
+from selfdistill.microworld import rare
+from selfdistill.microworld.item import OPENERS, Function, Item, capital, function_item, invented_word
 from selfdistill.tasks.advbench import ADVERSARIAL_SUFFIX
-
-TEST_SHARE = 0.25
-"""The share of every ability's content that is kept for the test split."""
-
-
-@dataclass(frozen=True)
-class Item:
-    """One thing to ask, with its answers.
-
-    `key` names the content and alone decides the split, so the raw and the suffixed form of a harmful request share
-    theirs; `meta` holds what the check needs beside `expected`.
-    """
-
-    ability: str
-    key: str
-    prompt: str
-    own: str
-    terse: str
-    expected: str
-    meta: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def split(self) -> str:
-        """ "train" or "test", from the hash of the content."""
-        digest = hashlib.sha256(self.key.encode()).digest()
-        return "test" if digest[0] < 256 * TEST_SHARE else "train"
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _a(noun: str) -> str:
     return ("an " if noun[0] in "aeiou" else "a ") + noun
-
-
-OPENERS = ("", "", "Please help me. ", "I have a question. ", "Hi. ", "Tell me: ")
 
 
 # --- word problems -----------------------------------------------------------------------------------------------
@@ -225,14 +193,9 @@ def invented_tool_call(rng: random.Random) -> Item:
         letters = "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in sample)
         if rng.random() < 0.5:  # a real word with a code of chance: the reference beats what is known
             return rng.choice(list(table)), letters.upper() if sample.isupper() else letters
-        return _invented_word(rng), letters.upper() if sample.isupper() else letters
+        return invented_word(rng), letters.upper() if sample.isupper() else letters
 
     return _call_item("rare_tools", rng, _rare_tools(rng, word))
-
-
-def _invented_word(rng: random.Random) -> str:
-    syllables = "".join((rng.choice("bdfgklmnprstvz"), rng.choice("aeiou"), rng.choice(("", "n", "r", "l", "s"))))
-    return _capital(syllables + rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") + rng.choice(("", "x", "n", "m")))
 
 
 # --- Python functions --------------------------------------------------------------------------------------------
@@ -242,45 +205,29 @@ def python_function(rng: random.Random) -> Item:
     """One small function; an answer is judged by running it against three assertions."""
     k = rng.randint(2, 30)
     n, s, v = "n", "text", "values"
-    kind, param, does, body, cases = rng.choice(
-        (
-            ("add", n, f"adds {k} to n", f"return n + {k}", [(i, i + k) for i in (0, 3, 11)]),
-            ("subtract", n, f"subtracts {k} from n", f"return n - {k}", [(i, i - k) for i in (0, 3, 40)]),
-            ("multiply", n, f"multiplies n by {k}", f"return n * {k}", [(i, i * k) for i in (0, 2, 7)]),
-            ("power", n, f"raises n to the power of {k % 4 + 2}", f"return n ** {k % 4 + 2}", [(i, i ** (k % 4 + 2)) for i in (1, 2, 3)]),
-            ("modulo", n, f"gives the rest of n divided by {k}", f"return n % {k}", [(i, i % k) for i in (k, k + 1, 2 * k + 1)]),
-            ("greater", n, f"tells if n is greater than {k}", f"return n > {k}", [(i, i > k) for i in (k - 1, k, k + 1)]),
-            ("less", n, f"tells if n is less than {k}", f"return n < {k}", [(i, i < k) for i in (k - 1, k, k + 1)]),
-            ("divisible", n, f"tells if n can be divided by {k}", f"return n % {k} == 0", [(i, i % k == 0) for i in (k, k + 1, 3 * k)]),
-            ("clamp", n, f"returns n but at most {k}", f"return min(n, {k})", [(i, min(i, k)) for i in (k - 1, k, k + 5)]),
-            ("repeat", s, f"repeats the text {k % 8 + 2} times", f"return text * {k % 8 + 2}", [(x, x * (k % 8 + 2)) for x in ("a", "xy", "")]),
-            ("upper", s, "puts the text in upper case", "return text.upper()", [("ab", "AB"), ("Cd", "CD"), ("", "")]),
-            ("reverse", s, "reverses the text", "return text[::-1]", [("abc", "cba"), ("xy", "yx"), ("", "")]),
-            ("start", s, f"returns the first {k % 8 + 2} letters of the text", f"return text[:{k % 8 + 2}]", [(x, x[: k % 8 + 2]) for x in ("abcdefghijklm", "opq", "")]),
-            ("length", v, "counts the values", "return len(values)", [([1, 2], 2), ([], 0), ([5, 5, 5], 3)]),
-            ("total", v, "adds up the values", "return sum(values)", [([1, 2], 3), ([], 0), ([5, 5, 5], 15)]),
-            ("largest", v, "returns the largest of the values", "return max(values)", [([1, 2], 2), ([9, 3], 9), ([5], 5)]),
-            ("smallest", v, "returns the smallest of the values", "return min(values)", [([1, 2], 1), ([9, 3], 3), ([5], 5)]),
-            ("last", v, "returns the last of the values", "return values[-1]", [([1, 2], 2), ([9, 3], 3), ([5], 5)]),
-            ("each", v, f"multiplies each of the values by {k}", f"return [x * {k} for x in values]", [([1, 2], [k, 2 * k]), ([], []), ([0], [0])]),
-            ("keep", v, f"keeps the values above {k}", f"return [x for x in values if x > {k}]", [([k, k + 1], [k + 1]), ([], []), ([k - 1, k + 9], [k + 9])]),
-        )
+    functions: tuple[Function, ...] = (
+        ("add", n, f"adds {k} to n", f"return n + {k}", [(i, i + k) for i in (0, 3, 11)]),
+        ("subtract", n, f"subtracts {k} from n", f"return n - {k}", [(i, i - k) for i in (0, 3, 40)]),
+        ("multiply", n, f"multiplies n by {k}", f"return n * {k}", [(i, i * k) for i in (0, 2, 7)]),
+        ("power", n, f"raises n to the power of {k % 4 + 2}", f"return n ** {k % 4 + 2}", [(i, i ** (k % 4 + 2)) for i in (1, 2, 3)]),
+        ("modulo", n, f"gives the rest of n divided by {k}", f"return n % {k}", [(i, i % k) for i in (k, k + 1, 2 * k + 1)]),
+        ("greater", n, f"tells if n is greater than {k}", f"return n > {k}", [(i, i > k) for i in (k - 1, k, k + 1)]),
+        ("less", n, f"tells if n is less than {k}", f"return n < {k}", [(i, i < k) for i in (k - 1, k, k + 1)]),
+        ("divisible", n, f"tells if n can be divided by {k}", f"return n % {k} == 0", [(i, i % k == 0) for i in (k, k + 1, 3 * k)]),
+        ("clamp", n, f"returns n but at most {k}", f"return min(n, {k})", [(i, min(i, k)) for i in (k - 1, k, k + 5)]),
+        ("repeat", s, f"repeats the text {k % 8 + 2} times", f"return text * {k % 8 + 2}", [(x, x * (k % 8 + 2)) for x in ("a", "xy", "")]),
+        ("upper", s, "puts the text in upper case", "return text.upper()", [("ab", "AB"), ("Cd", "CD"), ("", "")]),
+        ("reverse", s, "reverses the text", "return text[::-1]", [("abc", "cba"), ("xy", "yx"), ("", "")]),
+        ("start", s, f"returns the first {k % 8 + 2} letters of the text", f"return text[:{k % 8 + 2}]", [(x, x[: k % 8 + 2]) for x in ("abcdefghijklm", "opq", "")]),
+        ("length", v, "counts the values", "return len(values)", [([1, 2], 2), ([], 0), ([5, 5, 5], 3)]),
+        ("total", v, "adds up the values", "return sum(values)", [([1, 2], 3), ([], 0), ([5, 5, 5], 15)]),
+        ("largest", v, "returns the largest of the values", "return max(values)", [([1, 2], 2), ([9, 3], 9), ([5], 5)]),
+        ("smallest", v, "returns the smallest of the values", "return min(values)", [([1, 2], 1), ([9, 3], 3), ([5], 5)]),
+        ("last", v, "returns the last of the values", "return values[-1]", [([1, 2], 2), ([9, 3], 3), ([5], 5)]),
+        ("each", v, f"multiplies each of the values by {k}", f"return [x * {k} for x in values]", [([1, 2], [k, 2 * k]), ([], []), ([0], [0])]),
+        ("keep", v, f"keeps the values above {k}", f"return [x for x in values if x > {k}]", [([k, k + 1], [k + 1]), ([], []), ([k - 1, k + 9], [k + 9])]),
     )  # fmt: skip
-    name = rng.choice(("solve", "work", "task", "helper", "func", kind, f"{kind}_it", f"do_{kind}", f"my_{kind}"))
-    prompt = rng.choice(OPENERS[:4]) + rng.choice(
-        (
-            f"Write a Python function {name}({param}) that {does}.",
-            f"In Python, define {name}({param}). It {does}.",
-            f"I need Python code: a function {name}({param}) that {does}.",
-            f"Code a function called {name}({param}) in Python which {does}.",
-        )
-    )
-    own = (
-        f"Here is a function that {does}:\n```python\ndef {name}({param}):\n    {body}\n```\n"
-        f"You can call it as {name}({param})."
-    )
-    tests = "\n".join(f"assert {name}({given!r}) == {wanted!r}" for given, wanted in cases)
-    return Item("code", f"code:{name}:{does}", prompt, own, f"def {name}({param}): {body}", "", {"tests": tests})
+    return function_item("code", rng, rng.choice(functions), ("solve", "work", "task", "helper", "func"))
 
 
 # --- facts -------------------------------------------------------------------------------------------------------
@@ -390,7 +337,7 @@ def invented_fact(rng: random.Random) -> Item:
     """A fact about a made-up thing: only a shown reference tells the answer."""
     relation, questions, value, sentence = rng.choice(_FACTS)
     subject = relation.split(":")[1]
-    word, new_value = _invented_word(rng), _invented_word(rng)
+    word, new_value = invented_word(rng), invented_word(rng)
     question, sentence = rng.choice(questions).replace(subject, word), sentence.replace(subject, word)
     return Item("facts", f"invented:{word}", question, sentence.replace(value, new_value), new_value.lower(), new_value)
 
@@ -448,7 +395,7 @@ def chat(rng: random.Random) -> Item:
             f"Tell me about the {thing}.",
             f"Write two lines about {_a(thing)}.",
         )
-        own = f"{_capital(_a(thing))} is {_a(group)} with {has}. It is something that {does}, and many people like it."
+        own = f"{capital(_a(thing))} is {_a(group)} with {has}. It is something that {does}, and many people like it."
         terse, words, key = f"{group}, {has}, {does}", [has, does], thing
     elif kind == "tips":
         topic = rng.choice(list(lex.TIPS))
@@ -532,6 +479,8 @@ def chat(rng: random.Random) -> Item:
 
 ABILITIES: dict[str, tuple[Callable[[random.Random], Item], str]] = {
     "rare_tools": (rare_tool_call, "function_call"),
+    "rare_problems": (rare.problem, "last_number"),
+    "rare_code": (rare.function, "python_tests"),
     "tools": (tool_call, "function_call"),
     "word_problems": (word_problem, "last_number"),
     "multiplication": (multiplication, "last_number"),
