@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
+from selfdistill.comparison.front import front_of
 from selfdistill.report.page import style as page_style
-from selfdistill.report.page.charts import arm_points, scatter, strength_points
+from selfdistill.report.page.charts import strength_points
+from selfdistill.report.page.scatter import scatter
 
 
 def main() -> None:
     """Write FOLDER/figure.svg from FOLDER/report.json and scale.json."""
     folder = Path(sys.argv[1])
     report, scale = (json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("report", "scale"))
-    drawn = scatter(arm_points(report), strength_points(scale))
+    report["front"] = asdict(front_of(report["tasks"], [arm["name"] for arm in report["arms"]]))
+    drawn = scatter(report, strength_points(scale))
     assert drawn is not None, "the run has no target, or nothing beside it"
     # A picture has no fonts and no width of its own page.
     style = page_style() + '.chart { font: 11.5px system-ui, "Segoe UI", Roboto, sans-serif; background: var(--bg); }'

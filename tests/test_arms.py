@@ -155,7 +155,7 @@ def test_arms_have_settings_of_their_method_and_repair():
     ("table", "check", "says"),
     [
         ({"method": "flow", "taw": 1}, "none", r"unknown key 'taw'.*tau"),
-        ({"method": "flow", "tau": -1}, "none", r"tau.*greater than 0"),
+        ({"method": "flow", "tau": -1}, "none", r"tau = -1: expected more than 0"),
         ({"method": "vanilla", "repair": True}, "function_call", r"vanilla trains on no rewrites"),
         ({"method": "sdft", "repair": True}, "none", r"repair needs a check"),
         ({"method": "s3ft"}, "none", r"s3ft.*needs a check"),

@@ -10,11 +10,13 @@ import random
 import re
 import shutil
 from importlib import resources
-from itertools import pairwise
+from io import StringIO
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import pytest
 from conftest import write_jsonl
+from rich.console import Console
 
 from selfdistill.comparison.intervals import wilson
 from selfdistill.methods import METHODS
@@ -22,6 +24,7 @@ from selfdistill.report.build import build
 from selfdistill.report.page import charts, items, write_page
 from selfdistill.report.page import style as page_style
 from selfdistill.report.page.svg import SHAPES, Frame, Labels, clean, tag, ticks
+from selfdistill.report.terminal import broken_and_kept, plots, show
 
 ARMS = ("seed", "vanilla", "sdft")
 TRAINED = [
@@ -184,6 +187,39 @@ def hostile(tmp_path_factory):
     return run
 
 
+def make_twenty(run: Path) -> Path:
+    """A run of twenty arms by two methods; the later an arm, the more it learns and, but for the last, forgets."""
+    names = ["vanilla", *(f"arm{k:02d}" for k in range(1, 20))]
+    trained = [
+        {"name": n, "method": ("vanilla", "sdft")[k % 2], "base": "vanilla" if k else None, "mix_ratio": 1.0, "size": None, "seed": 0}
+        for k, n in enumerate(names)
+    ]  # fmt: skip
+    make_run(run, rows=6, items_each=2, trained=trained)
+    roles = {"target": "target", "facts": "retained", "chat": "retained"}
+    asked = [
+        {"id": f"{t}-{i}", "prompt": [{"role": "user", "content": f"Item {i} of {t}"}], "reference": "a", "task": t}
+        for t in roles for i in range(40)
+    ]  # fmt: skip
+    for k, name in enumerate(["seed", *names]):
+        lost = 0 if k == 20 else k
+        right = {"target": lambda i, k=k: i < 10 + k, "facts": lambda i, lost=lost: i >= lost, "chat": lambda i: True}
+        answers = [
+            prediction(a["id"], a["task"], "x", "correct" if right[a["task"]](i % 40) else "wrong")
+            for i, a in enumerate(asked)
+        ]
+        arm_folder(run / name, asked, answers, roles)
+    manifest = json.loads((run / "run.json").read_text())
+    manifest["seconds"] |= {f"train {n}": 60.0 + k for k, n in enumerate(names)}
+    (run / "run.json").write_text(json.dumps(manifest))
+    build(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def twenty(tmp_path_factory):
+    return make_twenty(tmp_path_factory.mktemp("page") / "twenty")
+
+
 # --- what is in the file -----------------------------------------------------------------------------------------
 
 
@@ -320,6 +356,44 @@ def test_conversations_samples_and_tasks_without_items(talk):
     assert asked[0]["answers"]["sdft"]["samples"] == "1 of 2 further samples passed"
 
 
+def test_twenty_arms_say_the_same_everywhere(twenty):
+    report = json.loads((twenty / "report.json").read_text())
+    html, text = page_of(twenty), (twenty / "report.md").read_text()
+    console = Console(file=StringIO(), width=100)
+    show(report, console)
+    best = next(s for s in report["front"]["arms"] if s["arm"] == "arm19")
+    assert (
+        report["summary"]
+        == "Of 20 arms, nothing beats arm19 (target +50.0, retained +0.0). Of the 19 others, 10 are clearly beaten."
+    )
+    assert best["beaten_by"] == [] and report["front"]["arms"][0]["beaten_by"][0] == "arm19"
+    for said in (html, text, console.file.getvalue()):
+        said = " ".join(said.split())
+        assert report["summary"] in said and "nothing beats it" in said and "beaten by arm19" in said
+        assert "the error of the items alone" in said and "is at least as high both on the target" in said
+    assert html.count('class="mark ') < 200 and len(html.split("All differences")) == 1
+    assert not re.search(r"arm01 - arm02|arm02 - arm01", text) and "arm03 - vanilla" in text
+    assert {c["training"] for c in report["costs"].values()} == {60.0 + k for k in range(20)}
+    assert {c["seed_pass"] for c in report["costs"].values()} == {None}
+
+
+def test_the_terminal_has_no_heading_over_nothing(tmp_path):
+    report = build(make_run(tmp_path / "run", rows=2, items_each=0, tasks=("only",))) or {}
+    assert "change against the seed LM" not in "\n".join(plots(report)) and report["front"]["arms"][0]["target"] is None
+
+
+def test_every_pair_of_base_and_arm_shows_what_it_kept(tmp_path):
+    more = {"name": "other", "method": "sdft", "base": "vanilla", "mix_ratio": 1.0, "size": None, "seed": 0}
+    run = make_run(tmp_path / "run", trained=[*TRAINED, more, TRAINED[0] | {"name": "vanilla2"}])
+    (item,) = broken_and_kept(run, 2)
+    assert item["title"] == "facts: broken by vanilla, kept by sdft, other"
+    lines = [json.loads(x) for x in (run / "sdft" / "predictions.jsonl").read_text().splitlines()]
+    write_jsonl(run / "sdft" / "predictions.jsonl", [x | {"verdict": "wrong"} for x in lines])
+    assert [i["title"] for i in broken_and_kept(run, 2)] == ["facts: broken by vanilla, kept by other"]
+    alone = make_run(tmp_path / "alone", trained=TRAINED[:1])
+    assert broken_and_kept(alone, 2) == []
+
+
 def test_what_was_not_measured_is_said(tmp_path):
     run = make_run(tmp_path / "run", rows=2, items_each=0, tasks=("only",))
     for row in ("rewrites", "selected"):
@@ -347,7 +421,7 @@ def test_seeds_and_sweeps_have_their_points(tmp_path):
     assert all(name in html for name in ("sdft-mix0.5", "sdft-mix1", "Trainings with other seeds"))
     assert html.count("<li><bdi>sdft-mix") == 2  # a verdict each
     assert data_of(html)["pairs"] == [
-        [f"vanilla-seed{s}", f"sdft-mix{x}-seed{s}", "vanilla", "SDFT"] for s in (1, 2) for x in ("0.5", "1")
+        [f"vanilla-seed{s}", f"sdft-mix{x}-seed{s}", "vanilla", f"sdft-mix{x}"] for s in (1, 2) for x in ("0.5", "1")
     ]
     points = charts.arm_points(json.loads((run / "report.json").read_text()))
     assert [len(p["seeds"]) for p in points] == [0, 2, 2, 2]
@@ -369,8 +443,11 @@ def test_small_helpers():
     assert tag("a", "<b>", x='"') == '<a x="&#34;">&lt;b&gt;</a>' and clean("a\u202eb\ud800") == "a\ufffdb\ufffd"
     frame = Frame(0, 1, 0, 1)
     labels = Labels(frame, [])
-    placed = [labels.put("same place", 150, 150, "seed") for _ in range(14)]
-    assert len({p for p in placed if p}) == len([p for p in placed if p]) and not placed[-1]
+    placed = [labels.put("same place", 150, 150, "seed") for _ in range(90)]
+    boxes = labels.taken
+    assert len(boxes) == len([p for p in placed if p]) > 20 and not placed[-1]
+    assert not [a for a, b in combinations(boxes, 2) if a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]]
+    assert "leader" not in placed[0] and "leader" in placed[15]
 
 
 def luminance(colour: str) -> float:
@@ -596,8 +673,9 @@ def test_it_can_be_read_by_a_screen_reader(opened, run):
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("which", ["run", "hostile"])
-@pytest.mark.parametrize("width", [390, 320])
+@pytest.mark.parametrize(
+    "which, width", [("run", 390), ("run", 320), ("hostile", 390), ("hostile", 320), ("twenty", 360)]
+)
 def test_on_a_phone_nothing_is_wider_than_the_screen(opened, request, which, width):
     page = opened(request.getfixturevalue(which), width, 844, is_mobile=True, has_touch=True)
     page.click("#open")
@@ -605,6 +683,31 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(opened, request, which, wid
     page.wait_for_selector(".item[open] .body")
     assert page.evaluate("document.documentElement.scrollWidth") == width == page.evaluate("innerWidth")
     assert page.evaluate("parseFloat(getComputedStyle(document.getElementById('q')).fontSize)") >= 14
+
+
+@pytest.mark.heavy
+def test_twenty_arms_are_sorted_and_filtered(opened, twenty):
+    page = opened(twenty)
+    first = "document.querySelector('.standings tbody th').textContent"
+    head = page.locator(".standings thead th", has_text="training")
+    assert page.evaluate(first) == "arm19" and head.get_attribute("aria-sort") is None
+    for arm, order in (("arm19", "descending"), ("vanilla", "ascending")):
+        page.focus(".standings thead th:nth-child(7) button")
+        page.keyboard.press("Enter")
+        assert page.evaluate(first) == arm and head.get_attribute("aria-sort") == order
+    labels = page.locator("#scores svg.chart .label")
+    assert labels.count() == 21
+    boxes = [labels.nth(k).bounding_box() for k in range(21)]
+    assert not [
+        (a, b) for a, b in combinations(boxes, 2)
+        if min(a["x"] + a["width"], b["x"] + b["width"]) - max(a["x"], b["x"]) > 12  # of the halo
+        and min(a["y"] + a["height"], b["y"] + b["height"]) - max(a["y"], b["y"]) > 13  # of the halo, and room for tails
+    ]  # fmt: skip
+    assert page.locator("#verdicts select").count() == 4
+    page.locator(".moved button", has_text="+29").first.click()
+    settled(page, "29 of")
+    assert page.input_value("#arm-0") == "arm18" and page.input_value("#verdict-1") == "not correct"
+    assert "✓" in page.inner_text(".signs >> nth=0")
 
 
 @pytest.mark.heavy

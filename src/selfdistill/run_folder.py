@@ -53,6 +53,14 @@ class Arm:
         return json.dumps([self.mix_ratio, self.size, self.seed, self.settings, self.repair], sort_keys=True)
 
 
+def selection(repair: Sequence[str], arms: Sequence[Sequence[str]]) -> str:
+    """The file of what was selected where rewrites may be repaired by these steps, `arms` being those of all arms:
+    selected.jsonl for the most of them, which is also what is exported, and a name of its own for each other one."""
+    if tuple(repair) == max((tuple(steps) for steps in arms), key=len):
+        return "selected.jsonl"
+    return f"selected-{'-'.join(repair) or 'unrepaired'}.jsonl"
+
+
 def claim(out: Path, recipe: Recipe) -> None:
     """Refuse a folder that holds something else, or a run of another recipe."""
     if not out.exists():

@@ -35,7 +35,7 @@ from selfdistill.methods.rows import training_rows
 from selfdistill.models.prompts import Prompter
 from selfdistill.models.seed_lm import SeedLM
 from selfdistill.report.tables import yield_sentence
-from selfdistill.run_folder import Arm, Manifest
+from selfdistill.run_folder import Arm, Manifest, selection
 from selfdistill.stages.distill import distill
 from selfdistill.stages.scoring import turn_by_turn
 from selfdistill.stages.select import read_selected, right_answers, select
@@ -85,11 +85,6 @@ def replayed(example: Example, said: Sequence[Selected]) -> TrainingRow | None:
     return TrainingRow(example, said[0].responses, "replay", said[0].reason.value) if said else None
 
 
-def selection(steps: Sequence[Step]) -> str:
-    """The file of what is selected where rewrites may be repaired by these steps."""
-    return f"selected{''.join(f'-{step}' for step in steps)}.jsonl"
-
-
 @dataclass
 class SeedPass:
     """What was made, as arms see it. The first process of a launcher makes it, the others read it."""
@@ -122,13 +117,13 @@ class SeedPass:
                 with self._timed(Need.GENERAL):
                     self._written(loaded.general, "general.jsonl", own=True)
         keeps = recipe.prompt.thinking == "keep"
-        most = max(repairs, key=len)
-        for repaired in sorted({(), *repairs}, key=len):
-            forms = recipe.select.export.items() if repaired == most else ()
+        for repaired in sorted(repairs, key=len):
+            file = self._selection(repaired)
+            forms = recipe.select.export.items() if file == "selected.jsonl" else ()
             reasons = select(
                 loaded.examples,
                 self.out / "rewrites.jsonl",
-                self.out / selection(repaired),
+                self.out / file,
                 loaded.check,
                 self.progress,
                 None,
@@ -155,7 +150,10 @@ class SeedPass:
 
     def selected(self, repair: Sequence[Step] = ()) -> dict[str, Selected]:
         """What was selected of the rewrites, by id."""
-        return read_selected(self.loaded.examples, self.out / selection(repair))
+        return read_selected(self.loaded.examples, self.out / self._selection(repair))
+
+    def _selection(self, repair: Sequence[Step]) -> str:
+        return selection(repair, [arm.repair for arm in self.loaded.arms])
 
     def _own(self, repair: Sequence[Step]) -> Mapping[str, Sequence[Selected]]:
         keeps = self.recipe.prompt.thinking == "keep"

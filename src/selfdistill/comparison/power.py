@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from statistics import NormalDist
 
 from selfdistill.comparison.intervals import Difference, unseen
@@ -33,6 +34,7 @@ def mcnemar_power(n: int, change: float, discordance: float, alpha: float = 0.05
     return float(np.sum(binom.pmf(k, n, discordance) * found))
 
 
+@lru_cache(maxsize=65536)  # many pairs of arms ask for the same few
 def detectable(n: int, discordance: float, alpha: float = 0.05, power: float = POWER) -> float | None:
     """The smallest loss or gain that exact McNemar finds with 80 % power in n paired items: the minimum detectable
     effect. None where n items can show none."""

@@ -55,6 +55,16 @@ def chosen(name: str | None, rewrites: bool, where: str, remedy: str) -> str:
     return name
 
 
+def method_of(name: str) -> Method:
+    """The method of an arm, which may be a combination."""
+    return method_named(name, "method")
+
+
+def lead(name: str) -> str:
+    """The method whose mark and colour a combination bears: its first part."""
+    return name.partition("+")[0]
+
+
 def method_named(name: str, where: str) -> Method:
     """The method of that name, or the combination of several: `s3ft+asft`. Raises UserError, after `where`, for an
     unknown one and for parts that do not go together."""

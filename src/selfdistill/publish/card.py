@@ -11,21 +11,25 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from selfdistill.comparison.differences import compare
+from selfdistill.comparison.front import front_of
 from selfdistill.core.adapters import is_adapter
 from selfdistill.core.config import Recipe
 from selfdistill.core.recipe import load_recipe
 from selfdistill.core.records import read_records
 from selfdistill.core.rewrites import Reason, Selected
 from selfdistill.core.store import write_atomic
-from selfdistill.methods import METHODS
+from selfdistill.methods import method_of
 from selfdistill.models import resolve
-from selfdistill.report.tables import difference_cell, markdown_table, score_cell, yield_sentence
+from selfdistill.report.build import measured
+from selfdistill.report.standings import DEFINITION, interval_line, standing_line
+from selfdistill.report.tables import _escaped, difference_cell, markdown_table, score_cell, yield_sentence
+from selfdistill.run_folder import arms, selection
 
 ARXIV = re.compile(r"arXiv (\d{4}\.\d{4,5})")
 
@@ -70,9 +74,12 @@ def write_cards(run: Path) -> None:
     nothing: neither the digest of the weights nor what `run` asks of the folder."""
     recipe = load_recipe(run / "recipe.toml", [])
     manifest = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    reasons = Counter(row.reason.value for row in read_records(run / "selected.jsonl", Selected))
+    repairs = [arm["repair"] for arm in manifest["arms"]]
+    standings = _standings(run)
     for arm in manifest["arms"]:
-        distilled = _yield(reasons) if METHODS[arm["method"]].rewrites else []
+        chosen = read_records(run / selection(arm["repair"], repairs), Selected)
+        reasons = Counter(row.reason.value for row in chosen)
+        distilled = _yield(reasons) if method_of(arm["method"]).rewrites else []
         made = _Made(
             recipe.model,
             f"`{shown(recipe.data.path)}`, digest `{manifest['data']}`, {reasons.total()} rows",
@@ -81,7 +88,7 @@ def write_cards(run: Path) -> None:
             run / arm["name"] / "adapter",
             _record(run / arm["name"] / "adapter"),
             {k: v for k, v in manifest["versions"].items() if v},
-            [*distilled, *_results(run, arm["name"], arm["base"]), *_again(recipe)],
+            [*distilled, *_results(run, arm["name"], arm["base"]), *standings[arm["name"]], *_again(recipe)],
             recipe.revision,
         )
         write_atomic(made.folder / "README.md", _card(made))
@@ -120,7 +127,7 @@ def _card(made: _Made) -> str:
     lines = [
         *_front(made),
         "",
-        f"# {made.base} after {METHODS[made.method].label}",
+        f"# {made.base} after {method_of(made.method).label}",
         "",
         _what(made),
         "",
@@ -147,7 +154,7 @@ def _card(made: _Made) -> str:
 def _front(made: _Made) -> list[str]:
     """The hub's metadata."""
     tune = made.settings["tune"]
-    tags = ["selfdistill", METHODS[made.method].tag, *(["lora"] if tune != "full" else [])]
+    tags = ["selfdistill", method_of(made.method).tag, *(["lora"] if tune != "full" else [])]
     base = _base_line(made.model)
     kind = "finetune" if made.whole else "adapter"
     library = "transformers" if made.whole else "peft"
@@ -171,7 +178,7 @@ def _base_line(model: str) -> list[str]:
 
 def _what(made: _Made) -> str:
     what = "All weights of a model" if made.whole else "A LoRA adapter"
-    method = METHODS[made.method]
+    method = method_of(made.method)
     whole = not method.rewrites or made.mix_ratio == 1
     share = "" if whole else f" {made.mix_ratio:.0%} of the rows took part in this (the mix ratio)."
     return f"{what}, {ARXIV.sub(_link, method.card)}{share}"
@@ -204,6 +211,19 @@ def _results(run: Path, name: str, plain: str | None) -> list[str]:
     header = ["task", "n", "seed", name, *(f"{name} - {a}" for a in others)]
     note = "Percent correct with 95 % Wilson intervals; differences in points, paired by item (Newcombe)."
     return ["", "## Results", "", note, "", *markdown_table(header, rows)]
+
+
+def _standings(run: Path) -> dict[str, list[str]]:
+    """For every training the section on where its arm stands among those of the run."""
+    listed = arms(run)
+    front = front_of(compare(measured(run)), [arm["name"] for arm in listed])
+    report = {"front": asdict(front)}
+    found: dict[str, list[str]] = {}
+    for arm in listed:
+        line = standing_line(report, arm["name"])
+        said = [interval_line(report), "", _escaped(line), "", DEFINITION] if line else ["Not measured."]
+        found |= {folder: ["", "## Target against retained", "", *said] for folder in arm["folders"]}
+    return found
 
 
 def _items(result: dict[str, Any]) -> str:

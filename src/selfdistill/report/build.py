@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from selfdistill.comparison.differences import compare
+from selfdistill.comparison.front import front_of
 from selfdistill.core.errors import UserError
 from selfdistill.core.records import read_records
 from selfdistill.core.rewrites import Rewrite, Selected
 from selfdistill.core.store import write_atomic
 from selfdistill.methods import method_named
+from selfdistill.report.costs import costs_of
 from selfdistill.report.markdown import markdown
-from selfdistill.report.summary import sentence
+from selfdistill.report.summary import sentence, verdicts
 from selfdistill.run_folder import arms, manifest, training_record
 
 
@@ -36,26 +39,34 @@ def build(run: Path) -> dict[str, Any]:
     reasons = Counter(row.reason.value for row in selected)
     for arm in trained:
         method_named(arm["method"], f"{run / 'run.json'}: arm {arm['name']}")
-    measured = {
-        arm["name"]: [run / folder for folder in arm["folders"]]
-        for arm in [{"name": "seed", "folders": ["seed"]}, *trained]
-        if all((run / folder / "result.json").is_file() for folder in arm["folders"])
-    }
+    listed = manifest(run)
     report: dict[str, Any] = {
         "rows": len(selected),
         "distilled": sum(row.rewritten for row in selected),
         "yield": dict(reasons.most_common()),
         "gap": gap(selected, rewrites),
         "arms": trained,
-        "overlap": manifest(run).get("overlap", {}),
+        "overlap": listed.get("overlap", {}),
         "training": {folder: training_record(run / folder) for arm in trained for folder in arm["folders"]},
-        "tasks": compare(measured),
+        "tasks": compare(measured(run)),
     }
+    report["front"] = asdict(front_of(report["tasks"], [arm["name"] for arm in trained]))
+    report["costs"] = costs_of(trained, report["training"], listed.get("seconds") or {})
+    report["verdicts"] = verdicts(report)
     report["summary"] = sentence(report)
     write_atomic(run / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     write_atomic(run / "report.md", markdown(report))
     write_page(run, report)
     return report
+
+
+def measured(run: Path) -> dict[str, list[Path]]:
+    """The folders of the seed LM and of every arm whose trainings were all evaluated, by its name."""
+    return {
+        arm["name"]: [run / folder for folder in arm["folders"]]
+        for arm in [{"name": "seed", "folders": ["seed"]}, *arms(run)]
+        if all((run / folder / "result.json").is_file() for folder in arm["folders"])
+    }
 
 
 def gap(selected: list[Selected], rewrites: dict[str, Rewrite]) -> dict[str, Any]:
@@ -71,6 +82,3 @@ def gap(selected: list[Selected], rewrites: dict[str, Rewrite]) -> dict[str, Any
     before = sum(a for a, _ in pairs if a is not None) / len(pairs)
     after = sum(b for _, b in pairs if b is not None) / len(pairs)
     return {"rows": len(pairs), "before": before, "after": after, "closed": 1 - after / before if before else None}
-
-
-# --- text --------------------------------------------------------------------------------------------------------

@@ -5,6 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from selfdistill.core.rewrites import Reason
+from selfdistill.report.standings import (
+    COST_NOTE,
+    DEFINITION,
+    OTHER_PAIRS,
+    costs_rows,
+    gives_rows,
+    interval_line,
+    left_out_lines,
+    shown_pairs,
+)
 from selfdistill.report.tables import (
     COLUMNS,
     _classes,
@@ -26,13 +36,15 @@ def markdown(report: dict[str, Any]) -> str:
     """The report as Markdown. Nothing that a model wrote is in it."""
     lines = ["# selfdistill report", "", report["summary"], ""]
     lines += [f"**Warning:** {_escaped(line)}.\n" for line in overlap_lines(report)]
+    lines += _standings(report)
     lines += ["## Scores", ""]
     how = "Student's t over items' means" if any(len(a["folders"]) > 1 for a in report["arms"]) else "Newcombe"
     lines += [f"Percent correct with 95 % intervals; differences are paired by item ({how}).", ""]
     lines += _table(*score_rows(report))
     lines += ["", "## Paired differences", ""]
-    lines += _table(*difference_rows(report["tasks"]))
-    lines += ["", COLUMNS]
+    wanted = shown_pairs(report)
+    lines += _table(*difference_rows(report["tasks"], wanted))
+    lines += ["", COLUMNS, *(["", OTHER_PAIRS] if wanted else [])]
     seeds = spread_rows(report["tasks"])
     if seeds[1]:
         lines += ["", "## Trainings with other seeds", ""]
@@ -65,3 +77,20 @@ def markdown(report: dict[str, Any]) -> str:
         last = f", last loss {record['loss'][-1]['loss']:.4f}" if record["loss"] else ""
         lines.append(f"{arm} trained on {record['rows']} rows{dropped}{last}.")
     return "\n".join(lines) + "\n"
+
+
+def _standings(report: dict[str, Any]) -> list[str]:
+    """The section on target against retained, and what every arm cost."""
+    header, rows = gives_rows(report)
+    lines = ["## Target against retained", "", interval_line(report), ""]
+    lines += _table(header, [[*row[:-2], *map(_escaped, row[-2:])] for row in rows])
+    lines += [
+        "",
+        DEFINITION,
+        *(f"\n{_escaped(line)}." for line in left_out_lines(report)),
+        "",
+        "## What every arm cost",
+        "",
+    ]
+    lines += _table(*costs_rows(report))
+    return [*lines, "", COST_NOTE, ""]

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from selfdistill.methods import METHODS
+from selfdistill.methods import method_of
+from selfdistill.report.standings import front_sentence, many
 from selfdistill.report.tables import difference_of
 from selfdistill.run_folder import pairs
 
 
 def sentence(report: dict[str, Any]) -> str:
-    """What the run shows, in plain words made from its numbers. A difference is called one only where its p, adjusted
-    over all tasks of the two arms, is at most ALPHA."""
-    methods = {arm["name"]: METHODS[arm["method"]] for arm in report["arms"]}
+    """What the run shows, in plain words made from its numbers: the verdict of every pair of arms, or of more arms than
+    fit side by side which of them nothing beats."""
+    return (many(report) and front_sentence(report)) or " ".join(report["verdicts"]) or NOTHING_COMPARED
+
+
+def verdicts(report: dict[str, Any]) -> list[str]:
+    """What every arm shows against its base. A difference is called one only where its p, adjusted over all tasks of
+    the two arms, is at most ALPHA."""
+    methods = {arm["name"]: method_of(arm["method"]) for arm in report["arms"]}
     several = len(pairs(report)) > 1
-    parts = [
+    return [
         (f"{arm} against {base}: " if several else "") + said
         for base, arm in pairs(report)
         if (said := _said(report["tasks"], {base: methods[base].label, arm: methods[arm].label}))
     ]
-    return " ".join(parts) or NOTHING_COMPARED
 
 
 NOTHING_COMPARED = "Nothing to compare: no task has items that could be judged in both arms."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from statistics import stdev
 from typing import Any
 
@@ -44,23 +44,24 @@ def _measured(report: dict[str, Any]) -> list[str]:
 
 
 def score_rows(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the main table; with more than two trained arms, an arm a row."""
+    """Header and rows of the main table: a task a row; with more than two trained arms, an arm a row."""
     names, compared = _measured(report), {s: v for v, s in pairs(report)}
-    wide = len(report["arms"]) <= 2
+    if len(report["arms"]) > 2:
+        heads = [_head(task) for task in report["tasks"]]
+        return ["arm", *heads], [[name, *(score_cell(t["arms"].get(name)) for t in report["tasks"])] for name in names]
     rows = []
     for task in report["tasks"]:
         n = task["arms"]["seed"]["n"]
         first = [task["task"] + (" (target)" if task["role"] == "target" else ""), str(n) if n else "-"]
-        scores = {name: score_cell(task["arms"].get(name)) for name in names}
-        against = {s: difference_cell(difference_of(task, v, s)) for s, v in compared.items() if s in names}
-        if wide:
-            rows.append([*first, *scores.values(), *against.values()])
-        else:
-            rows += [[*first, name, score, against.get(name, "")] for name, score in scores.items()]
-            rows[1 - len(scores) :] = [["", "", *row[2:]] for row in rows[1 - len(scores) :]]
-    if wide:
-        return ["task", "n", *names, *(f"{s} - {v}" for s, v in compared.items() if s in names)], rows
-    return ["task", "n", "arm", "score", "change from its base"], rows
+        scores = [score_cell(task["arms"].get(name)) for name in names]
+        against = [difference_cell(difference_of(task, v, s)) for s, v in compared.items() if s in names]
+        rows.append([*first, *scores, *against])
+    return ["task", "n", *names, *(f"{s} - {v}" for s, v in compared.items() if s in names)], rows
+
+
+def _head(task: dict[str, Any]) -> str:
+    n, name = task["arms"]["seed"]["n"], str(task["task"])
+    return name + (" (target)" if task["role"] == "target" else "") + (f", n = {n}" if n else "")
 
 
 def spread_rows(table: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
@@ -86,9 +87,12 @@ def _pairs_cell(d: dict[str, Any]) -> str:
     return f"{d['n']} ({d['left_out']} left out)" if d["left_out"] else str(d["n"])
 
 
-def difference_rows(table: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of all paired differences."""
-    found = [(task["task"], d) for task in table for d in task["differences"]]
+def difference_rows(
+    table: list[dict[str, Any]], wanted: Container[tuple[str, str]] | None = None
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of all paired differences, or of those between the `wanted` pairs."""
+    every = [(task["task"], d) for task in table for d in task["differences"]]
+    found = [(task, d) for task, d in every if wanted is None or (d["a"], d["b"]) in wanted]
     rows = [
         [
             task, f"{d['b']} - {d['a']}", _pairs_cell(d), difference_cell(d), f"+{d['gained']} / -{d['lost']}",
@@ -117,17 +121,19 @@ def in_thought_lines(table: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def metric_rows(table: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the metrics beside the scores: the paper's rules, win rates, pass@k."""
+    """Header and rows of the metrics beside the scores: the paper's rules, win rates, pass@k; of more than two
+    trained arms, an arm a row."""
     arms = list(dict.fromkeys(a for t in table for a in t["arms"]))
-    rows = []
+    wide, rows = len(arms) <= 3, []
     for task in table:
         names = list(dict.fromkeys(name for r in task["arms"].values() for name in r["metrics"]))
         for name in names:
             found = {arm: r["metrics"].get(name) for arm, r in task["arms"].items()}
             n = max(m["n"] for m in found.values() if m)
-            cells = [mean_cell(found.get(a)) for a in arms]
-            rows.append([task["task"], name, str(n), *cells])
-    return ["task", "metric", "n", *arms], rows
+            cells = {a: mean_cell(found.get(a)) for a in arms}
+            first = [task["task"], name, str(n)]
+            rows += [[*first, *cells.values()]] if wide else [[*first, a, cell] for a, cell in cells.items()]
+    return ["task", "metric", "n", *(arms if wide else ("arm", "value"))], rows
 
 
 def _classes(result: dict[str, Any]) -> str:

@@ -10,8 +10,18 @@ from typing import Any
 from selfdistill.core.progress import plain
 from selfdistill.core.records import Example, Prediction, Verdict, read_records
 from selfdistill.core.turns import heard, readable
-from selfdistill.methods import METHODS
 from selfdistill.report.plots import curve, forest
+from selfdistill.report.standings import (
+    COST_NOTE,
+    DEFINITION,
+    called,
+    costs_rows,
+    gives_rows,
+    interval_line,
+    left_out_lines,
+    many,
+    ordered,
+)
 from selfdistill.report.tables import (
     COLUMNS,
     difference_of,
@@ -62,11 +72,12 @@ def _table(header: list[str], rows: list[list[str]], title: str) -> Any:
 
 
 def show(report: dict[str, Any], console: Any) -> None:
-    """Print the report on a rich console."""
+    """Print the report on a rich console. Of many arms, what would be a line a task and arm is left to the page."""
     print_table(*score_rows(report), "percent correct [95 % interval]", console)
     seeds = spread_rows(report["tasks"])
-    if seeds[1]:
+    if seeds[1] and not many(report):
         print_table(*seeds, "trainings with other seeds, points", console)
+    _show_standings(report, console)
     _show_unjudgeable(report["tasks"], console)
     for line in plots(report):
         console.print(line, highlight=False, markup=False, no_wrap=True, crop=False)
@@ -79,18 +90,31 @@ def show(report: dict[str, Any], console: Any) -> None:
     console.print(f"\n{report['summary']}", style="bold", highlight=False, markup=False)
 
 
+def _show_standings(report: dict[str, Any], console: Any) -> None:
+    """What every arm gives and what it cost, in two tables: one would be too wide."""
+    print_table(*gives_rows(report), "change against the seed LM, points [95 % interval]", console)
+    for line in (interval_line(report), DEFINITION, *(f"{line}." for line in left_out_lines(report))):
+        console.print(plain(line), highlight=False, markup=False)
+    print_table(*costs_rows(report), "what every arm cost", console)
+    console.print(COST_NOTE, highlight=False, markup=False)
+
+
 def plots(report: dict[str, Any]) -> list[str]:
-    """What changed against the seed LM and how the training went, in characters."""
+    """What changed against the seed LM and how the training went, in characters: by task, of many arms by role."""
     names = [arm["name"] for arm in report["arms"]]
-    changes = [(f"{t['task']}, {name}", difference_of(t, "seed", name)) for t in report["tasks"] for name in names]
-    lines = ["change against the seed LM, points [95 % interval]", *forest(changes), ""]
-    lines += ["training loss, nats a token, first to last step"]
-    longest = max((len(name) for name in report["training"]), default=0)
-    for name, training in report["training"].items():
-        losses = [x["loss"] for x in training["loss"]]
-        if losses:
-            lines.append(f"{name:<{longest}}  {losses[0]:.3f} {curve(losses)} {losses[-1]:.3f}")
-    return [*lines, ""]
+    if many(report):
+        changes = [(f"{role}, {s['arm']}", s[role]) for role in ("target", "retained") for s in ordered(report)]
+    else:
+        changes = [(f"{t['task']}, {name}", difference_of(t, "seed", name)) for t in report["tasks"] for name in names]
+    lines = forest(changes)
+    if lines:
+        lines = ["change against the seed LM, points [95 % interval]", *lines, ""]
+    losses = {name: [x["loss"] for x in training["loss"]] for name, training in report["training"].items()}
+    longest = max(map(len, losses), default=0)
+    shown = [f"{name:<{longest}}  {v[0]:.3f} {curve(v)} {v[-1]:.3f}" for name, v in losses.items() if v]
+    if shown:
+        lines += ["training loss, nats a token, first to last step", *shown, ""]
+    return lines
 
 
 def show_comparison(table: list[dict[str, Any]], console: Any) -> None:
@@ -130,19 +154,35 @@ def side_by_side(run: Path, console: Any, count: int = 3) -> None:
 
 
 def broken_and_kept(run: Path, count: int) -> list[dict[str, Any]]:
-    """Items, each from another task, that the seed LM gets right, the base of the first pair of arms wrong, and the
-    other arm right."""
+    """Items that the seed LM gets right, the base of some arms wrong, and such arms right: for every pair of a base and
+    an arm up to `count`, each of another task. An item that shows several pairs stands there once."""
     trained = {arm["name"]: arm for arm in arms(run)}
-    base, arm = next((trained[a["base"]], a) for a in trained.values() if a["base"])
-    names = ["seed", base["folders"][0], arm["folders"][0]]
-    title = f"broken by {METHODS[base['method']].short}, kept by {METHODS[arm['method']].short}"
+    pairs = [(trained[a["base"]], a) for a in trained.values() if a["base"]]
+    if not pairs:
+        return []
+    names = called(list(trained.values()))
+    folder = {arm["name"]: arm["folders"][0] for arm in trained.values()}
     items = {e.id: e for e in read_records(run / "seed" / "items.jsonl", Example)}
-    answers = {a: {p.id: p for p in read_records(run / a / "predictions.jsonl", Prediction)} for a in names}
-    found: dict[str, dict[str, Any]] = {}
-    for key, item in items.items():
-        right = [answers[a][key].verdict is Verdict.CORRECT for a in names]
-        if right == [True, False, True] and item.task not in found and len(found) < count:
-            texts = {"prompt": item.prompt[-1]["content"], "expected": readable(item.answers[-1])}
-            texts |= {f"{a} answers": readable(heard(answers[a][key].text)) for a in names}
-            found[item.task] = {"title": f"{item.task}: {title}", "texts": texts}
-    return list(found.values())
+    wanted = {"seed": "seed"} | {arm["name"]: folder[arm["name"]] for pair in pairs for arm in pair}
+    answers = {a: {p.id: p for p in read_records(run / f / "predictions.jsonl", Prediction)} for a, f in wanted.items()}
+
+    def right(arm: str, key: str) -> bool:
+        return answers[arm][key].verdict is Verdict.CORRECT
+
+    chosen: dict[tuple[str, str], list[str]] = {}
+    shown: dict[tuple[str, str], set[str]] = {(base["name"], arm["name"]): set() for base, arm in pairs}
+    broken = {base: [k for k in items if right("seed", k) and not right(base, k)] for base in {b for b, _ in shown}}
+    for (base, arm), tasks in shown.items():
+        for key in broken[base]:
+            if len(tasks) < count and items[key].task not in tasks and right(arm, key):
+                chosen[base, key] = keeping = [a for b, a in shown if b == base and right(a, key)]
+                for other in keeping:
+                    shown[base, other].add(items[key].task)
+    found = []
+    for (base, key), keeping in chosen.items():
+        item = items[key]
+        texts = {"prompt": item.prompt[-1]["content"], "expected": readable(item.answers[-1])}
+        texts |= {f"{wanted[a]} answers": readable(heard(answers[a][key].text)) for a in ("seed", base, *keeping)}
+        kept = ", ".join(names[a] for a in keeping)
+        found.append({"title": f"{item.task}: broken by {names[base]}, kept by {kept}", "texts": texts})
+    return found

@@ -28,10 +28,23 @@ from markupsafe import Markup
 from selfdistill.core.records import read_records
 from selfdistill.core.rewrites import REWRITTEN, Reason, Rewrite, Selected
 from selfdistill.core.store import write_atomic
-from selfdistill.methods import METHODS
+from selfdistill.methods import METHODS, lead, method_of
 from selfdistill.report.page import charts
 from selfdistill.report.page.items import collect, script
+from selfdistill.report.page.scatter import scatter
 from selfdistill.report.page.svg import SHAPES, clean
+from selfdistill.report.standings import (
+    COST_NOTE,
+    DEFINITION,
+    MANY,
+    OTHER_PAIRS,
+    costs_rows,
+    gives_rows,
+    interval_line,
+    left_out_lines,
+    many,
+    shown_pairs,
+)
 from selfdistill.report.summary import NOTHING_COMPARED
 from selfdistill.report.tables import (
     difference_cell,
@@ -56,7 +69,7 @@ def write_page(run: Path, report: dict[str, Any]) -> Path:
     data = collect(run, manifest.get("arms", [])) | {"reasons": {r.value: r.explained for r in Reason}}
     curves = charts.strength_points(_json(run / "scale.json"))
     points = charts.arm_points(report)
-    methods = [(name, METHODS[name]) for name in dict.fromkeys(arm["method"] for arm in report["arms"])]
+    methods = [(name, METHODS[name]) for name in dict.fromkeys(lead(arm["method"]) for arm in report["arms"])]
     template = Environment(autoescape=True, finalize=clean, trim_blocks=True, lstrip_blocks=True)
     html = template.from_string(_file("page.html")).render(
         policy=f"default-src 'none'; script-src '{_hash(code)}'; style-src '{_hash(styles)}'; img-src data:; "
@@ -65,18 +78,21 @@ def write_page(run: Path, report: dict[str, Any]) -> Path:
         code=Markup(code),
         data=Markup(script(data)),
         report=report,
-        said=_sentences(report),
         facts=_facts(report, manifest, _recipe(recipe)),
-        scatter=charts.scatter(points, curves),
+        scatter=scatter(report, curves),
         point_rows=_point_rows(points, curves),
+        crowd=many(report),
+        standings=_standings(report),
+        notes=[interval_line(report), DEFINITION, COST_NOTE, *(f"{line}." for line in left_out_lines(report))],
         scores=score_rows(report),
-        differences=difference_rows(report["tasks"]),
+        differences=difference_rows(report["tasks"], shown_pairs(report)),
+        other_pairs=OTHER_PAIRS,
         spread=spread_rows(report["tasks"]),
         overlap=overlap_lines(report),
         nothing=NOTHING_COMPARED,
         shapes=SHAPES,
-        both=", ".join(f"{METHODS[m.base].short} to {m.short}" for _, m in methods if m.base),
-        methods=methods,
+        methods=methods if len(methods) <= MANY else [],
+        arms=_arm_rows(report),
         in_thought=in_thought_lines(report["tasks"]),
         unjudgeable=(unjudgeable_rows(report["tasks"]), UNJUDGEABLE),
         **_forest(report),
@@ -132,11 +148,35 @@ def _recipe(text: str | None) -> dict[str, Any]:
 # --- the parts ---------------------------------------------------------------------------------------------------
 
 
-def _sentences(report: dict[str, Any]) -> list[str]:
-    """The verdict, of a run with several pairs of arms a line each."""
-    starts = [report["summary"].find(f"{arm} against {base}: ") for base, arm in pairs(report)]
-    found = sorted({0, *(s for s in starts if s > 0)})
-    return [report["summary"][a:b].strip() for a, b in zip(found, [*found[1:], None], strict=True)]
+def _standings(report: dict[str, Any]) -> tuple[list[str], list[list[tuple[str, str]]]]:
+    """What every arm gives and what it cost: header, and rows of cells, each a value and what stands smaller below."""
+    (header, gives), (more, costs) = gives_rows(report), costs_rows(report)
+    rows = []
+    for given, cost in zip(gives, costs, strict=True):
+        parts = [cell.partition(" [") for cell in (*given, *cost[1:])]
+        rows.append([(value, f"[{rest}" if mark else "") for value, mark, rest in parts])
+        rows[-1][0] = (given[0], "")
+    return [*header, *more[1:]], rows
+
+
+def _arm_rows(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """What every arm is, and what trained."""
+    rows = []
+    for arm in report["arms"]:
+        settings, repair = arm.get("settings"), arm.get("repair")
+        sources = (report["training"][arm["folders"][0]].get("trained") or {}).get("sources")
+        rows.append(
+            [
+                arm["name"],
+                method_of(arm["method"]).label,
+                arm["base"] or "the seed LM alone",
+                "not recorded" if settings is None else ", ".join(f"{k} = {v}" for k, v in settings.items()) or "none",
+                "not recorded" if repair is None else ", ".join(repair) or "none",
+                "not recorded" if sources is None else ", ".join(f"{k} {v:,}" for k, v in sources.items() if v),
+                str(len(arm["folders"])),
+            ]
+        )
+    return ["arm", "method", "compared with", "settings", "repair", "rows by source", "trainings"], rows
 
 
 def _facts(report: dict[str, Any], manifest: dict[str, Any], recipe: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -183,25 +223,22 @@ def _point_rows(points: list[dict[str, Any]], curves: dict[str, list[dict[str, A
 
 
 def _forest(report: dict[str, Any]) -> dict[str, Any]:
-    """Paired differences by task, each row with its bar."""
-    groups, method = [], {arm["name"]: arm["method"] for arm in report["arms"]}
+    """Paired differences by task, each row with its bar: every arm against the seed LM, then against its base."""
+    groups, method = [], {arm["name"]: lead(arm["method"]) for arm in report["arms"]}
+    wanted = [*(("seed", name) for name in method), *pairs(report)]
     for task in report["tasks"]:
         found = {(d["a"], d["b"]): d for d in task["differences"]}
-        rows: list[dict[str, Any]] = []
-        for base, arm in pairs(report):
-            marks = [("seed", name, method[name], METHODS[method[name]].shape) for name in (base, arm)]
-            for a, b, kind, shape in (*marks, (base, arm, "both", "triangle")):
-                d = found.get((a, b))
-                if d and d not in [row["d"] for row in rows]:
-                    rows.append({"d": d, "style": kind, "shape": shape})
+        rows: list[dict[str, Any]] = [{"d": found[pair]} for pair in wanted if pair in found]
         groups.append({"task": task["task"], "target": task["role"] == "target", "rows": rows})
     forest = charts.Forest([row["d"] for g in groups for row in g["rows"]])
     for row in (row for g in groups for row in g["rows"]):
         d = row["d"]
+        kind = method[d["b"]]
         value, _, interval = difference_cell(d).replace("-", "−").partition(" ")
-        row |= {"bar": forest.row(d, row["style"], row["shape"]), "value": value, "interval": interval}
+        row |= {"bar": forest.row(d, kind, METHODS[kind].shape), "value": value, "interval": interval}
         row["noise"] = d["low"] <= 0 <= d["high"]
-    return {"groups": groups, "axis": forest.axis(), "compared": bool([g for g in groups if g["rows"]])}
+    compared = [g for g in groups if g["rows"]]
+    return {"groups": groups, "axis": forest.axis(), "compared": bool(compared), "against_base": bool(pairs(report))}
 
 
 def _distilled(run: Path, report: dict[str, Any]) -> dict[str, Any]:
@@ -229,20 +266,24 @@ def _distilled(run: Path, report: dict[str, Any]) -> dict[str, Any]:
 
 
 def _curves(report: dict[str, Any]) -> dict[str, Any]:
-    """Losses of every training, and their ends as rows."""
+    """Losses of every training, and their ends as rows; of many trainings each with a small curve of its own."""
     curves: list[dict[str, Any]] = []
     for arm in report["arms"]:
         for folder in arm["folders"]:
             record = report["training"][folder]
             kept = {k: [p for p in record[k] or () if math.isfinite(p["loss"])] for k in ("loss", "held_out")}
-            nth = sum(c["method"] == arm["method"] for c in curves)
-            curves.append({"name": folder, "method": arm["method"], "dash": nth % 4, "record": record, **kept})
-    rows = []
+            nth = sum(c["method"] == lead(arm["method"]) for c in curves)
+            curves.append({"name": folder, "method": lead(arm["method"]), "dash": nth % 4, "record": record, **kept})
+    crowd = len(curves) > MANY
+    rows: list[list[object]] = []
     for c in curves:
         steps = str(max((p["step"] for p in c["loss"]), default="not measured"))
         ends = [_end(c["loss"], 0), _end(c["loss"], -1), _end(c["held_out"], -1)]
-        rows.append([c["name"], str(c["record"]["rows"]), str(len(c["record"]["dropped"])), steps, *ends])
-    return {"losses": charts.losses(curves), "loss_rows": rows, "curves": curves}
+        drawn = [charts.spark(c["loss"], c["method"])] if crowd else []
+        rows.append([c["name"], *drawn, str(c["record"]["rows"]), str(len(c["record"]["dropped"])), steps, *ends])
+    header = ["training", *(["loss"] if crowd else []), "rows", "too long", "steps", "first", "last", "held out"]
+    drawn_together = None if crowd else charts.losses(curves)
+    return {"losses": drawn_together, "loss_rows": (header, rows), "curves": curves, "sparks": crowd}
 
 
 def _end(points: list[dict[str, Any]], index: int) -> str:
@@ -295,5 +336,15 @@ def _repeat(manifest: dict[str, Any], recipe: str | None, report: dict[str, Any]
         "made": [[names.get(k, k), str(manifest[k])] for k in kept if manifest.get(k)],
         "versions": [[k, str(v)] for k, v in versions.items()],
         "seconds": [[k, f"{v:,.1f}"] for k, v in (manifest.get("seconds") or {}).items()],
-        "chosen": {f: t["chosen"] for f, t in report["training"].items() if t.get("chosen")},
+        "chosen": _chosen(report["training"]),
     }
+
+
+def _chosen(training: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """What was chosen, the trainings with the same lines together."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for folder, record in training.items():
+        if record.get("chosen"):
+            found.setdefault(tuple(record["chosen"]), []).append(folder)
+    alike = len(found) == 1 and len(training) > 1
+    return [("every arm" if alike else ", ".join(folders), list(lines)) for lines, folders in found.items()]

@@ -9,8 +9,8 @@ from typing import Any
 from markupsafe import Markup
 
 from selfdistill.comparison.intervals import mean_score
-from selfdistill.methods import METHODS
-from selfdistill.report.page.svg import Frame, Labels, mark, path, tag, ticks
+from selfdistill.methods import METHODS, lead
+from selfdistill.report.page.svg import Frame, mark, path, tag, ticks
 
 SHAPE = {"seed": "circle"} | {name: method.shape for name, method in METHODS.items()}
 """Of a method's marks; its colour is the class of its name in the page's style."""
@@ -21,7 +21,7 @@ POINTS = 250
 BINS = 28
 
 
-# --- target against retained -------------------------------------------------------------------------------------
+# --- means -------------------------------------------------------------------------------------------------------
 
 
 def _mean(results: Iterable[dict[str, Any] | None]) -> dict[str, float] | None:
@@ -33,7 +33,7 @@ def _mean(results: Iterable[dict[str, Any] | None]) -> dict[str, float] | None:
 def arm_points(report: dict[str, Any]) -> list[dict[str, Any]]:
     """Every arm as {name, method, target, retained, seeds}: means over its tasks by role, and of each seed."""
     points = []
-    for name, method in [("seed", "seed"), *((a["name"], a["method"]) for a in report["arms"])]:
+    for name, method in [("seed", "seed"), *((a["name"], lead(a["method"])) for a in report["arms"])]:
         point: dict[str, Any] = {"name": name, "method": method, "seeds": []}
         seeds: dict[str, list[float]] = {}
         for role in ("target", "retained"):
@@ -72,87 +72,6 @@ def _is_mean(value: Any) -> bool:
     return isinstance(value, dict) and all(_is_number(value.get(k)) for k in ("value", "low", "high"))
 
 
-def scatter(points: Sequence[dict[str, Any]], curves: dict[str, list[dict[str, Any]]]) -> Markup | None:
-    """Target (up) against retained (right), in percent. None where an arm has no target or nothing retained."""
-    shown = [p for p in points if p["target"] and p["retained"]]
-    between = {arm: [p for p in c if float(p["strength"]) not in (0, 1)] for arm, c in curves.items()}
-    every = [*shown, *(p for c in between.values() for p in c)]
-    if not shown:
-        return None
-    extra = [s for p in shown for s in p["seeds"]]
-    frame = _frame_around(every, extra)
-    at = {id(p): (frame.x(100 * p["retained"]["value"]), frame.y(100 * p["target"]["value"])) for p in every}
-    parts = frame.axes("retained abilities, mean % correct", "target, mean % correct")
-    parts += _seed_lines(frame, shown)
-    method = {p["name"]: p["method"] for p in points}
-    for arm, curve in curves.items():
-        places = [(frame.x(100 * p["retained"]["value"]), frame.y(100 * p["target"]["value"])) for p in curve]
-        parts.append(path(places, f"line thin dashed {method.get(arm, '')}"))
-    parts += [_cross(frame, p, f"thin {method.get(arm, '')}") for arm, c in between.items() for p in c]
-    parts += [_cross(frame, p, p["method"]) for p in shown]
-    for p in shown:
-        shape = SHAPE[p["method"]]
-        small = [
-            mark(shape, frame.x(100 * x), frame.y(100 * y), f"hollow {p['method']}", scale=0.6) for x, y in p["seeds"]
-        ]
-        parts += [*small, mark(shape, *at[id(p)], p["method"], _said(p["name"], p))]
-    labels = Labels(frame, [box for p in every for box in _boxes(frame, p)])
-    parts += [labels.put("seed LM" if p["name"] == "seed" else p["name"], *at[id(p)], p["method"]) for p in shown]
-    for arm, curve in between.items():
-        for p in curve:
-            kind, text = method.get(arm, ""), f"{p['strength']:g}"
-            parts.append(
-                mark(SHAPE.get(kind, "circle"), *at[id(p)], f"hollow {kind}", _said(f"{arm} x {text}", p), 0.7)
-            )
-            parts.append(labels.put(f"× {text}", *at[id(p)], f"small {kind}"))
-    name = "Scatter: score on the target against the mean score on all other tasks; the table has the same numbers."
-    return frame.draw(parts, name)
-
-
-def _frame_around(every: Sequence[dict[str, Any]], extra: Sequence[tuple[float, float]]) -> Frame:
-    ends = {}
-    for axis, (role, k) in {"x": ("retained", 0), "y": ("target", 1)}.items():
-        values = [100 * p[role][end] for p in every for end in ("low", "high")] + [100 * e[k] for e in extra]
-        low, high = min(values), max(values)
-        pad = max(0.08 * (high - low), (10 - high + low) / 2, 1.0)
-        ends[axis] = (max(0.0, low - pad), min(100.0, high + pad) + 0.5)
-    return Frame(*ends["x"], *ends["y"])
-
-
-def _seed_lines(frame: Frame, shown: Sequence[dict[str, Any]]) -> list[Markup]:
-    seed = next((p for p in shown if p["name"] == "seed"), None)
-    if not seed:
-        return []
-    x, y = frame.x(100 * seed["retained"]["value"]), frame.y(100 * seed["target"]["value"])
-    return [
-        tag("line", x1=x, x2=x, y1=frame.top, y2=frame.height - frame.bottom, class_="reference"),
-        tag("line", x1=frame.left, x2=frame.width - frame.right, y1=y, y2=y, class_="reference"),
-    ]
-
-
-def _ends(frame: Frame, p: dict[str, Any]) -> tuple[float, ...]:
-    """x, y, and the ends of both intervals: left, right, top, bottom."""
-    x, left, right = (frame.x(100 * p["retained"][k]) for k in ("value", "low", "high"))
-    y, top, bottom = (frame.y(100 * p["target"][k]) for k in ("value", "high", "low"))
-    return x, y, left, right, top, bottom
-
-
-def _cross(frame: Frame, p: dict[str, Any], style: str) -> Markup:
-    x, y, left, right, top, bottom = _ends(frame, p)
-    across = tag("line", x1=left, x2=right, y1=y, y2=y, class_=f"line {style}")
-    return across + tag("line", x1=x, x2=x, y1=top, y2=bottom, class_=f"line {style}")
-
-
-def _boxes(frame: Frame, p: dict[str, Any]) -> list[tuple[float, float, float, float]]:
-    """Where no label may lie: the mark, and both intervals."""
-    x, y, left, right, top, bottom = _ends(frame, p)
-    return [(x - 7, y - 7, x + 7, y + 7), (left, y - 1, right, y + 1), (x - 1, top, x + 1, bottom)]
-
-
-def _said(name: str, p: dict[str, Any]) -> str:
-    return f"{name}: target {100 * p['target']['value']:.1f}, retained {100 * p['retained']['value']:.1f}"
-
-
 # --- the forest plot ---------------------------------------------------------------------------------------------
 
 
@@ -170,20 +89,29 @@ class Forest:
         return f"{100 * (points - self.low) / (self.high - self.low):.2f}%"
 
     def row(self, d: dict[str, Any], style: str, shape: str) -> Markup:
-        """One difference with its interval; hollow where it is noise."""
+        """One difference with its interval; hollow where it is noise, dashed where it is not from the seed LM."""
         noise = d["low"] <= 0 <= d["high"]
         grid = [
             tag("line", x1=self._x(v), x2=self._x(v), y1=0, y2="100%", class_="grid" if v else "zero")
             for v in self.shown
         ]
-        bar = tag("line", x1=self._x(100 * d["low"]), x2=self._x(100 * d["high"]), y1=13, y2=13, class_=f"line {style}")
+        kind = f"line dashed {style}" if d["a"] != "seed" else f"line {style}"
+        bar = tag("line", x1=self._x(100 * d["low"]), x2=self._x(100 * d["high"]), y1=13, y2=13, class_=kind)
         point = mark(shape, self._x(100 * d["value"]), 13, f"{style} hollow" if noise else style)
         return tag("svg", *grid, bar, point, width="100%", height=26, aria_hidden="true")
 
     def axis(self) -> Markup:
         """Tick labels."""
+        step = self.shown[1] - self.shown[0] if len(self.shown) > 1 else 1.0
         texts = [
-            tag("text", f"{v:+g}".replace("-", "−") if v else "0", x=self._x(v), y=13, text_anchor="middle")
+            tag(
+                "text",
+                f"{v:+g}".replace("-", "−") if v else "0",
+                x=self._x(v),
+                y=13,
+                text_anchor="middle",
+                class_="between" if round(v / step) % 2 else None,  # no room on a phone
+            )
             for v in self.shown
         ]
         return tag("svg", *texts, width="100%", height=18, aria_hidden="true")
@@ -263,6 +191,17 @@ def losses(curves: Sequence[dict[str, Any]]) -> Markup | None:
     return frame.draw(parts, "Training loss by step, a line an arm. The table below has its ends.")
 
 
+def spark(losses: Sequence[dict[str, Any]], style: str) -> Markup:
+    """The course of one loss, from its highest to its lowest, as small as a word."""
+    points = _thinned(_smoothed(losses), 40)
+    if len(points) < 2:
+        return Markup("")
+    least, most = min(p["loss"] for p in points), max(p["loss"] for p in points)
+    frame = Frame(points[0]["step"], points[-1]["step"], least, max(most, least + 1e-9), 90, 20, 2, 2, 2, 2)
+    line = path([(frame.x(p["step"]), frame.y(p["loss"])) for p in points], f"line {style}")
+    return tag("svg", line, viewBox="0 0 90 20", width=90, height=20, aria_hidden="true")
+
+
 def _smoothed(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Each point the mean of the fiftieth of the curve around it, on both sides."""
     reach = len(points) // 50
@@ -270,8 +209,8 @@ def _smoothed(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"step": p["step"], "loss": sum(n["loss"] for n in g) / len(g)} for p, g in zip(points, near, strict=True)]
 
 
-def _thinned(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """At most about POINTS of them, each the mean of its neighbours."""
-    each = math.ceil(len(points) / POINTS)
+def _thinned(points: Sequence[dict[str, Any]], most: int = POINTS) -> list[dict[str, Any]]:
+    """At most about `most` of them, each the mean of its neighbours."""
+    each = math.ceil(len(points) / most)
     groups = [points[i : i + each] for i in range(0, len(points), each)] if each > 1 else [[p] for p in points]
     return [{k: sum(p[k] for p in g) / len(g) for k in ("step", "loss")} for g in groups]

@@ -9,7 +9,8 @@ from typing import Any
 from selfdistill.core.records import Example, Prediction, read_records
 from selfdistill.core.rewrites import Rewrite, Selected
 from selfdistill.core.turns import heard, readable, signature, who
-from selfdistill.methods import METHODS
+from selfdistill.methods import lead
+from selfdistill.report.standings import called
 
 ROOM = 50_000_000
 """Characters that all examples of a page may have together. A browser still opens that; the rest stays in the files."""
@@ -19,11 +20,11 @@ def collect(run: Path, arms: list[dict[str, Any]]) -> dict[str, Any]:
     """The examples of a run for the page's script: {arms, methods, pairs, reasons, items, left_out}.
 
     `arms` are the run's trainings, {name, method, base, rows, seed}; `methods` tells an arm's method, `pairs` an arm's
-    base, the arm, and how the two methods are called. An item is {kind, id, task, prompt: [[role, text]],
+    base, the arm, and what the two are called. An item is {kind, id, task, prompt: [[role, text]],
     references, answers: {arm: ...}}; a training row has {reason, rewrites, thoughts, kept, note, nll} besides.
     `left_out` counts items that found no room.
     """
-    names = ["seed", *(arm["name"] for arm in arms)]
+    names, known = ["seed", *(arm["name"] for arm in arms)], called(arms)
     items = _evaluated(run, names)
     shown: list[dict[str, Any]] = []
     room = ROOM
@@ -34,8 +35,8 @@ def collect(run: Path, arms: list[dict[str, Any]]) -> dict[str, Any]:
     rows, left_out = _rows(run, names, room)
     return {
         "arms": names,
-        "methods": {"seed": "seed"} | {arm["name"]: arm["method"] for arm in arms},
-        "pairs": [[a["base"], a["name"], *_called(a["method"])] for a in arms if a["base"]],
+        "methods": {"seed": "seed"} | {arm["name"]: lead(arm["method"]) for arm in arms},
+        "pairs": [[a["base"], a["name"], known[a["base"]], known[a["name"]]] for a in arms if a["base"]],
         "items": [*shown, *rows],
         "left_out": len(items) - len(shown) + left_out,
     }
@@ -46,11 +47,6 @@ def script(data: dict[str, Any]) -> str:
     markup at all."""
     text = json.dumps(data, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _called(method: str) -> list[str]:
-    """The method's base and the method, as readers know them."""
-    return [METHODS[name].short for name in (METHODS[method].base, method) if name]
 
 
 def _size(item: dict[str, Any]) -> int:

@@ -4,11 +4,13 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const PAGE = 20; // items on one page
   const CUT = 1500; // characters of a text before "Show all"
+  const MANY = 6; // the most models whose verdicts stand in a line, and that have a filter each
   const CELLS = 4e6; // of the table that a comparison by words may fill
   const SIGNS = { correct: "✓", wrong: "✗", truncated: "✂", error: "!", unjudged: "?", cannot_be_judged: "∅" };
   const SAYS = { truncated: "cut off", unjudged: "not judged", cannot_be_judged: "cannot be judged" };
   const get = (id) => document.getElementById(id);
   const methods = (arm) => data.methods[arm] || "";
+  const crowd = data.arms.length > MANY;
   let shown = data.items;
   let page = 0;
 
@@ -113,10 +115,20 @@
     return make("span", `verdict ${answer.verdict}`, `${SIGNS[answer.verdict]} ${name}`);
   }
 
+  /** The arms that answered; of many, those with the same answer and verdict together. */
+  function sameAnswers(item) {
+    const groups = new Map();
+    for (const arm of data.arms.filter((arm) => item.answers[arm])) {
+      const key = crowd ? JSON.stringify(item.answers[arm]) : arm;
+      groups.set(key, [...(groups.get(key) || []), arm]);
+    }
+    return [...groups.values()];
+  }
+
   function answers(item) {
-    const cards = data.arms.filter((arm) => item.answers[arm]).map((arm) => {
-      const a = item.answers[arm];
-      const title = make("h3", "", make("bdi", "", visible(arm)), " answers ", a.verdict ? verdict(a) : "");
+    const cards = sameAnswers(item).map((same) => {
+      const arm = same[0], a = item.answers[arm];
+      const title = make("h3", "", make("bdi", "", visible(same.join(", "))), same.length > 1 ? " answer " : " answers ", a.verdict ? verdict(a) : "");
       const card = make("div", "", title, ...(a.thought ? [folded(a.thought)] : []), plain(a.text, methods(arm)));
       const facts = [["read as", a.extracted], ["expected", a.expected], ["class", a.label], ["note", a.note]];
       for (const [name, value] of facts) if (value) card.append(said(`${name}: ${cut(value, 300)}`));
@@ -171,7 +183,10 @@
     start.dir = "auto";
     const signs = make("span", "signs");
     if (item.reason) signs.append(make("span", item.kept ? "correct" : "", `${item.kept ? "✓" : "–"} ${item.reason}`));
-    if (item.kind === "item" && data.arms.length <= 6)
+    if (item.kind === "item" && crowd) {
+      const found = counts(data.arms.map((arm) => item.answers[arm] && item.answers[arm].verdict));
+      for (const [v, n] of found) signs.append(make("span", v, `${SIGNS[v]} ${n} ${SAYS[v] || v}`));
+    } else if (item.kind === "item")
       for (const arm of data.arms) {
         const v = item.answers[arm] && item.answers[arm].verdict;
         const name = v ? SAYS[v] || v : "not measured";
@@ -191,17 +206,20 @@
   const right = (item, arm) => item.answers[arm] && item.answers[arm].verdict === "correct";
   const wrong = (item, arm) => item.answers[arm] && item.answers[arm].verdict && !["correct", "unjudged", "cannot_be_judged"].includes(item.answers[arm].verdict);
   const CHANGES = {};
+  const groups = new Map(); // what can have happened, by the two arms of a pair
   for (const [a, b] of new Map(data.pairs.map((p) => [`${p[2]} ${p[3]}`, [p[2], p[3]]])).values()) {
     const pairs = data.pairs.filter((p) => p[2] === a && p[3] === b);
     const inSome = (test) => (item) => item.kind === "item" && pairs.some(([base, arm]) => test(item, base, arm));
-    Object.assign(CHANGES, {
+    const found = {
       [`broken by ${a}, kept by ${b}`]: inSome((i, v, s) => right(i, "seed") && wrong(i, v) && right(i, s)),
       [`broken by ${b}, kept by ${a}`]: inSome((i, v, s) => right(i, "seed") && right(i, v) && wrong(i, s)),
       [`broken by ${a} and ${b}`]: inSome((i, v, s) => right(i, "seed") && wrong(i, v) && wrong(i, s)),
       [`learnt by ${a} and ${b}`]: inSome((i, v, s) => wrong(i, "seed") && right(i, v) && right(i, s)),
       [`learnt by ${a} alone`]: inSome((i, v, s) => wrong(i, "seed") && right(i, v) && wrong(i, s)),
       [`learnt by ${b} alone`]: inSome((i, v, s) => wrong(i, "seed") && wrong(i, v) && right(i, s)),
-    });
+    };
+    groups.set(`${a} and ${b}`, Object.keys(found));
+    Object.assign(CHANGES, found);
   }
   CHANGES["cannot be judged"] = (i) => i.kind === "item" && Object.values(i.answers).some((a) => a.verdict === "cannot_be_judged");
   const haystacks = new Map();
@@ -222,13 +240,13 @@
     return [...found];
   }
 
-  function options(select, choices) {
-    select.replaceChildren(...choices.map(([value, text]) => {
-      const option = make("option", "", visible(cut(text, 80)));
-      option.value = value;
-      return option;
-    }));
+  function choice([value, text]) {
+    const option = make("option", "", visible(cut(text, 80)));
+    option.value = value;
+    return option;
   }
+
+  const options = (select, choices) => select.replaceChildren(...choices.map(choice));
 
   function chosen() {
     const value = (id) => get(id).value;
@@ -238,14 +256,33 @@
     if (task > 0) tests.push((i) => i.kind === "item" && i.task === tasks[task - 1][0]);
     if (reason) tests.push((i) => i.reason === reason);
     if (change) tests.push(CHANGES[change]);
-    for (const [k, arm] of data.arms.entries()) {
-      const wanted = value(`verdict-${k}`);
+    for (const [arm, wanted] of asks()) {
       if (wanted === "not correct") tests.push((i) => wrong(i, arm));
       else if (wanted) tests.push((i) => i.answers[arm] && i.answers[arm].verdict === wanted);
     }
     const asked = value("q").toLowerCase().split(/\s+/).filter(Boolean);
     if (asked.length) tests.push((i) => asked.every((word) => haystack(i).includes(word)));
     return data.items.filter((item) => tests.every((test) => test(item)));
+  }
+
+  // What is asked of the verdicts, as [arm, verdict]: a filter an arm, or of many arms two filters that each name one.
+  const SLOTS = crowd ? [0, 1] : [...data.arms.keys()];
+  const asks = () => SLOTS.map((k) => [crowd ? get(`arm-${k}`).value : data.arms[k], get(`verdict-${k}`).value]);
+
+  /** Ask for this verdict of this arm, in the given place where there is a choice. */
+  function ask(place, arm, verdict) {
+    const k = crowd ? place : data.arms.indexOf(arm);
+    if (crowd) get(`arm-${k}`).value = arm;
+    get(`verdict-${k}`).value = verdict;
+  }
+
+  function filterOf(id, name, choices) {
+    const select = make("select", "");
+    select.id = id;
+    options(select, choices);
+    const label = make("label", "", make("bdi", "", visible(name)));
+    label.htmlFor = id;
+    get("verdicts").append(make("div", "", label, select));
   }
 
   function update() {
@@ -286,16 +323,22 @@
   const reasons = counts(data.items.map((i) => i.reason));
   options(get("reason"), [["", "any"], ...reasons.map(([r, n]) => [r, `${r} (${n})`])]);
   const changes = Object.keys(CHANGES).map((c) => [c, data.items.filter(CHANGES[c]).length]);
-  options(get("change"), [["", "anything"], ...changes.map(([c, n]) => [c, `${c} (${n})`])]);
-  data.arms.forEach((arm, k) => {
-    const verdicts = counts(data.items.map((i) => i.answers[arm] && i.answers[arm].verdict));
-    const select = make("select", "");
-    select.id = `verdict-${k}`;
-    options(select, [["", "any"], ...verdicts.map(([v, n]) => [v, `${SAYS[v] || v} (${n})`]), ["not correct", "anything but correct"]]);
-    const label = make("label", "", make("bdi", "", visible(arm)));
-    label.htmlFor = select.id;
-    get("verdicts").append(make("div", "", label, select));
-  });
+  const happened = changes.map(([c, n]) => [c, `${c} (${n})`, n]);
+  const grouped = new Set(groups.size > 1 ? [...groups.values()].flat() : []);
+  options(get("change"), [["", "anything"], ...happened.filter(([c]) => !grouped.has(c))]);
+  if (grouped.size)
+    for (const [name, listed] of groups) {
+      const group = make("optgroup", "", ...happened.filter(([c, , n]) => listed.includes(c) && n).map(choice));
+      group.label = visible(cut(name, 80));
+      if (group.children.length) get("change").append(group);
+    }
+  const judged = (arm) => counts(data.items.flatMap((i) => (arm ? [i.answers[arm]] : Object.values(i.answers)).map((a) => a && a.verdict)));
+  const verdicts = (arm) => [["", "any"], ...judged(arm).map(([v, n]) => [v, arm ? `${SAYS[v] || v} (${n})` : SAYS[v] || v]), ["not correct", "anything but correct"]];
+  for (const k of SLOTS) {
+    const which = k ? "the other arm" : "an arm";
+    if (crowd) filterOf(`arm-${k}`, which, data.arms.map((arm) => [arm, arm]));
+    filterOf(`verdict-${k}`, crowd ? `verdict of ${which}` : data.arms[k], verdicts(crowd ? "" : data.arms[k]));
+  }
 
   let waiting;
   get("q").addEventListener("input", () => {
@@ -326,8 +369,8 @@
     button.addEventListener("click", () => {
       get("filters").reset();
       get("task").selectedIndex = at[0] + 1;
-      get(`verdict-${at[1]}`).value = "correct";
-      get(`verdict-${at[2]}`).value = "not correct";
+      ask(0, good, "correct");
+      ask(1, bad, "not correct");
       setTimeout(() => {
         get("examples").scrollIntoView();
         get("status").tabIndex = -1;
@@ -335,6 +378,41 @@
       });
     });
     place.replaceChildren(button);
+  }
+
+  // --- tables that can be sorted -------------------------------------------------------------------------------
+
+  /** What a cell is sorted by: the number that it begins with, else its text; null for what was not measured. */
+  function worth(cell) {
+    const text = cell.textContent.trim();
+    if (!text || text.startsWith("not measured")) return null;
+    const found = text.match(/^[+\-−]?\d[\d,]*(\.\d+)?/);
+    return found ? parseFloat(found[0].replaceAll(",", "").replace("−", "-")) : text.toLowerCase();
+  }
+
+  function sort(table, column, down) {
+    const rows = [...table.tBodies[0].rows].map((row) => [worth(row.cells[column]), row]);
+    const order = (a, b) => (typeof a === typeof b ? (a < b ? -1 : a > b ? 1 : 0) : typeof a === "number" ? -1 : 1);
+    rows.sort(([a], [b]) => (a === null || b === null ? (a === null) - (b === null) : (down ? -1 : 1) * order(a, b)));
+    table.tBodies[0].append(...rows.map(([, row]) => row));
+  }
+
+  for (const table of document.querySelectorAll(".sortable")) {
+    const heads = [...table.tHead.rows[0].cells];
+    heads.forEach((head, column) => {
+      if (![...table.tBodies[0].rows].some((row) => worth(row.cells[column]) !== null)) return;
+      const button = make("button", "sort", ...head.childNodes);
+      button.type = "button";
+      button.addEventListener("click", () => {
+        const before = head.ariaSort;
+        const numbers = [...table.tBodies[0].rows].some((row) => typeof worth(row.cells[column]) === "number");
+        const down = before ? before === "ascending" : numbers; // the largest first, and names from their beginning
+        for (const other of heads) other.removeAttribute("aria-sort");
+        head.setAttribute("aria-sort", down ? "descending" : "ascending");
+        sort(table, column, down);
+      });
+      head.replaceChildren(button);
+    });
   }
 
   for (const part of document.querySelectorAll(".js")) part.hidden = false;

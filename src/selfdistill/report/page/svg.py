@@ -113,35 +113,79 @@ def path(points: Sequence[tuple[float, float]], style: str) -> Markup:
     return tag("polyline", points=said, class_=style)
 
 
-class Labels:
-    """Puts texts beside points, where nothing lies yet."""
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom."""
 
-    WIDE = 6.8  # a character, on average
-    PLACES = (
+
+class Labels:
+    """Puts texts beside points: not over marks and other texts, and over lines where there is no better place. What
+    finds no room near its point stands further off, with a line to it."""
+
+    WIDE, TALL = 7.4, 13  # a character, on average
+    PLACES: tuple[tuple[float, float, str], ...] = (
         (11, 4, "start"), (-11, 4, "end"), (0, -12, "middle"), (0, 21, "middle"), (10, -9, "start"),
         (10, 17, "start"), (-10, -9, "end"), (-10, 17, "end"), (0, -26, "middle"), (0, 35, "middle"),
     )  # fmt: skip
+    RINGS = (36, 52, 70, 92, 118, 150, 190)
 
-    def __init__(self, frame: Frame, boxes: Sequence[tuple[float, float, float, float]]) -> None:
+    def __init__(self, frame: Frame, taken: Sequence[Box], lines: Sequence[Box] = ()) -> None:
         self.frame = frame
-        self.taken = list(boxes)
+        self.taken = list(taken)
+        self.lines = list(lines)
 
-    def put(self, text: str, x: float, y: float, style: str) -> Markup:
-        """The text beside (x, y); nothing where there is no room."""
+    def put(self, text: str, x: float, y: float, style: str, leader: bool = True) -> Markup:
+        """The text beside (x, y); nothing where there is no room. With a `leader` it may stand further off."""
         shown = text if len(text) <= 26 else text[:25] + "…"
-        wide = self.WIDE * len(shown)
-        for dx, dy, anchor in self.PLACES:
-            left = x + dx - {"start": 0, "end": wide, "middle": wide / 2}[anchor]
-            box = (left, y + dy - 10, left + wide, y + dy + 3)
-            frame = self.frame
-            inside = (
-                box[0] > frame.left and box[2] < frame.width - 2 and box[1] > 0 and box[3] < frame.height - frame.bottom
-            )
-            if inside and not any(_overlap(box, other) for other in self.taken):
-                self.taken.append(box)
-                return tag("text", shown, x=x + dx, y=y + dy, text_anchor=anchor, class_=f"label {style}")
-        return Markup("")
+        places = [(0.05 * k, place) for k, place in enumerate(self.PLACES)]
+        if leader:
+            places += [(1.5 + k, place) for k, radius in enumerate(self.RINGS) for place in _around(radius)]
+        costs = [(self._cost(far, shown, x, y, *place), place) for far, place in places]
+        found = [(cost, place) for cost, place in costs if cost is not None]
+        if not found:
+            return Markup("")
+        dx, dy, anchor = min(found, key=lambda one: one[0])[1]
+        self.taken.append(self._box(shown, x + dx, y + dy, anchor))
+        label = tag("text", shown, x=x + dx, y=y + dy, text_anchor=anchor, class_=f"label {style}")
+        if math.hypot(dx, dy) < self.RINGS[0] - 1:
+            return label
+        self.lines += [(px - 1, py - 1, px + 1, py + 1) for px, py in _along(x, y, dx, dy - 4)]
+        return tag("line", x1=x, y1=y, x2=x + dx, y2=y + dy - 4, class_=f"leader {style}") + label
+
+    def _cost(self, far: float, text: str, x: float, y: float, dx: float, dy: float, anchor: str) -> float | None:
+        """How bad a place is: its distance, and what the text and its line would cross. None where it cannot be."""
+        box, frame = self._box(text, x + dx, y + dy, anchor), self.frame
+        inside = box[0] > frame.left and box[2] < frame.width - 2 and box[1] > 0
+        if not inside or box[3] > frame.height - frame.bottom or any(_overlap(box, other) for other in self.taken):
+            return None
+        crossed = 0.0
+        if far > 1:
+            on_line = _along(x, y, dx, dy - 4)
+            near = (x - 9, y - 9, x + 9, y + 9)
+            others = [other for other in self.taken if not _overlap(other, near)]
+            crossed = 1.5 * sum(any(_holds(other, *point) for point in on_line) for other in others)
+        return far + crossed + 0.4 * sum(_overlap(box, line) for line in self.lines)
+
+    def _box(self, text: str, x: float, y: float, anchor: str) -> Box:
+        wide = self.WIDE * len(text)
+        left = x - {"start": 0, "end": wide, "middle": wide / 2}[anchor]
+        return left, y - self.TALL + 3, left + wide, y + 3
+
+
+def _around(radius: float) -> list[tuple[float, float, str]]:
+    """Places on a ring, each with the anchor of a text that reads away from its middle."""
+    turns = [(math.cos(math.pi * k / 8), math.sin(math.pi * k / 8)) for k in range(16)]
+    return [(radius * c, radius * s + 4, "start" if c > 0.3 else "end" if c < -0.3 else "middle") for c, s in turns]
+
+
+def _along(x: float, y: float, dx: float, dy: float) -> list[tuple[float, float]]:
+    """Points on the line from (x, y) to (x + dx, y + dy), but for its beginning."""
+    steps = max(2, int(math.hypot(dx, dy) / 4))
+    return [(x + dx * k / steps, y + dy * k / steps) for k in range(1, steps + 1)]
 
 
 def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _holds(box: tuple[float, ...], x: float, y: float) -> bool:
+    return box[0] <= x <= box[2] and box[1] <= y <= box[3]
