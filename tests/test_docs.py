@@ -162,6 +162,7 @@ def test_the_method_that_the_docs_show_keeps_the_contract(monkeypatch):
     for contract in (
         test_methods.test_every_row_gets_a_response_to_each_of_its_turns,
         test_methods.test_rewrites_train_where_the_method_says_so,
+        test_methods.test_what_a_method_asks_for_is_what_it_looks_at,
         test_methods.test_every_method_says_what_it_is,
         test_page.test_every_method_can_be_told_apart_on_the_page,
     ):

@@ -35,6 +35,7 @@ from selfdistill.training.objective import IGNORED, Objective
 from selfdistill.training.tokens import sequences, tokenized, weighed
 
 CLOSE = 1e-6
+ANCHORED = (("kl_weight", 5.0),)
 
 
 class Bare:
@@ -68,7 +69,8 @@ def conversation():
 
 @pytest.fixture(scope="module")
 def examples():
-    return [*read_examples(DataSettings(path="micro:rare_tools", sample=7)), conversation()]
+    tools, facts = (DataSettings(path=f"micro:{ability}", sample=n) for ability, n in (("rare_tools", 3), ("facts", 4)))
+    return [*read_examples(tools), *read_examples(facts), conversation()]
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +96,7 @@ def rows_of(examples, terms):
 
 @pytest.fixture(scope="module")
 def trained(embedded, rows_of, tmp_path_factory):
-    """(method, its settings, settings of the training) -> the folder of a short training, made once."""
+    """(method, its settings, settings of the training) -> the folder of a training of two steps, made once."""
     made = {}
 
     def folder(name="vanilla", own=(), rows=None, objective=None, **settings):
@@ -103,7 +105,7 @@ def trained(embedded, rows_of, tmp_path_factory):
             rows = rows or rows_of(name, **dict(own))
             method = method_named(name, "arm")
             objective = objective or method.objective(method.settings(**dict(own)))
-            chosen = TrainSettings(**{"epochs": 2, "batch_size": 4, "lr": 1e-3, **settings})
+            chosen = TrainSettings(**{"epochs": 1, "batch_size": 4, "lr": 3e-3, **settings})
             out = tmp_path_factory.mktemp("made") / "adapter"
             made[key] = train(embedded, rows, out, chosen, Prompter.create(embedded.tokenizer), objective=objective)
         return made[key]
@@ -124,7 +126,7 @@ def losses(folder):
 
 
 def close(one, other, rel=CLOSE):
-    assert len(losses(one)) == len(losses(other)) == 4
+    assert len(losses(one)) == len(losses(other)) == 2
     assert losses(one) == pytest.approx(losses(other), rel=rel)
 
 
@@ -138,15 +140,14 @@ def random_logits(count=6, size=40, seed=0):
 
 
 def test_weights_of_one_are_vanilla_to_the_byte(trained, references, terms):
-    for ones in (1.0, 1, None):
-        given = [replace(row, weights=(1.0,) * len(terms.nll(row.id)) if ones is None else ones) for row in references]
-        assert digest(trained(rows=given)) == digest(trained())
+    ones = [(1.0,) * len(terms.nll(row.id)) if n % 2 else 1.0 for n, row in enumerate(references)]
+    given = [replace(row, weights=weights) for row, weights in zip(references, ones, strict=True)]
+    assert digest(trained(rows=given)) == digest(trained())
 
 
 def test_equal_weights_over_weights_are_vanilla(trained, references):
     twice = [replace(row, weights=2.0) for row in references]
     close(trained(rows=twice, objective=Objective(over="weights")), trained())
-    assert losses(trained(rows=twice))[0] == pytest.approx(2 * losses(trained())[0], rel=CLOSE)
 
 
 def test_a_token_of_weight_0_changes_no_gradient(embedded, references):
@@ -173,19 +174,22 @@ def test_what_training_json_says_of_the_weights_is_a_recount(trained, rows_of, t
     weights = []
     for row in rows:
         count = len(terms.nll(row.id))
-        weights += row.weights if isinstance(row.weights, tuple) else [1.0 if row.weights is None else row.weights] * count
+        weights += (
+            row.weights if isinstance(row.weights, tuple) else [1.0 if row.weights is None else row.weights] * count
+        )
     assert said["rows"] == len(rows) and said["tokens"] == len(weights)
     assert said["weights"] == pytest.approx(sum(weights), abs=1e-3)
     assert said["masked"] == pytest.approx(weights.count(0.0) / len(weights), abs=1e-4)
     assert said["sources"]["original"] == len(rows) and said["reference_tokens"] == 1
 
 
-@pytest.mark.parametrize("name", ["stm", "flow", "asft"])  # over weights, over tokens, with the seed LM's logits
+@pytest.mark.parametrize(
+    ("name", "own"), [("stm", ()), ("flow", ()), ("asft", ANCHORED)], ids=["over weights", "over tokens", "anchored"]
+)
 @pytest.mark.heavy
-def test_the_cut_into_batches_changes_no_loss(trained, name):
-    whole = trained(name)
-    close(trained(name, batch_size=2, accumulation=2), whole, rel=1e-5)
-    close(trained(name, packing=True), whole, rel=1e-5)
+def test_the_cut_into_batches_and_packing_change_no_loss(trained, name, own):
+    cut = trained(name, own, batch_size=2, accumulation=2, packing=True)
+    close(cut, trained(name, own), rel=1e-5)  # sums of other shapes round otherwise
 
 
 def test_held_out_rows_are_measured_without_weights(embedded, rows_of):
@@ -246,8 +250,11 @@ def test_the_random_control_masks_as_many(rows_of):
 # --- FLOW --------------------------------------------------------------------------------------------------------
 
 
-def test_flow_at_no_temperature_is_vanilla_to_the_byte(trained):
-    assert digest(trained("flow", (("tau", 1e30),))) == digest(trained())
+def test_flow_at_a_high_temperature_trains_what_vanilla_does(embedded, rows_of, references):
+    made = [tokenized(rows, Prompter.create(embedded.tokenizer), 0, 512, 0) for rows in (
+        rows_of("flow", tau=1e30), references
+    )]  # fmt: skip
+    assert made[0] == made[1]
 
 
 def test_flow_weighs_rows_by_their_likelihood(rows_of, terms):
@@ -300,7 +307,6 @@ def test_a_row_without_terms_says_so(references, terms):
 
 def test_eaft_without_an_exponent_is_vanilla(trained):
     close(trained("eaft", (("alpha", 0.0),)), trained())
-    assert losses(trained("eaft"))[0] < losses(trained())[0]
 
 
 @pytest.mark.parametrize(("size", "entropy"), [(40, math.log(20)), (7, math.log(7))])
@@ -368,7 +374,7 @@ def test_an_anchor_of_weight_0_is_vanilla(trained):
 
 @pytest.mark.parametrize(("name", "plain"), [("kl", "vanilla"), ("asft", "dft")])
 def test_the_anchor_is_0_at_first_and_pulls_later(trained, name, plain):
-    anchored, free = losses(trained(name, (("kl_weight", 5.0),))), losses(trained(plain))
+    anchored, free = losses(trained(name, ANCHORED)), losses(trained(plain))
     assert anchored[0] == pytest.approx(free[0], rel=CLOSE)
     assert all(a > b for a, b in zip(anchored[1:], free[1:], strict=True))
 
@@ -395,7 +401,8 @@ def test_the_seed_lm_is_asked_with_its_adapter_off_and_stays_as_it_was(embedded,
     assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
 
 
-def test_where_all_weights_train_a_second_copy_is_the_seed_lm(trained, monkeypatch):
+@pytest.mark.heavy
+def test_where_all_weights_train_a_second_copy_is_the_seed_lm(trained, embedded, monkeypatch):
     copies, beside = [], trainer._seed_beside
 
     def kept(*args):
@@ -403,11 +410,13 @@ def test_where_all_weights_train_a_second_copy_is_the_seed_lm(trained, monkeypat
         return copies[-1]
 
     monkeypatch.setattr(trainer, "_seed_beside", kept)
-    how = {"tune": "full", "epochs": 1, "batch_size": 4}
-    anchored, free = losses(trained("kl", (("kl_weight", 5.0),), **how)), losses(trained(**how))
+    how = {"tune": "full", "lr": 1e-3}
+    anchored, free = losses(trained("kl", ANCHORED, **how)), losses(trained(**how))
     assert anchored[0] == pytest.approx(free[0], rel=CLOSE) and anchored[1] > free[1]
-    (copy, none), untouched = copies, trained.__closure__ and None
-    assert none is None and untouched is None and not any(p.requires_grad for p in copy.parameters())
+    copy, none = copies
+    assert none is None and not any(p.requires_grad for p in copy.parameters())
+    seed = embedded.fresh().state_dict()
+    assert all(torch.equal(value, seed[name]) for name, value in copy.state_dict().items())
 
 
 # --- as methods --------------------------------------------------------------------------------------------------
