@@ -175,7 +175,7 @@ def test_the_papers_world_runs_on_the_real_files(tmp_path, brief_folder):
     )
     ran = cli(
         "study", "table1", "table3", "--world", "paper", "--model", brief_folder, "--data-dir", folder,
-        "--datasets", "openfunctions,gsm8k,magicoder,lima", "--limit", 3, "--set", "data.sample=6",
+        "--datasets", "openfunctions,gsm8k,magicoder,lima", "--limit", 3, "--set", "data.sample=3",
         "--set", "distill.max_new_tokens=24", "--set", "train.epochs=1", "--out", tmp_path / "out", "--allow-code-execution",
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
