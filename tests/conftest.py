@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib.util
 import json
@@ -72,6 +73,13 @@ _FROZEN = 0
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
     _freeze_what_is_imported()
+
+
+def pytest_runtest_setup() -> None:
+    """lm-evaluation-harness has pip list all packages for each result, which takes seconds: once will do."""
+    harness = sys.modules.get("lm_eval.loggers.utils")
+    if harness and not hasattr(harness.get_pretty_env_info, "cache_info"):
+        harness.get_pretty_env_info = functools.cache(harness.get_pretty_env_info)
 
 
 @pytest.hookimpl(trylast=True)
