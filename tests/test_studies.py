@@ -19,17 +19,8 @@ from selfdistill.studies.values import paper_numbers
 
 pytestmark = pytest.mark.heavy
 
-SMALL = [
-    "--quick",
-    "--limit",
-    "4",
-    "--set",
-    "data.sample=8",
-    "--set",
-    "train.epochs=1",
-    "--set",
-    "distill.max_new_tokens=24",
-]
+SMALL = ["--world", "micro", "--quick", "--limit", "4"]
+SMALL += ["--set", "data.sample=8", "--set", "train.epochs=1", "--set", "distill.max_new_tokens=24"]
 
 
 def rows_of(path):
