@@ -77,9 +77,12 @@ def pytest_collection_finish() -> None:
 
 def pytest_runtest_setup() -> None:
     """lm-evaluation-harness has pip list all packages for each result, which takes seconds: once will do."""
-    harness = sys.modules.get("lm_eval.loggers.utils")
-    if harness and not hasattr(harness.get_pretty_env_info, "cache_info"):
-        harness.get_pretty_env_info = functools.cache(harness.get_pretty_env_info)
+    if "lm_eval.loggers.utils" not in sys.modules:
+        return
+    from torch.utils import collect_env
+
+    if not hasattr(collect_env.get_pretty_env_info, "cache_info"):
+        collect_env.get_pretty_env_info = functools.cache(collect_env.get_pretty_env_info)
 
 
 @pytest.hookimpl(trylast=True)
