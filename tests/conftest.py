@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,11 +15,12 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import forked
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 settings.register_profile("here", deadline=None)  # first calls import large libraries
@@ -63,6 +67,38 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in heavy]
 
 
+_FROZEN = 0
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    _freeze_what_is_imported()
+
+
+def pytest_runtest_setup() -> None:
+    """lm-evaluation-harness has pip list all packages for each result, which takes seconds: once will do."""
+    if "lm_eval.loggers.utils" not in sys.modules:
+        return
+    from torch.utils import collect_env
+
+    if not hasattr(collect_env.get_pretty_env_info, "cache_info"):
+        collect_env.get_pretty_env_info = functools.cache(collect_env.get_pretty_env_info)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    _freeze_what_is_imported()
+
+
+def _freeze_what_is_imported() -> None:
+    """Imported modules stay. Collecting garbage looks through them no more: that took a third of a tiny training."""
+    global _FROZEN
+    if len(sys.modules) > _FROZEN + 50:
+        gc.collect()
+        gc.freeze()
+        _FROZEN = len(sys.modules)
+
+
 def write_jsonl(path: Path, rows: list[dict]) -> Path:
     path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
     return path
@@ -97,9 +133,27 @@ def embedded():
     return load_model("embedded")
 
 
+def once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that `make` fills, which both processes of a test run read: the first that needs it makes it."""
+    place = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent
+    folder, made = place / name, place / f"{name}.made"
+    with FileLock(place / f"{name}.lock"):
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            make(folder)
+            made.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory) -> Path:
     """A finished run with two arms and two tasks, to be read; what writes into it takes a copy."""
+    return once(tmp_path_factory, "small", lambda folder: _small_run(folder / "run")) / "run"
+
+
+def _small_run(out: Path) -> None:
     from selfdistill.core.config import Recipe
     from selfdistill.core.settings import checked
     from selfdistill.pipeline import run
@@ -117,9 +171,21 @@ def small_run(tmp_path_factory) -> Path:
         "train": {"epochs": 2, "lr": 3e-3, "preset": "strong", "batch_size": 4},
         "tasks": tasks,
     }
-    out = tmp_path_factory.mktemp("small") / "run"
+    out.parent.mkdir()
     run(checked(Recipe, recipe, "recipe"), out)
-    return out
+
+
+@pytest.fixture(scope="session")
+def brief_folder(tmp_path_factory) -> Path:
+    """The embedded model with more tokens that end an answer, for tests that need answers, but no long ones."""
+    from selfdistill.models import resolve
+
+    folder = shutil.copytree(resolve("embedded"), tmp_path_factory.mktemp("brief") / "model")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    settings = json.loads((folder / "generation_config.json").read_text())
+    ends = [settings["eos_token_id"], *(tokenizer[token] for token in (".", ",", "?", "!", "(", "Ċ"))]
+    (folder / "generation_config.json").write_text(json.dumps(settings | {"eos_token_id": ends}))
+    return folder
 
 
 def random_adapter(folder: Path, std: float) -> str:

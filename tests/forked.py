@@ -128,6 +128,53 @@ def tell_modules(file: str) -> None:
     Path(file).write_text("\n".join(sys.modules))
 
 
+def limit_memory() -> None:
+    """Half a gibibyte more than what the process has with the model."""
+    import resource
+
+    from selfdistill.models.seed_lm import load_model
+
+    load_model("embedded").model.eval()
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + (1 << 29)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def limit_files(size: int) -> None:
+    """Writes past so many bytes of a file fail, like those to a full disk."""
+    import resource
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def less_kernel(denied: str) -> None:
+    """What the names stand for is answered as by a kernel that lacks it, to this process and all that it starts."""
+    import ctypes
+    import platform
+    import struct
+
+    no_call, forbidden, invalid = 38, 1, 22  # ENOSYS, EPERM, EINVAL
+    arm = platform.machine() == "aarch64"
+    answers = {
+        "unshare": [(97 if arm else 272, forbidden)],
+        "landlock": [(444, no_call), (445, no_call), (446, no_call)],
+        "landlock in name only": [(446, 0)],
+        "seccomp": [(277 if arm else 317, no_call)],
+    }
+    program = [(0x20, 0, 0, 0)]
+    for name in denied.split(","):
+        for number, error in answers[name]:
+            program += [(0x15, 0, 1, number), (6, 0, 0, 0x50000 | error)]
+    if "seccomp" in denied.split(","):  # PR_SET_SECCOMP
+        program += [(0x15, 0, 3, 167 if arm else 157), (0x20, 0, 0, 16), (0x15, 0, 1, 22), (6, 0, 0, 0x50000 | invalid)]
+    program += [(6, 0, 0, 0x7FFF0000)]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in program))
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(38, ctypes.c_ulong(1), 0, 0, 0) == 0
+    assert libc.prctl(22, ctypes.c_ulong(2), struct.pack("@HP", len(program), ctypes.addressof(code)), 0, 0) == 0
+
+
 def break_reading(error: Exception) -> None:
     """Whatever is read raises the error, after another one that holds a secret."""
     import selfdistill.data.examples

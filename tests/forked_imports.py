@@ -1,10 +1,14 @@
 """What the commands import: see forked.py."""
 
+# ruff: noqa: E402
+
+import gc
 import importlib
 import os
 import pkgutil
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+gc.disable()  # while everything is imported, which makes much and leaves little
 
 import accelerate.commands.launch  # noqa: F401
 import datasets  # noqa: F401
@@ -26,3 +30,7 @@ PROGRAMS = ("selfdistill.__main__", "selfdistill.checks.sandbox.program")  # the
 for module in pkgutil.walk_packages(selfdistill.__path__, "selfdistill."):
     if module.name not in PROGRAMS:
         importlib.import_module(module.name)
+
+gc.collect()
+gc.freeze()  # what is imported stays: a forked process looks through it no more
+gc.enable()

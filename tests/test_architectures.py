@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import inspect
 import json
 import random
@@ -39,14 +38,6 @@ QUICK = {
     "qwen3_5_text", "recurrent_gemma", "rwkv",
 }  # fmt: skip
 QUICK_SEEING = {"qwen3_5"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_objects():
-    """What was imported is never garbage; looking through it takes longer than a tiny model."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def cases(table, quick):

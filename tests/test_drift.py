@@ -126,7 +126,8 @@ def test_bad_files_are_one_line(tmp_path, rows, word):
 def test_a_tuned_model_against_its_seed_by_the_command(tmp_path):
     folder = random_adapter(tmp_path / "a", 0.2)
     for name, extra in (("seed", []), ("tuned", ["--adapter", folder])):
-        tasks = ["--task", "name=facts,path=micro:facts,limit=6", "--task", "name=tools,path=micro:tools,role=target,limit=4"]  # fmt: skip
+        tasks = ["--task", "name=facts,path=micro:facts,limit=6,max_new_tokens=24",
+                 "--task", "name=tools,path=micro:tools,role=target,limit=4,max_new_tokens=24"]  # fmt: skip
         done = cli("evaluate", "--model", "embedded", *extra, *tasks, "--out", tmp_path / name)
         assert done.returncode == 0, done.stderr
     done = cli("shift", tmp_path / "seed", tmp_path / "tuned", "--model", "embedded", "--adapter", folder,

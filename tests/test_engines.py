@@ -19,6 +19,7 @@ from selfdistill.engines import vllm
 from selfdistill.engines.local import end_ids
 from selfdistill.engines.open import make_engine
 from selfdistill.engines.protocol import Request, Sampling, Scoring
+from selfdistill.engines.ray import RayEngine
 from selfdistill.microworld.world import ABILITIES, items
 from selfdistill.models.prompts import Prompt, Prompter
 from selfdistill.models.seed_lm import load_model
@@ -259,7 +260,10 @@ def test_an_adapter_is_on_within_its_block_only(contract, asked, answers, strong
     with engine.adapter(strong_adapter):  # the error that is still held holds no worker
         within = texts(engine, requests)
     assert kept.tb
-    assert texts(engine, requests) == {r.id: answers[r.id].text for r in requests} != within
+    own = {r.id: answers[r.id].text for r in requests}
+    assert within != own
+    if not isinstance(engine, RayEngine):  # its workers are started for each call: the next one is in the test below
+        assert texts(engine, requests) == own
     plain = load_model("embedded")
     plain.model = PeftModel.from_pretrained(plain.model, strong_adapter).eval()
     assert within == {r.id: one_by_one(plain, r)[0] for r in requests}
@@ -276,9 +280,10 @@ def test_closed_and_started_again_it_answers_the_same_in_any_order_and_company(c
 # --- the ray engine ---
 
 
-@RAY
-@pytest.mark.heavy
-def test_what_can_never_run_on_a_cluster_is_one_line(embedded, tmp_path):
+def test_what_can_never_run_on_a_cluster_is_one_line(contract, embedded):
+    """On the cluster that the engine of the contract has started."""
+    if not isinstance(contract[1], RayEngine):
+        pytest.skip("no cluster")
     engine = local(RaySettings(gpus=64), embedded)
     with pytest.raises(UserError, match=r"engine.gpus = 64: the cluster has 0 GPUs"):
         list(engine.generate(requests_for(embedded)[:1]))
@@ -287,10 +292,9 @@ def test_what_can_never_run_on_a_cluster_is_one_line(embedded, tmp_path):
     kept = []
     gc.disable()
     try:
-        for _ in range(2):
-            with pytest.raises(UserError, match="other files under this name") as error:
-                list(engine.generate(requests_for(embedded)))
-            kept.append(error)
+        with pytest.raises(UserError, match="other files under this name") as error:
+            list(engine.generate(requests_for(embedded)))
+        kept.append(error)
         _all_workers_are_gone()  # though what was raised is still held
     finally:
         gc.enable()

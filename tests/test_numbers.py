@@ -229,7 +229,7 @@ def test_gsm8k_golds_in_many_wordings():
     rows = [json.loads(line) for line in (SHARED / "gsm8k_test.jsonl").read_text(encoding="utf-8").splitlines()]
     golds = [re.search(r"####.*", row["answer"])[0] for row in rows]
     assert len(golds) == 1319
-    for gold in golds:
+    for gold in set(golds):
         number = int(gold[4:].strip().replace(",", ""))
         assert last_number(gold) == number
         for wording in WORDINGS:

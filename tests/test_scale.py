@@ -289,7 +289,7 @@ def grown(folder: Path, rows: int, data: str) -> int:
 @pytest.mark.parametrize("data", ["data.jsonl", "data.json"])
 def test_memory_grows_by_ids_not_by_texts(tmp_path, data):
     """A row's texts are 2.4 kB on disk and more in memory; ids and places are some 200 bytes."""
-    few, many = 1_000, 16_000
+    few, many = 500, 6_000
     growth = (grown(tmp_path, many, data) - grown(tmp_path, few, data)) * 1024 / (many - few)
     assert growth < 500
 

@@ -378,7 +378,7 @@ def test_exports_for_other_trainers_hold_every_turn(tmp_path, two_turns):
     [("gsm8k_test.jsonl", "last_number"), ("openfunctions_test.json", "function_call"), ("lima_train.json", "none")],
 )
 def test_real_files_lose_no_row(tmp_path, name, check):
-    sample = ["--sample", "12"]
+    sample = ["--sample", "5"]
     done = cli(
         "distill",
         "--model",
@@ -405,7 +405,7 @@ def test_real_files_lose_no_row(tmp_path, name, check):
         tmp_path / "s.jsonl",
     )
     assert done.returncode == 0, done.stderr
-    examples = read_examples(DataSettings(path=str(SHARED / name), sample=12))
+    examples = read_examples(DataSettings(path=str(SHARED / name), sample=5))
     rows = list(read_records(tmp_path / "s.jsonl", Selected))
     assert [r.id for r in rows] == [e.id for e in examples]
     for row, example in zip(rows, examples, strict=True):

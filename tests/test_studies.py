@@ -19,7 +19,8 @@ from selfdistill.studies.values import paper_numbers
 
 pytestmark = pytest.mark.heavy
 
-SMALL = ["--quick", "--limit", "6", "--set", "data.sample=16", "--set", "train.epochs=1"]
+SMALL = ["--world", "micro", "--quick", "--limit", "4"]
+SMALL += ["--set", "data.sample=8", "--set", "train.epochs=1", "--set", "distill.max_new_tokens=24"]
 
 
 def rows_of(path):
@@ -56,9 +57,9 @@ def test_the_papers_numbers_belong_to_rows_and_columns_of_the_tables():
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory):
+def done(tmp_path_factory, brief_folder):
     out = tmp_path_factory.mktemp("studies") / "out"
-    ran = cli("study", "table2", "figure7", "figure8", "figure9", "--out", out, *SMALL)
+    ran = cli("study", "table2", "figure7", "figure8", "figure9", "--model", brief_folder, "--out", out, *SMALL)
     assert ran.returncode == 0, ran.stderr
     return out, ran
 
@@ -85,26 +86,27 @@ def test_a_study_writes_tables_and_figures_that_agree_with_the_runs(done):
     assert all(0 <= v <= 1 for (_, measure), v in drawn.items() if "BLEU" in measure or measure == "ROUGE-L")
 
 
-def test_arms_are_shared_and_a_second_run_makes_nothing(done):
+def test_arms_are_shared_and_a_second_run_makes_nothing(done, brief_folder):
     out, _ = done
     trained = sorted((out / "arms").glob("*/adapter/adapter_model.safetensors"))
     assert len(trained) == 6 + 3  # three datasets in two ways, and alpaca at three mix ratios
     assert len(list((out / "distilled").iterdir())) == 4
     before = {f: f.stat().st_mtime_ns for f in trained}
     table = (out / "table2.md").read_bytes()
-    again = cli("study", "table2", "--out", out, *SMALL)
+    again = cli("study", "table2", "--model", brief_folder, "--out", out, *SMALL)
     assert again.returncode == 0, again.stderr
     assert {f: f.stat().st_mtime_ns for f in before} == before and (out / "table2.md").read_bytes() == table
     assert "train" not in again.stderr
 
 
-def test_other_settings_in_the_same_folder_are_other_runs(done, tmp_path):
+def test_other_settings_in_the_same_folder_are_other_runs(done, tmp_path, brief_folder):
     out, _ = done
     before = (out / "table2.csv").read_bytes()
     (tmp_path / "own.txt").write_text("Rewrite: {instruction} -> {reference}")
     for change in (["seed=1"], ["prompt.format=paper"], [f"prompt.template={tmp_path / 'own.txt'}"]):
         settings = [part for c in change for part in ("--set", c)]
-        ran = cli("study", "table2", "--datasets", "openfunctions", "--out", out, *SMALL, *settings)
+        model = ["--model", brief_folder]
+        ran = cli("study", "table2", "--datasets", "openfunctions", *model, "--out", out, *SMALL, *settings)
         assert ran.returncode == 0, ran.stderr
     assert len(list(out.glob("distilled/openfunctions-*"))) == 4
     seeds = [
@@ -112,13 +114,14 @@ def test_other_settings_in_the_same_folder_are_other_runs(done, tmp_path):
         for p in out.glob("arms/seed-*/advbench-*/items.jsonl")
     ]
     assert len(seeds) == 3 and len({frozenset(s) for s in seeds}) == 2  # another seed asks other items
-    ran = cli("study", "table2", "--out", out, *SMALL)
+    ran = cli("study", "table2", "--model", brief_folder, "--out", out, *SMALL)
     assert ran.returncode == 0 and (out / "table2.csv").read_bytes() == before
 
 
-def test_a_killed_study_goes_on(tmp_path):
+def test_a_killed_study_goes_on(tmp_path, brief_folder):
     out = tmp_path / "out"
-    process = forked.start(["study", "figure9", "--out", str(out), *SMALL], err=tmp_path / "error")
+    command = ["study", "figure9", "--model", brief_folder, "--out", out, *SMALL]
+    process = forked.start([str(word) for word in command], err=tmp_path / "error")
     until = time.monotonic() + 300
     while not list(out.glob("arms/alpaca-vanilla-*/adapter/training.json")) and time.monotonic() < until:
         assert process.is_alive(), (tmp_path / "error").read_text()
@@ -127,7 +130,7 @@ def test_a_killed_study_goes_on(tmp_path):
     process.join()
     adapter = next(out.glob("arms/alpaca-vanilla-*/adapter/adapter_model.safetensors"))
     stamp = adapter.stat().st_mtime_ns
-    ran = cli("study", "figure9", "--out", out, *SMALL)
+    ran = cli(*command)
     assert ran.returncode == 0, ran.stderr
     assert adapter.stat().st_mtime_ns == stamp and (out / "figure9.png").is_file()
     assert json.loads((out / "study.json").read_text())["status"] == "finished"
@@ -152,7 +155,7 @@ def test_bad_arguments_are_one_line(tmp_path, arguments, message):
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real datasets in ../shared/data")
-def test_the_papers_world_runs_on_the_real_files(tmp_path):
+def test_the_papers_world_runs_on_the_real_files(tmp_path, brief_folder):
     folder = tmp_path / "data"
     folder.mkdir()
     for file in SHARED.iterdir():
@@ -162,8 +165,8 @@ def test_the_papers_world_runs_on_the_real_files(tmp_path):
         [{"problem": f"Write f{i}", "solution": f"def f{i}(): pass"} for i in range(8)],
     )
     ran = cli(
-        "study", "table1", "table3", "--world", "paper", "--model", "embedded", "--data-dir", folder,
-        "--datasets", "openfunctions,gsm8k,magicoder,lima", "--limit", 3, "--set", "data.sample=6",
+        "study", "table1", "table3", "--world", "paper", "--model", brief_folder, "--data-dir", folder,
+        "--datasets", "openfunctions,gsm8k,magicoder,lima", "--limit", 3, "--set", "data.sample=3",
         "--set", "distill.max_new_tokens=24", "--set", "train.epochs=1", "--out", tmp_path / "out", "--allow-code-execution",
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr

@@ -36,12 +36,14 @@ path = "micro:rare_tools"
 check = "function_call"
 role = "target"
 limit = 6
+max_new_tokens = 32
 
 [[tasks]]
 name = "other"
 path = "micro:facts"
 check = "contains"
 limit = 6
+max_new_tokens = 32
 """
 
 

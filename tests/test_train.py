@@ -11,7 +11,6 @@ import math
 import os
 import random
 import shutil
-import subprocess
 import sys
 import time
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from pathlib import Path
 import forked
 import pytest
 import torch
-from conftest import SHARED, write_jsonl
+from conftest import SHARED, cli, write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -534,7 +533,7 @@ def test_little_is_padding(embedded, path):
         if not (SHARED / path).is_file():
             pytest.skip("needs the real datasets in ../shared/data")
         path = str(SHARED / path)
-    lengths = [len(ids) for ids, _ in tokenized(embedded, read_examples(DataSettings(path=path, sample=2000)))]
+    lengths = [len(ids) for ids, _ in tokenized(embedded, read_examples(DataSettings(path=path, sample=800)))]
     batches = Batches(lengths, 8, 1, 1, 0, 0)
     assert 0 <= batches.padding() < 0.05
     drawn_order = random.Random(0).sample(lengths, len(lengths))
@@ -1004,29 +1003,13 @@ def test_no_adapter_of_weights_that_are_no_numbers_is_written(tmp_path, embedded
     assert 38 in refused and 3 not in refused
 
 
-MEMORY = """
-import resource, sys
-import peft, torch, transformers
-from selfdistill.cli import main
-from selfdistill.models.seed_lm import load_model
-load_model("embedded").model
-pages = int(open("/proc/self/statm").read().split()[0])
-limit = pages * resource.getpagesize() + (1 << 29)
-resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-main()
-"""
-
-
 @pytest.mark.heavy
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")
 def test_out_of_memory_is_one_line(tmp_path):
     rows = [{"instruction": f"{k} " + "word " * 300, "output": "answer " * 300} for k in range(64)]
     data = write_jsonl(tmp_path / "long.jsonl", rows)
     command = ["train", "--model", "embedded", "--data", data, "--out", tmp_path / "a", "--batch-size", 64]
-    done = subprocess.run(
-        [sys.executable, "-c", MEMORY, *map(str, command)],
-        capture_output=True, text=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    done = cli(*command, prepare=forked.limit_memory)
     last = done.stderr.splitlines()[-1]
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert "out of memory at train.batch_size = 64. Halve it and double train.accumulation" in last

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 
+import forked
 import pytest
 from conftest import cli, write_jsonl
 
@@ -19,37 +21,10 @@ from selfdistill.pipeline import run
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the walls are Linux's")
 
-LESS_KERNEL = """
-import ctypes, os, platform, struct, sys
-ENOSYS, EPERM, EINVAL = 38, 1, 22
-arm = platform.machine() == "aarch64"
-answers = {
-    "unshare": [(97 if arm else 272, EPERM)],
-    "landlock": [(444, ENOSYS), (445, ENOSYS), (446, ENOSYS)],
-    "landlock in name only": [(446, 0)],
-    "seccomp": [(277 if arm else 317, ENOSYS)],
-}
-denied = sys.argv[1].split(",")
-load = lambda offset: (0x20, 0, 0, offset)
-program = [load(0)]
-for name in denied:
-    for number, error in answers[name]:
-        program += [(0x15, 0, 1, number), (6, 0, 0, 0x50000 | error)]
-if "seccomp" in denied:  # PR_SET_SECCOMP
-    program += [(0x15, 0, 3, 167 if arm else 157), load(16), (0x15, 0, 1, 22), (6, 0, 0, 0x50000 | EINVAL)]
-program += [(6, 0, 0, 0x7FFF0000)]
-code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in program))
-libc = ctypes.CDLL(None, use_errno=True)
-assert libc.prctl(38, ctypes.c_ulong(1), 0, 0, 0) == 0
-assert libc.prctl(22, ctypes.c_ulong(2), struct.pack("@HP", len(program), ctypes.addressof(code)), 0, 0) == 0
-os.execv(sys.executable, [sys.executable, "-m", "selfdistill", *sys.argv[2:]])
-"""
-
 
 def on_less(denied: str, *args: object) -> subprocess.CompletedProcess[str]:
     """Run `selfdistill` on a kernel that lacks what is denied."""
-    command = [sys.executable, "-c", LESS_KERNEL, denied, *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+    return cli(*args, prepare=partial(forked.less_kernel, denied))
 
 
 def one_line(done: subprocess.CompletedProcess[str]) -> str:
