@@ -29,7 +29,7 @@ from selfdistill.engines.open import make_engine
 from selfdistill.models.folder import adapter_digest
 from selfdistill.models.prompts import Prompter
 from selfdistill.models.seed_lm import load_model
-from selfdistill.report.summary import sentence
+from selfdistill.report.summary import verdicts
 from selfdistill.report.tables import shift_table
 from selfdistill.shift import measure as drift
 from selfdistill.stages.evaluate import evaluate, regrade
@@ -273,7 +273,7 @@ def test_only_a_loss_that_the_adjusted_test_finds_is_called_one(p_holm, fell):
         for name, role in (("aim", "target"), ("facts", "retained"))
     ]
     arms = [{"name": n, "method": n, "base": b, "rows": None} for n, b in (("vanilla", None), ("sdft", "vanilla"))]
-    said = sentence({"tasks": tasks, "arms": arms})
+    (said,) = verdicts({"tasks": tasks, "arms": arms})
     assert f"Of 1 other ability, {fell} fell under vanilla fine-tuning" in said
     assert (
         "SDFT by +20.0 (inside the noise)." in said

@@ -274,9 +274,10 @@ def test_no_row_of_scores_breaks_over_lines(terminal, width, whole, capsys):
     ],
 )
 def test_the_summary_says_where_sdft_is_behind(value, p, said):
-    from selfdistill.report.summary import sentence
+    from selfdistill.report.summary import verdicts
 
     pairs = (("seed", "vanilla", 0.305, 0.01), ("seed", "sdft", 0.165, 0.01), ("vanilla", "sdft", value, p))
     found = [{"a": a, "b": b, "value": v, "p_holm": holm} for a, b, v, holm in pairs]
     arms = [{"name": n, "method": n, "base": b} for n, b in (("vanilla", None), ("sdft", "vanilla"))]
-    assert said in sentence({"tasks": [{"task": "t", "role": "target", "differences": found}], "arms": arms})
+    (found,) = verdicts({"tasks": [{"task": "t", "role": "target", "differences": found}], "arms": arms})
+    assert said in found

@@ -65,7 +65,7 @@ from selfdistill.training.lora import check_trainable
 SEEN = "seen.json"
 """Written under a launcher when all is there that arms train on: its further processes wait for it."""
 
-SAMPLES = 6
+SAMPLED, SAMPLES = "samples.json", 6
 """Training rows that every arm answers, to be read side by side."""
 
 
@@ -171,7 +171,7 @@ def _stages(recipe: Recipe, out: Path, loaded: Loaded, manifest: Manifest, progr
     if process().count > 1:
         write_atomic(out / SEEN, json.dumps(manifest.values["seconds"]) + "\n")
 
-    samples = _first_samples(examples, selected)
+    samples = _first_samples(examples, selected, out / SAMPLED)
     for arm in loaded.arms:
         with manifest.timed(f"train {arm.name}"):
             _train(recipe, arm, rows[arm.name], out, loaded, progress)
@@ -188,7 +188,7 @@ def _stages(recipe: Recipe, out: Path, loaded: Loaded, manifest: Manifest, progr
                         f"{out / name}: the engine failed on {failed} items. The same command asks them again."
                     )
                 _answer_samples(samples, name, engine, prompter, recipe.distill.max_new_tokens)
-    write_atomic(out / "samples.json", json.dumps([s for _, s in samples], indent=1, ensure_ascii=False) + "\n")
+    write_atomic(out / SAMPLED, json.dumps([s for _, s in samples], indent=1, ensure_ascii=False) + "\n")
     write_cards(out)
 
 
@@ -244,8 +244,13 @@ def _help_to_train(recipe: Recipe, out: Path, loaded: Loaded, progress: Progress
         _train(recipe, arm, seen.rows(arm), out, loaded, progress)
 
 
-def _first_samples(examples: Sequence[Example], selected: dict[str, Selected]) -> list[tuple[Example, dict[str, Any]]]:
-    """The first rows whose rewrite was kept (then others), as {title, texts}."""
+def _first_samples(
+    examples: Sequence[Example], selected: dict[str, Selected], before: Path
+) -> list[tuple[Example, dict[str, Any]]]:
+    """The first rows whose rewrite was kept (then others), as {title, texts}, with the answers that were there
+    `before`."""
+    old = json.loads(before.read_text(encoding="utf-8")) if before.is_file() else []
+    answers = {s["title"]: {k: v for k, v in s["texts"].items() if k.endswith(" answers")} for s in old}
     ordered = sorted(examples, key=lambda e: not selected[e.id].rewritten)[:SAMPLES]
     return [
         (
@@ -256,6 +261,7 @@ def _first_samples(examples: Sequence[Example], selected: dict[str, Selected]) -
                     "prompt": e.prompt[-1]["content"],
                     "reference": readable(e.answers[-1]),
                     "rewrite": readable(e.turn(-1, selected[e.id].response)),
+                    **answers.get(f"training row {e.id}", {}),
                 },
             },
         )
@@ -267,8 +273,9 @@ def _answer_samples(
     samples: list[tuple[Example, dict[str, Any]]], arm: str, engine: Engine, prompter: Prompter, max_new_tokens: int
 ) -> None:
     sampling = Sampling(max_new_tokens, thinking_tokens=prompter.settings.thinking_tokens or 0)
-    requests = [Request(e.id, prompter.evaluate(e.prompt, e.tools), sampling) for e, _ in samples]
-    texts = {a.id: a.text for a in engine.generate(requests) if not a.error}
+    new = [e for e, sample in samples if f"{arm} answers" not in sample["texts"]]
+    requests = [Request(e.id, prompter.evaluate(e.prompt, e.tools), sampling) for e in new]
+    texts = {a.id: a.text for a in engine.generate(requests) if not a.error} if requests else {}
     for example, sample in samples:
         if example.id in texts:
             sample["texts"][f"{arm} answers"] = texts[example.id]

@@ -205,7 +205,7 @@ def manifest(run: Path) -> dict[str, Any]:
     listed = found["arms"] if isinstance(found["arms"], list) else [found["arms"]]
     for arm in listed:
         keys = arm.keys() if isinstance(arm, dict) else ()
-        if lacking := [f.name for f in fields(Arm) if f.name not in keys]:
+        if lacking := [f.name for f in fields(Arm)[:6] if f.name not in keys]:  # the others have defaults
             raise _of_another_version(run, "run.json", [f"{key} of an arm" for key in lacking])
     return found
 
@@ -225,7 +225,7 @@ def arms(run: Path) -> list[dict[str, Any]]:
     for arm in trained:
         end = f"-seed{arm['seed']}"
         name, base = arm["name"].removesuffix(end), arm["base"] and arm["base"].removesuffix(end)
-        kept = {k: arm[k] for k in ("mix_ratio", "size", "settings", "repair", "needs")}
+        kept = {k: v for k, v in arm.items() if k not in ("name", "method", "base", "seed")}
         one = {"name": name, "method": arm["method"], "base": base, **kept, "folders": []}
         found.setdefault(name, one)["folders"].append(arm["name"])
     return list(found.values())
@@ -239,10 +239,10 @@ def pairs(report: dict[str, Any]) -> list[tuple[str, str]]:
 def training_record(arm: Path) -> dict[str, Any]:
     """What training.json of an arm says of its rows and losses."""
     record = json.loads((arm / "adapter" / "training.json").read_text(encoding="utf-8"))
-    kept = ("rows", "dropped", "shortened", "trained", "loss", "held_out", "chosen")
+    kept = ("rows", "dropped", "loss", "held_out", "chosen")
     if lacking := [k for k in kept if k not in record]:
         raise _of_another_version(arm.parent, f"{arm.name}/adapter/training.json", lacking)
-    return {k: record[k] for k in kept}
+    return {k: record[k] for k in (*kept, "shortened", "trained") if k in record}
 
 
 def engine_errors(out: Path) -> int:

@@ -208,8 +208,8 @@ def train(
     method: Annotated[
         str | None,
         typer.Option(
-            help="What trains: vanilla, the references; sdft, the rewrites that select kept. Without it, sdft with "
-            "--selected, else vanilla."
+            help="What trains: vanilla, eaft, dft, kl or asft, the references; sdft, the rewrites that select kept; "
+            "or sdft+kl and the like. Without it, sdft with --selected, else vanilla. `selfdistill methods` says more."
         ),
     ] = None,
     epochs: Annotated[float, typer.Option(help="Passes over the rows.")] = 2,

@@ -65,9 +65,9 @@ class Tokenized:
 
 
 def tokenized(rows: Sequence[TrainingRow], prompter: Prompter, holdout: float, limit: int, seed: int) -> Tokenized:
-    """Rows as token ids: what trains, what is held out, what is longer than `limit` tokens. A row whose response is too
-    long takes its reference, so that all arms train on the same rows; one whose reference is too long, too, is left
-    out. Rows of replay are never held out."""
+    """Rows as token ids: what trains, what is held out, what is longer than `limit` tokens. A row whose reference is too
+    long is left out, and one whose own response is takes its reference, so that all arms train on the same rows. Rows
+    of replay are never held out."""
     asked = list({row.id: row.example for row in rows if row.source != "replay"}.values())
     # A seed of its own: `mixed` takes the first of the other order, and all held-out rows would be distilled ones.
     held_ids = {e.id for e in drawn(asked, round(holdout * len(asked)), f"holdout-{seed}")}
@@ -75,11 +75,12 @@ def tokenized(rows: Sequence[TrainingRow], prompter: Prompter, holdout: float, l
     for row in rows:
         made = sequences(row.example, row.responses, prompter)
         longest = _longest(made)
-        if longest > limit and row.source != "replay" and row.responses != row.example.references:
-            row = TrainingRow(row.example, row.example.references, reason="too long")
-            made = sequences(row.example, row.responses, prompter)
-            longest = _longest(made)
-            data.shortened += [row.id] if longest <= limit else []
+        if row.source != "replay" and row.responses != row.example.references:
+            plain = sequences(row.example, row.example.references, prompter)
+            if longest > limit >= _longest(plain):
+                row, made = TrainingRow(row.example, row.example.references, reason="too long"), plain
+                data.shortened.append(row.id)
+            longest = _longest(plain)
         if longest > limit:
             data.dropped.append({"id": row.id, "tokens": longest})
         elif row.id in held_ids:
