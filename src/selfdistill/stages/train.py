@@ -50,8 +50,8 @@ def train(
     """Train an adapter into `out`; an adapter that is there already with the same settings is left as it is, and a
     training that was stopped goes on from its last checkpoint.
 
-    A row whose reference is too long is left out, and one whose own response is takes its reference. Without an `objective`, the
-    negative log-likelihood is minimised.
+    A row whose reference is too long is left out, and one whose own response is takes its reference. Without an
+    `objective`, the negative log-likelihood is minimised.
 
     The seed LM is unchanged afterwards. Under `accelerate launch` every process calls this with the same arguments; one
     writes. Raises UserError for unknown target modules, for no trainable row, for settings that this machine cannot

@@ -65,9 +65,9 @@ class Tokenized:
 
 
 def tokenized(rows: Sequence[TrainingRow], prompter: Prompter, holdout: float, limit: int, seed: int) -> Tokenized:
-    """Rows as token ids: what trains, what is held out, what is longer than `limit` tokens. A row whose reference is too
-    long is left out, and one whose own response is takes its reference, so that all arms train on the same rows. Rows
-    of replay are never held out."""
+    """Rows as token ids: what trains, what is held out, what is longer than `limit` tokens. A row whose reference is
+    too long is left out, and one whose own response is takes its reference, so that all arms train on the same rows.
+    Rows of replay are never held out."""
     asked = list({row.id: row.example for row in rows if row.source != "replay"}.values())
     # A seed of its own: `mixed` takes the first of the other order, and all held-out rows would be distilled ones.
     held_ids = {e.id for e in drawn(asked, round(holdout * len(asked)), f"holdout-{seed}")}
