@@ -12,6 +12,7 @@ def methods(*, terminal: Answers) -> None:
 
     Example: selfdistill methods
     """
+    from rich.markup import escape
     from rich.table import Table
 
     from selfdistill.methods import METHODS
@@ -26,10 +27,12 @@ def methods(*, terminal: Answers) -> None:
         }
         for name, method in METHODS.items()
     ]
-    table = Table("method", "what it does", "the seed LM's part", "settings", box=None, padding=(0, 2, 0, 0))
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     for one in listed:
-        settings = ", ".join(f"{key} = {value}" for key, value in one["settings"].items())
-        table.add_row(one["name"], one["does"], ", ".join(one["needs"]), settings)
+        settings = (f"{key} = {'none' if value is None else value}" for key, value in one["settings"].items())
+        more = {"the seed LM's part": one["needs"], "settings": settings}
+        lines = (f"{what}: {', '.join(found)}" for what, given in more.items() if (found := list(given)))
+        table.add_row(one["name"], escape("\n".join([one["does"], *lines])))
     console = terminal.console()
     console.print(table)
     console.print(

@@ -24,17 +24,17 @@ from selfdistill.methods.combined import combined
 METHODS: dict[str, Method] = {
     "vanilla": vanilla.METHOD,
     "sdft": sdft.METHOD,
+    "s3ft": s3ft.METHOD,
+    "self_only": self_only.METHOD,
+    "ladder": ladder.METHOD,
+    "replay": replay.METHOD,
+    "interpolate": interpolate.METHOD,
     "stm": stm.METHOD,
     "flow": flow.METHOD,
     "eaft": eaft.METHOD,
     "dft": dft.METHOD,
     "kl": kl.METHOD,
     "asft": asft.METHOD,
-    "s3ft": s3ft.METHOD,
-    "self_only": self_only.METHOD,
-    "ladder": ladder.METHOD,
-    "replay": replay.METHOD,
-    "interpolate": interpolate.METHOD,
 }
 
 USUAL = ("vanilla", "sdft")
