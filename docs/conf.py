@@ -57,6 +57,7 @@ TABLES: list[tuple[str, type[BaseModel]]] = [
     ("`[prompt]`", config.PromptSettings),
     ("`[distill]`", config.DistillSettings),
     ("`[select]`", config.SelectSettings),
+    ("`[repair]`", config.RepairSettings),
     ("`[train]`", config.TrainSettings),
     ("`[[arms]]`", config.ArmSettings),
     ("`[[tasks]]`", config.TaskSettings),

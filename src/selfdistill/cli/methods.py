@@ -22,7 +22,7 @@ def methods(*, terminal: Answers) -> None:
         {
             "name": name,
             "does": method.doc,
-            "needs": [need.value for need in Need if need in method.needs],
+            "needs": [need.explained for need in Need if need in method.needs],
             "settings": {key: field.get_default() for key, field in method.settings.model_fields.items()},
         }
         for name, method in METHODS.items()
@@ -30,7 +30,7 @@ def methods(*, terminal: Answers) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     for one in listed:
         settings = (f"{key} = {'none' if value is None else value}" for key, value in one["settings"].items())
-        more = {"the seed LM's part": one["needs"], "settings": settings}
+        more = {"asks of the seed LM": one["needs"], "settings": settings}
         lines = (f"{what}: {', '.join(found)}" for what, given in more.items() if (found := list(given)))
         table.add_row(one["name"], escape("\n".join([one["does"], *lines])))
     console = terminal.console()

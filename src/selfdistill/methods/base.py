@@ -28,6 +28,15 @@ class Need(StrEnum):
     TOKENS = "score tokens"
     GENERAL = "replay"
 
+    @property
+    def explained(self) -> str:
+        """The same in words."""
+        return {
+            "distill": "rewrites",
+            "score tokens": "likelihoods of tokens",
+            "replay": "answers to general prompts",
+        }.get(self.value, self.value)
+
 
 class Terms(Protocol):
     """What the seed LM thinks of every token of the rows that train."""
