@@ -19,7 +19,7 @@ from selfdistill.core.rows import TrainingRow
 from selfdistill.core.settings import checked
 from selfdistill.data.examples import read_examples
 from selfdistill.methods import METHODS, method_named
-from selfdistill.methods.arms import arms_of
+from selfdistill.methods.arms import arms_of, training_of
 from selfdistill.methods.base import Method, Seen
 from selfdistill.methods.rows import training_rows
 from selfdistill.pipeline import run
@@ -149,6 +149,30 @@ def test_arms_have_settings_of_their_method_and_repair():
     assert made[0].name == "flow3" and made[0].settings["tau"] == 3.0 and made[0].needs == ("score tokens",)
     assert made[1].repair == ("place",) and made[1].needs == ("distill",)
     assert made[2].name == "sdft+interpolate" and made[2].settings == {"strength": 0.25}
+
+
+def test_an_arm_trains_otherwise_beside_a_base_that_does(tmp_path):
+    weak = {"preset": "paper", "lr": 6e-3}
+    made = arms(
+        {"method": "vanilla"},
+        {"method": "sdft"},
+        {"method": "vanilla", "name": "vanilla-weak", "train": weak},
+        {"method": "sdft", "name": "sdft-weak", "train": weak},
+        train={"preset": "strong", "epochs": 3},
+    )
+    assert [a.base for a in made] == [None, "vanilla", None, "vanilla-weak"]
+    recipe = checked(Recipe, {"model": "m", "data": {"path": "d"}, "train": {"preset": "strong", "epochs": 3}}, "r")
+    weaker = training_of(made[3], recipe)
+    assert (weaker.preset, weaker.lr, weaker.epochs) == ("paper", 6e-3, 3) and training_of(
+        made[1], recipe
+    ) == recipe.train
+    for train, says in (
+        ({"size": 3}, "train.size is one for all arms"),
+        ({"lr": -1}, "lr"),
+        ({"tune": "qlora"}, "4 bits"),
+    ):
+        with pytest.raises(UserError, match=says):
+            arms({"method": "vanilla", "train": train})
 
 
 @pytest.mark.parametrize(

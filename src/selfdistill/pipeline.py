@@ -43,7 +43,7 @@ from selfdistill.data.notes import Notes, warn_of_special
 from selfdistill.engines.open import open_endpoint, open_seed
 from selfdistill.engines.protocol import Engine, Request, Sampling
 from selfdistill.methods import METHODS, USUAL, method_named
-from selfdistill.methods.arms import arms_of, settings_of
+from selfdistill.methods.arms import arms_of, settings_of, training_of
 from selfdistill.methods.general import general_prompts, refuse_probes
 from selfdistill.models.folder import adapter_digest
 from selfdistill.models.prompts import Prompter
@@ -87,7 +87,6 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
     seed_lm, prompter, engine = open_seed(
         recipe.engine, recipe.model, recipe.prompt, quantized, progress.warn, recipe.revision
     )
-    check_trainable(seed_lm, recipe.train)
     _leave_device(recipe, seed_lm)
     for name, rows in (("data", examples), *((f"task {t.settings.name}", t.items) for t in tasks)):
         warn_of_special(rows, seed_lm.tokenizer, name, progress)
@@ -96,6 +95,8 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
     if said := advice(recipe.model, prompter, recipe.distill.temperature):
         progress.warn(said)
     arms = arms_of(recipe, len(examples))
+    for arm in arms:
+        check_trainable(seed_lm, training_of(arm, recipe))
     general = _general(recipe, arms, len(examples), tasks)
     for form, name in recipe.select.export.items():
         if name.split(".")[0] in [arm.name for arm in arms]:
@@ -211,7 +212,7 @@ def _train(
         loaded.seed_lm,
         rows,
         trained,
-        recipe.train,
+        training_of(arm, recipe),
         loaded.prompter,
         arm.seed,
         f"train {arm.name}",

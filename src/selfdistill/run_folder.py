@@ -33,8 +33,9 @@ class Arm:
     """One training of a run, by a method of `methods.METHODS` on `size` of the rows (None: all). `base` is the arm that
     it is compared with, trained on the same rows with the same seed; None is compared with the seed LM alone.
 
-    `settings` are the method's own. `repair` lists the steps by which rewrites may have been repaired, `needs` what the
-    seed LM was asked for: keys of the seconds in run.json.
+    `settings` are the method's own, `train` those of the training that are other than the recipe's. `repair` lists the
+    steps by which rewrites may have been repaired, `needs` what the seed LM was asked for: keys of the seconds in
+    run.json.
     """
 
     name: str
@@ -44,13 +45,16 @@ class Arm:
     size: int | None
     seed: int
     settings: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
     repair: tuple[Step, ...] = ()
     needs: tuple[str, ...] = ()
 
     @property
     def made_like(self) -> str:
         """Where its rows and its training are decided: arms of one such text differ in what comes after."""
-        return json.dumps([self.mix_ratio, self.size, self.seed, self.settings, self.repair], sort_keys=True)
+        return json.dumps(
+            [self.mix_ratio, self.size, self.seed, self.settings, self.train, self.repair], sort_keys=True
+        )
 
 
 def selection(repair: Sequence[str], arms: Sequence[Sequence[str]]) -> str:

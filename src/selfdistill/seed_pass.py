@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -105,8 +105,8 @@ class SeedPass:
         """Everything but what depends on the rows of an arm."""
         recipe, loaded = self.recipe, self.loaded
         repairs: set[tuple[Step, ...]] = {arm.repair for arm in loaded.arms}
-        steps = [step for step in recipe.repair.steps if any(step in repair for repair in repairs)]
-        repair = recipe.repair.model_copy(update={"steps": tuple(steps)}) if steps else None
+        steps = tuple(step for step in get_args(Step) if any(step in repair for repair in repairs))
+        repair = recipe.repair.model_copy(update={"steps": steps}) if steps else None
         with closing(loaded.writer):
             with self._timed(Need.REWRITES):
                 self._written(loaded.examples, "rewrites.jsonl", check=loaded.check, repair=repair)

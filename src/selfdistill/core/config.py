@@ -157,15 +157,16 @@ class TrainSettings(Settings):
 class ArmSettings(Settings):
     """One method that a run trains: a name of `selfdistill methods`, or several with a plus. `name` is the arm's own,
     for tables and its folder; without it, the method's. `repair` takes repaired rewrites (by the steps that are listed,
-    or by all of `[repair]`) or not; without it, as the method and the check allow. Further keys are the method's own
-    settings.
+    or by all of `[repair]`) or not; without it, it does not. `train` are settings of `[train]` that are other for this
+    arm, which is then compared with a base that has the same. Further keys are the method's own settings.
     """
 
     model_config = ConfigDict(extra="allow")  # the methods' own are checked where methods are known
 
     method: str
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]+$")] | None = None
-    repair: bool | tuple[Step, ...] | None = None
+    repair: bool | tuple[Step, ...] = False
+    train: dict[str, Any] = {}
 
 
 class TaskSettings(Settings):

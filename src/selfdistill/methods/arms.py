@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 from pydantic import create_model
 
-from selfdistill.core.config import ArmSettings, Recipe
+from selfdistill.core.config import ArmSettings, Recipe, TrainSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.rewrites import Step
 from selfdistill.core.settings import Settings, checked
@@ -25,11 +26,27 @@ class _Named:
     method: Method
     settings: Settings
     repair: tuple[Step, ...]
+    train: dict[str, Any]
 
 
 def settings_of(arm: Arm) -> Settings:
     """The settings of an arm's method."""
     return checked(method_named(arm.method, "arms").settings, arm.settings, f"arm {arm.name}")
+
+
+def training_of(arm: Arm, recipe: Recipe) -> TrainSettings:
+    """How an arm trains: as the recipe says, but for what the arm says."""
+    return _training(arm.train, recipe, arm.name)
+
+
+def _training(own: dict[str, Any], recipe: Recipe, name: str) -> TrainSettings:
+    """Raises UserError for what no arm can have of its own."""
+    if shared := sorted({"mix_ratio", "size", "report_to"} & own.keys()):
+        raise UserError(f"arms: {name}: train.{shared[0]} is one for all arms. Set it in [train].")
+    made = checked(TrainSettings, recipe.train.model_dump(exclude_unset=True) | own, f"arms: {name}: train")
+    if (made.tune == "qlora") != (recipe.train.tune == "qlora"):
+        raise UserError(f"arms: {name}: train.tune: a run has its model in 4 bits for all arms, or for none.")
+    return made
 
 
 def arms_of(recipe: Recipe, examples: int) -> list[Arm]:
@@ -52,12 +69,12 @@ def arms_of(recipe: Recipe, examples: int) -> list[Arm]:
         raise UserError(f"train.size = {most}: the data has {examples} rows.")
     first: dict[str, _Named] = {}
     for one, arm in zip(named, listed, strict=True):
-        first.setdefault(arm.method, one)
+        first.setdefault(_key(arm.method, one.train), one)
     arms = []
     for size, seed in product(sizes, seeds):
         end = ([f"size{size}"] if len(sizes) > 1 else []) + ([f"seed{seed}"] if len(seeds) > 1 else [])
         for one, arm in zip(named, listed, strict=True):
-            base = first.get(one.method.base or "")
+            base = first.get(_key(one.method.base or "", one.train))
             for mix in mixes if one.method.rewrites else mixes[-1:]:
                 share = [f"mix{mix:g}"] if len(mixes) > 1 else []
                 of_base = share if base and base.method.rewrites else []
@@ -72,11 +89,16 @@ def arms_of(recipe: Recipe, examples: int) -> list[Arm]:
                         size,
                         seed,
                         one.settings.model_dump(mode="json"),
+                        one.train,
                         one.repair,
                         tuple(need.value for need in Need if need in one.method.needs),
                     )
                 )
     return arms
+
+
+def _key(method: str, train: dict[str, Any]) -> str:
+    return json.dumps([method, train], sort_keys=True)
 
 
 def _named(arm: ArmSettings, recipe: Recipe) -> _Named:
@@ -89,9 +111,9 @@ def _named(arm: ArmSettings, recipe: Recipe) -> _Named:
             f"arms: {arm.name or arm.method}: {arm.method} needs a check that tells which own answers are right. Set "
             "select.check."
         )
-    return _Named(
-        arm.name or arm.method, method, method.settings(**(arm.model_extra or {})), _repair(arm, method, recipe)
-    )
+    name, settings = arm.name or arm.method, method.settings(**(arm.model_extra or {}))
+    _training(arm.train, recipe, name)
+    return _Named(name, method, settings, _repair(arm, method, recipe), arm.train)
 
 
 def _repair(arm: ArmSettings, method: Method, recipe: Recipe) -> tuple[Step, ...]:
@@ -104,4 +126,4 @@ def _repair(arm: ArmSettings, method: Method, recipe: Recipe) -> tuple[Step, ...
         raise UserError(f"arms: {name}: repair = {arm.repair}: {arm.method} trains on no rewrites. Leave it out.")
     if recipe.select.check == "none":
         raise UserError(f"arms: {name}: repair needs a check that finds wrong answers. Set select.check.")
-    return ("candidates", "retries", "place") if isinstance(arm.repair, bool) else arm.repair
+    return recipe.repair.steps if isinstance(arm.repair, bool) else arm.repair
