@@ -265,6 +265,17 @@ def test_a_second_run_changes_nothing(whole):
 
 
 @pytest.mark.heavy
+def test_an_arm_that_is_added_repeats_nothing(tmp_path):
+    out = made(tmp_path / "run", {"method": "vanilla"}, {"method": "sdft"})
+    files = ("rewrites.jsonl", "vanilla/adapter/adapter_model.safetensors", "seed/predictions.jsonl")
+    before = {name: (out / name).stat().st_mtime_ns for name in files}
+    made(out, {"method": "vanilla"}, {"method": "eaft"}, {"method": "sdft+interpolate"}, {"method": "sdft"})
+    assert {name: (out / name).stat().st_mtime_ns for name in files} == before
+    report = json.loads((out / "report.json").read_text())
+    assert [a["name"] for a in report["arms"]] == ["vanilla", "eaft", "sdft+interpolate", "sdft"]
+
+
+@pytest.mark.heavy
 def test_what_each_arm_trained_on_is_recorded(whole):
     plain = record(whole, "vanilla")["trained"]
     assert (

@@ -159,11 +159,12 @@ def test_an_arm_is_compared_with_its_base_of_the_same_mix_ratio(monkeypatch):
     assert all(a.base in names for a in arms if a.base)
 
 
-def test_a_run_of_other_arms_is_left_as_it_is(tmp_path):
+def test_arms_may_come_to_a_run_but_not_change(tmp_path):
     manifest = tmp_path / "run.json"
     first = [Arm("sdft", "sdft", None, 1.0, None, 0)]
     same_arms(manifest, first)  # there is none yet
     manifest.write_text(json.dumps({"arms": [asdict(arm) for arm in first]}))
     same_arms(manifest, first)
-    with pytest.raises(UserError, match=r"holds a run of the arms sdft; these would be sdft, more"):
-        same_arms(manifest, [*first, Arm("more", "vanilla", None, 0.0, None, 0)])
+    same_arms(manifest, [replace(first[0], base="more"), Arm("more", "vanilla", None, 0.0, None, 0)])
+    with pytest.raises(UserError, match=r"holds an arm sdft with other settings \(mix_ratio: 1\.0 -> 0\.5\)\. Give"):
+        same_arms(manifest, [replace(first[0], mix_ratio=0.5)])

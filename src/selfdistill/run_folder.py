@@ -66,7 +66,7 @@ def selection(repair: Sequence[str], arms: Sequence[Sequence[str]]) -> str:
 
 
 def claim(out: Path, recipe: Recipe) -> None:
-    """Refuse a folder that holds something else, or a run of another recipe."""
+    """Refuse a folder that holds something else, or a run of another recipe. Arms may come and go (`same_arms`)."""
     if not out.exists():
         return
     if not out.is_dir():
@@ -79,7 +79,8 @@ def claim(out: Path, recipe: Recipe) -> None:
         ):  # a lock, or a first file that was never finished, is none
             raise UserError(f"{out}: holds other files and no run of ours. Choose another output folder.")
         return
-    changed = _changes(old.read_text(encoding="utf-8"), to_toml(recipe))
+    differ = _changes(old.read_text(encoding="utf-8"), to_toml(recipe))
+    changed = [change for change in differ if not change.startswith(("arms", "seeds"))]
     if changed:
         raise UserError(
             f"{out}: holds a run with other settings ({'; '.join(changed)}). Choose another output folder, or restore "
@@ -94,15 +95,19 @@ def same_data(path: Path, examples: Sequence[Example]) -> None:
 
 
 def same_arms(path: Path, arms: Sequence[Arm]) -> None:
-    """Refuse to go on with a run of other arms, as when a method has come or gone since. Nothing is written before."""
-    old = json.loads(path.read_text(encoding="utf-8")).get("arms") if path.is_file() else None
-    new = json.loads(json.dumps([asdict(arm) for arm in arms]))
-    if old is not None and old != new:
-        names = [", ".join(arm["name"] for arm in listed) for listed in (old, new)]
-        raise UserError(
-            f"{path.parent}: holds a run of the arms {names[0]}; these would be {names[1]}. Choose another output "
-            "folder, or name the run's own in [[arms]]."
-        )
+    """Refuse to go on with a run that has an arm of the same name with other settings. New arms may come: what is there
+    is not made again. Nothing is written before."""
+    old = json.loads(path.read_text(encoding="utf-8")).get("arms", []) if path.is_file() else []
+    there = {arm["name"]: arm for arm in old}
+    for arm in json.loads(json.dumps([asdict(arm) for arm in arms])):
+        before = there.get(arm["name"], arm)
+        # What an arm is compared with depends on the others.
+        if changed := [key for key in arm if key != "base" and before.get(key, arm[key]) != arm[key]]:
+            said = "; ".join(f"{key}: {before[key]} -> {arm[key]}" for key in changed)
+            raise UserError(
+                f"{path.parent}: holds an arm {arm['name']} with other settings ({said}). Give this one another name, "
+                "or choose another output folder."
+            )
 
 
 def _changes(old: str, new: str) -> list[str]:

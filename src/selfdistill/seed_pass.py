@@ -2,7 +2,7 @@
 
 In:  the loaded recipe of a run.
 Out: rewrites.jsonl and a selection of it for each way of repairing, own.jsonl (the seed LM's own answers),
-     general.jsonl (its answers to general prompts), tokens/ (what it thinks of every token that trains).
+     general-N.jsonl (its answers to N general prompts), tokens/ (what it thinks of every token that trains).
 
 Each part is made only if an arm needs it. What an arm gets does not depend on the other arms.
 """
@@ -115,7 +115,7 @@ class SeedPass:
                     self._written(loaded.examples, "own.jsonl", own=True, check=loaded.check, repair=repair)
             if self.needs(Need.GENERAL):
                 with self._timed(Need.GENERAL):
-                    self._written(loaded.general, "general.jsonl", own=True)
+                    self._written(loaded.general, self._of_general, own=True)
         keeps = recipe.prompt.thinking == "keep"
         for repaired in sorted(repairs, key=len):
             file = self._selection(repaired)
@@ -163,8 +163,13 @@ class SeedPass:
     def _general(self) -> list[TrainingRow | None]:
         """What the seed LM said to general prompts; what was cut off or is empty is none."""
         keeps = self.recipe.prompt.thinking == "keep"
-        said = right_answers(self.loaded.general, self.out / "general.jsonl", None, (), keeps)
+        said = right_answers(self.loaded.general, self.out / self._of_general, None, (), keeps)
         return [replayed(example, said.get(example.id, ())) for example in self.loaded.general]
+
+    @property
+    def _of_general(self) -> str:
+        """An arm that is added later may ask for more of them."""
+        return f"general-{len(self.loaded.general)}.jsonl"
 
     def _terms(self, rows: Sequence[TrainingRow]) -> _Terms:
         """What the seed LM thinks of the tokens of these rows, made at the first need."""

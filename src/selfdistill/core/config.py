@@ -202,7 +202,7 @@ class TaskSettings(Settings):
 
 _RUN_FILES = (
     "", "examples", "rewrites", "selected", "recipe", "run", "report", "samples", "seed", "scale",
-    "shift", "skipped", "own", "general", "tokens", "seen",
+    "shift", "skipped", "own", "tokens", "seen",
 )  # fmt: skip
 
 
@@ -273,7 +273,9 @@ class Recipe(Settings):
         names = [arm.name or arm.method for arm in arms]
         if twice := sorted({n for n in names if names.count(n) > 1}):
             raise ValueError(f"two arms are named {', '.join(twice)}. Give one a name of its own")
-        if taken := sorted({n for n in names if n.split(".")[0] in _RUN_FILES}):
+        if taken := sorted(
+            {n for n in names if n.split(".")[0] in _RUN_FILES or n.startswith(("selected-", "general-"))}
+        ):
             raise ValueError(f"an arm cannot be named {taken[0]}: a run has a file of that name")
         return arms
 
