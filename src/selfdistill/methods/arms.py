@@ -72,7 +72,7 @@ def arms_of(recipe: Recipe, examples: int) -> list[Arm]:
         first.setdefault(_key(arm.method, one.train), one)
     arms = []
     for size, seed in product(sizes, seeds):
-        end = ([f"size{size}"] if len(sizes) > 1 else []) + ([f"seed{seed}"] if len(seeds) > 1 else [])
+        end = ([f"size{size}"] if len(sizes) > 1 else []) + ([f"seed{seed}"] if recipe.seeds else [])
         for one, arm in zip(named, listed, strict=True):
             base = first.get(_key(one.method.base or "", one.train))
             for mix in mixes if one.method.rewrites else mixes[-1:]:
