@@ -164,8 +164,11 @@ def test_the_same_command_does_nothing_again_and_a_changed_one_is_refused(finish
 def test_the_resolved_recipe_runs_to_the_same_result(finished, tmp_path):
     done = cli("run", finished / "out" / "recipe.toml", "--out", tmp_path / "again")
     assert done.returncode == 0, done.stderr
-    for name in ("selected.jsonl", "rewrites.jsonl", "sdft/predictions.jsonl", "vanilla/result.json", "report.md"):
+    for name in ("selected.jsonl", "rewrites.jsonl", "sdft/predictions.jsonl", "vanilla/result.json"):
         assert (tmp_path / "again" / name).read_bytes() == (finished / "out" / name).read_bytes()
+    again, before = (json.loads((out / "report.json").read_text()) for out in (tmp_path / "again", finished / "out"))
+    assert again.pop("costs").keys() == before.pop("costs").keys()  # seconds are their own
+    assert again == before
 
 
 def test_regrade_needs_no_model_and_finds_what_changed(finished, tmp_path):

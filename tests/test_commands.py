@@ -252,6 +252,7 @@ def world(tmp_path_factory, small_run):
         "select": ["select", "--data", data, "--rewrites", rewrites, "--check", "last_number", "--out", "{}/s.jsonl"],
         "validate": ["validate", "--task", task],
         "doctor": ["doctor", "--model", "embedded", "--data", data],
+        "methods": ["methods"],
         "evaluate": ["evaluate", "--model", "embedded", "--task", task, "--out", "{}/e"],
         "compare": ["compare", run / "seed", run / "sdft"],
         "gate": ["gate", run / "seed", run / "sdft"],

@@ -336,7 +336,9 @@ def same_report(a, b, key: str = "report") -> None:
 
 
 def same_run(one: Path, other: Path) -> None:
-    same_report(*[json.loads((run / "report.json").read_text()) for run in (one, other)])
+    reports = [json.loads((run / "report.json").read_text()) for run in (one, other)]
+    assert [report.pop("costs").keys() for report in reports] == [{"vanilla", "sdft"}] * 2  # seconds are their own
+    same_report(*reports)
     for arm in ("vanilla", "sdft"):
         same_training(one / arm / "adapter", other / arm / "adapter")
         texts = [(run / arm / "predictions.jsonl").read_text() for run in (one, other)]

@@ -36,7 +36,7 @@ from selfdistill.core.recipe import load_recipe, to_toml
 from selfdistill.core.records import Example
 from selfdistill.core.rewrites import Selected
 from selfdistill.core.rows import TrainingRow
-from selfdistill.core.store import locked, write_atomic, write_records
+from selfdistill.core.store import digest_of, locked, write_atomic, write_records
 from selfdistill.core.turns import readable
 from selfdistill.data.examples import read_examples
 from selfdistill.data.notes import Notes, warn_of_special
@@ -61,9 +61,6 @@ from selfdistill.tasks.base import Permissions, Task
 from selfdistill.tasks.load import load_tasks
 from selfdistill.tasks.overlap import overlap_line, overlaps
 from selfdistill.training.lora import check_trainable
-
-SEEN = "seen.json"
-"""Written under a launcher when all is there that arms train on: its further processes wait for it."""
 
 SAMPLED, SAMPLES = "samples.json", 6
 """Training rows that every arm answers, to be read side by side."""
@@ -169,8 +166,7 @@ def _stages(recipe: Recipe, out: Path, loaded: Loaded, manifest: Manifest, progr
     if not any(row.rewritten for row in selected.values()):
         progress.warn("no rewrite was kept: rows train on their references")
     rows = {arm.name: seen.rows(arm) for arm in loaded.arms}  # scores their tokens, where a method asks for it
-    if process().count > 1:
-        write_atomic(out / SEEN, json.dumps(manifest.values["seconds"]) + "\n")
+    manifest.add(seed_pass=_pass_of(loaded.arms))
 
     samples = _first_samples(examples, selected, out / SAMPLED)
     for arm in loaded.arms:
@@ -236,10 +232,16 @@ def _trained_elsewhere(arm: Arm, out: Path, arms: Sequence[Arm]) -> Path | None:
     return next((out / a.name / "adapter" for a in arms if a.method == before and a.made_like == wanted), None)
 
 
+def _pass_of(arms: Sequence[Arm]) -> str:
+    """What run.json says when all is there that these arms train on: the processes beside the first wait for it."""
+    return digest_of([asdict(arm) for arm in arms])
+
+
 def _help_to_train(recipe: Recipe, out: Path, loaded: Loaded, progress: Progress) -> None:
     """What the processes beside the first do: wait for its rows, and train with it."""
-    while not (out / SEEN).is_file():  # a waiting collective would run into its timeout
-        time.sleep(1)
+    record = out / "run.json"
+    while not record.is_file() or json.loads(record.read_text("utf-8")).get("seed_pass") != _pass_of(loaded.arms):
+        time.sleep(1)  # a waiting collective would run into its timeout
     seen = SeedPass(recipe, out, loaded, progress)
     for arm in loaded.arms:
         _train(recipe, arm, seen.rows(arm), out, loaded, progress)

@@ -144,6 +144,8 @@ class Manifest:
             "git": _git(),
             "seconds": old.get("seconds", {}),
         }
+        # Where a run is finished, its stages only look at what they made.
+        self.made = set(self.values["seconds"]) if old.get("status") == "finished" else set()
 
     def add(self, **values: Any) -> None:
         """Add facts and write them."""
@@ -152,13 +154,14 @@ class Manifest:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Add the seconds of a stage; a resumed stage adds to what it had."""
+        """Add the seconds of a stage; a resumed stage adds to what it had, one of a finished run does not."""
         started = time.monotonic()
         try:
             yield
         finally:
-            spent = self.values["seconds"].get(stage, 0.0) + time.monotonic() - started
-            self.values["seconds"][stage] = round(spent, 1)
+            if stage not in self.made:
+                spent = self.values["seconds"].get(stage, 0.0) + time.monotonic() - started
+                self.values["seconds"][stage] = round(spent, 1)
             self._write()
 
     @contextmanager

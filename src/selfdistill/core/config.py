@@ -202,7 +202,7 @@ class TaskSettings(Settings):
 
 _RUN_FILES = (
     "", "examples", "rewrites", "selected", "recipe", "run", "report", "samples", "seed", "scale",
-    "shift", "skipped", "own", "tokens", "seen",
+    "shift", "skipped", "own", "tokens",
 )  # fmt: skip
 
 
