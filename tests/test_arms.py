@@ -173,6 +173,8 @@ def test_an_arm_trains_otherwise_beside_a_base_that_does(tmp_path):
     ):
         with pytest.raises(UserError, match=says):
             arms({"method": "vanilla", "train": train})
+    with pytest.raises(UserError, match=r"interpolate goes on with the weights of plain LoRA.*train\.dora is set"):
+        arms({"method": "interpolate", "train": {"dora": True}})
 
 
 @pytest.mark.parametrize(

@@ -80,10 +80,12 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
     examples = read_examples(recipe.data, seed=recipe.seed, data_dir=recipe.data_dir, notes=notes)
     permissions = Permissions(recipe.allow_code_execution, recipe.judge, recipe.data_dir, recipe.code_without_walls)
     tasks = load_tasks(recipe.tasks, recipe.seed, permissions, progress)
-    quantized = recipe.train.tune == "qlora"
+    arms, quantized = arms_of(recipe, len(examples)), recipe.train.tune == "qlora"
     seed_lm, prompter, engine = open_seed(
         recipe.engine, recipe.model, recipe.prompt, quantized, progress.warn, recipe.revision
     )
+    for arm in arms:
+        check_trainable(seed_lm, training_of(arm, recipe))
     _leave_device(recipe, seed_lm)
     for name, rows in (("data", examples), *((f"task {t.settings.name}", t.items) for t in tasks)):
         warn_of_special(rows, seed_lm.tokenizer, name, progress)
@@ -91,9 +93,6 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
         check_prompts(rows, prompter, name, progress, trains=name == "data")
     if said := advice(recipe.model, prompter, recipe.distill.temperature):
         progress.warn(said)
-    arms = arms_of(recipe, len(examples))
-    for arm in arms:
-        check_trainable(seed_lm, training_of(arm, recipe))
     general = _general(recipe, arms, len(examples), tasks)
     for form, name in recipe.select.export.items():
         if name.split(".")[0] in [arm.name for arm in arms]:
@@ -165,13 +164,16 @@ def _stages(recipe: Recipe, out: Path, loaded: Loaded, manifest: Manifest, progr
     selected = seen.selected(max((arm.repair for arm in loaded.arms), key=len))
     if not any(row.rewritten for row in selected.values()):
         progress.warn("no rewrite was kept: rows train on their references")
-    rows = {arm.name: seen.rows(arm) for arm in loaded.arms}  # scores their tokens, where a method asks for it
+    for arm in loaded.arms:
+        seen.rows(arm)  # sees that there are some, and scores their tokens where a method asks for it
+    if recipe.engine.name in ("vllm", "ray"):
+        engine.close()  # trainings need the device
     manifest.add(seed_pass=_pass_of(loaded.arms))
 
     samples = _first_samples(examples, selected, out / SAMPLED)
     for arm in loaded.arms:
         with manifest.timed(f"train {arm.name}"):
-            _train(recipe, arm, rows[arm.name], out, loaded, progress)
+            _train(recipe, arm, seen.rows(arm), out, loaded, progress)
     _leave_device(recipe, seed_lm)
     with closing(engine):
         for name in ("seed", *(arm.name for arm in loaded.arms)):
@@ -242,7 +244,7 @@ def _help_to_train(recipe: Recipe, out: Path, loaded: Loaded, progress: Progress
     record = out / "run.json"
     while not record.is_file() or json.loads(record.read_text("utf-8")).get("seed_pass") != _pass_of(loaded.arms):
         time.sleep(1)  # a waiting collective would run into its timeout
-    seen = SeedPass(recipe, out, loaded, progress)
+    seen = SeedPass(recipe, out, loaded, progress, makes=False)
     for arm in loaded.arms:
         _train(recipe, arm, seen.rows(arm), out, loaded, progress)
 

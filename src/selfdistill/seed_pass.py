@@ -87,7 +87,7 @@ def replayed(example: Example, said: Sequence[Selected]) -> TrainingRow | None:
 
 @dataclass
 class SeedPass:
-    """What was made, as arms see it. The first process of a launcher makes it, the others read it."""
+    """What was made, as arms see it. The first process of a launcher makes it, the others read it (`makes`)."""
 
     recipe: Recipe
     out: Path
@@ -177,14 +177,11 @@ class SeedPass:
         if key not in self._tokens:
             loaded = self.loaded
             with self._timed(Need.TOKENS):
-                scores = score_tokens(
-                    rows,
-                    self.out / "tokens" / key,
-                    loaded.seed_lm.digest,
-                    loaded.engine,
-                    loaded.prompter,
-                    progress=self.progress,
-                )
+                place, model = self.out / "tokens" / key, loaded.seed_lm.digest
+                if self.makes:
+                    scores = score_tokens(rows, place, model, loaded.engine, loaded.prompter, progress=self.progress)
+                else:
+                    scores = TokenScores(place)
             self._tokens[key] = _Terms(scores, {row.id: row for row in rows}, loaded.prompter)
         return self._tokens[key]
 

@@ -112,7 +112,11 @@ def _named(arm: ArmSettings, recipe: Recipe) -> _Named:
             "select.check."
         )
     name, settings = arm.name or arm.method, method.settings(**(arm.model_extra or {}))
-    _training(arm.train, recipe, name)
+    if _training(arm.train, recipe, name).dora and method.after:
+        raise UserError(
+            f"arms: {name}: {arm.method} goes on with the weights of plain LoRA or of full tuning, and train.dora is "
+            "set. Leave one of them out."
+        )
     return _Named(name, method, settings, _repair(arm, method, recipe), arm.train)
 
 
