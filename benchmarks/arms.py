@@ -1,7 +1,7 @@
 """Who learns, and who keeps? Arms x targets x weak and strong LoRA x training seeds, on the microworld.
 
     python benchmarks/arms.py --out runs/arms --target rare_tools --seeds 1 --items 50      # all arms, to screen them
-    python benchmarks/arms.py --out runs/arms --target rare_tools --arms vanilla,sdft,repaired --seeds 5
+    python benchmarks/arms.py --out runs/arms --target rare_tools --arms vanilla sdft repaired --seeds 5
 
 A target is one run: its arms share the rows, one seed pass and the seed LM's answers. A stopped sweep goes on where it
 was; more arms and more seeds repeat nothing. Writes OUT/cells/TARGET-ITEMS/ARM-STRENGTH-SEED.json, one small file a
@@ -105,14 +105,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--target", action="append", required=True)
-    parser.add_argument("--arms", default=",".join(ARMS), help="names with commas; without it, all")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="without it, all")
     parser.add_argument("--seeds", type=int, default=1, help="trainings of every arm")
     parser.add_argument("--items", type=int, default=100, help="items per ability")
     args = parser.parse_args()
     progress = Progress()
     for target in args.target:
         name = f"{target}-{args.items}"
-        recipe = recipe_of(target, {arm: ARMS[arm] for arm in args.arms.split(",")}, args.seeds, args.items)
+        recipe = recipe_of(target, {arm: ARMS[arm] for arm in args.arms}, args.seeds, args.items)
         run(recipe, args.out / "runs" / name, progress)
         write_cells(args.out / "runs" / name, recipe, args.out / "cells" / name)
         progress.note(f"{name}: done")

@@ -93,7 +93,7 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
         check_prompts(rows, prompter, name, progress, trains=name == "data")
     if said := advice(recipe.model, prompter, recipe.distill.temperature):
         progress.warn(said)
-    general = _general(recipe, arms, len(examples), tasks)
+    general = _general(recipe, arms, len(examples), tasks, progress)
     for form, name in recipe.select.export.items():
         if name.split(".")[0] in [arm.name for arm in arms]:
             raise UserError(f"select.export: {form} = {name!r} is the folder of an arm. Name it otherwise.")
@@ -110,18 +110,23 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str
         write_atomic(out / "recipe.toml", to_toml(recipe))
         notes.write(out / "skipped.jsonl")
         manifest = Manifest(out / "run.json")
+        manifest.add(arms=[asdict(arm) for arm in arms])
         with manifest.status():
             _stages(recipe, out, loaded, manifest, progress)
             manifest.finish()
             return build(out)  # it tells how the run ended
 
 
-def _general(recipe: Recipe, arms: Sequence[Arm], rows: int, tasks: Sequence[Task]) -> list[Example]:
+def _general(
+    recipe: Recipe, arms: Sequence[Arm], rows: int, tasks: Sequence[Task], progress: Progress
+) -> list[Example]:
     """General prompts, as many as an arm asks for. Raises UserError where they hold items of a task."""
     count = max((_asks_for(arm, rows) for arm in arms), default=0)
     if not count:
         return []
     prompts = general_prompts(recipe.general_prompts)
+    if count > len(prompts):
+        progress.warn(f"general prompts: {count} are asked for, and there are {len(prompts)}; all of them are replayed")
     refuse_probes(prompts, tasks, recipe.general_prompts)
     by_id = {e.id: e for e in prompts}
     ids = sorted(by_id)
@@ -147,7 +152,6 @@ def _stages(recipe: Recipe, out: Path, loaded: Loaded, manifest: Manifest, progr
     """All stages, top to bottom."""
     examples, seed_lm, prompter, engine = loaded.examples, loaded.seed_lm, loaded.prompter, loaded.engine
     write_records(out / "examples.jsonl", examples)
-    manifest.add(arms=[asdict(arm) for arm in loaded.arms])
     overlap = overlaps(examples, loaded.tasks)
     manifest.add(overlap=overlap)
     for task, found in overlap.items():
@@ -205,7 +209,8 @@ def _train(
     method, settings = method_named(arm.method, "arms"), settings_of(arm)
     trained = out / arm.name / "adapter"
     if method.after:
-        trained = _trained_elsewhere(arm, out, loaded.arms) or out / arm.name / "trained"
+        own = out / arm.name / "trained"
+        trained = own if own.exists() else _trained_elsewhere(arm, out, loaded.arms) or own
     train(
         loaded.seed_lm,
         rows,

@@ -99,13 +99,20 @@ def same_arms(path: Path, arms: Sequence[Arm]) -> None:
     is not made again. Nothing is written before."""
     old = json.loads(path.read_text(encoding="utf-8")).get("arms", []) if path.is_file() else []
     there = {arm["name"]: arm for arm in old}
+    before, now = ({step for arm in listed for step in arm.get("repair", ())} for listed in (old, map(asdict, arms)))
+    if old and before != now:
+        said = [", ".join(sorted(steps)) or "nothing" for steps in (before, now)]
+        raise UserError(
+            f"{path.parent}: its rewrites may be repaired by {said[0]}, and these arms ask for {said[1]}. What is "
+            "tried is decided when a run begins: keep an arm with each of these steps, or choose another output folder."
+        )
     for arm in json.loads(json.dumps([asdict(arm) for arm in arms])):
-        before = there.get(arm["name"], arm)
+        same = there.get(arm["name"], arm)
         # What an arm is compared with depends on the others.
-        if changed := [key for key in arm if key != "base" and before.get(key, arm[key]) != arm[key]]:
-            said = "; ".join(f"{key}: {before[key]} -> {arm[key]}" for key in changed)
+        if changed := [key for key in arm if key != "base" and same.get(key, arm[key]) != arm[key]]:
+            what = "; ".join(f"{key}: {same[key]} -> {arm[key]}" for key in changed)
             raise UserError(
-                f"{path.parent}: holds an arm {arm['name']} with other settings ({said}). Give this one another name, "
+                f"{path.parent}: holds an arm {arm['name']} with other settings ({what}). Give this one another name, "
                 "or choose another output folder."
             )
 

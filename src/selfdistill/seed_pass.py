@@ -1,10 +1,11 @@
 """The seed pass: what the seed LM makes of the rows before anything trains, once for all arms that need it.
 
 In:  the loaded recipe of a run.
-Out: rewrites.jsonl and a selection of it for each way of repairing, own.jsonl (the seed LM's own answers),
-     general-N.jsonl (its answers to N general prompts), tokens/ (what it thinks of every token that trains).
+Out: rewrites.jsonl and a selection of it for each way of repairing, own.jsonl (the seed LM's own answers, of which
+     own-STEPS.jsonl has the right ones), general-N.jsonl (its answers to N general prompts), tokens/ (what it thinks of
+     every token that trains).
 
-Each part is made only if an arm needs it. What an arm gets does not depend on the other arms.
+Rewrites are always made, the other parts where an arm needs them. What an arm gets does not depend on the other arms.
 """
 
 from __future__ import annotations
@@ -12,20 +13,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
 from selfdistill.checks.base import Check
-from selfdistill.core.config import Recipe
+from selfdistill.core.config import DistillSettings, Recipe
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
-from selfdistill.core.records import Example
+from selfdistill.core.records import Example, read_records
 from selfdistill.core.rewrites import Selected, Step
 from selfdistill.core.rows import TrainingRow
-from selfdistill.core.store import digest_of
+from selfdistill.core.store import digest_of, write_records
 from selfdistill.data.examples import drawn
 from selfdistill.engines.protocol import Engine
 from selfdistill.methods import method_named
@@ -85,6 +85,14 @@ def replayed(example: Example, said: Sequence[Selected]) -> TrainingRow | None:
     return TrainingRow(example, said[0].responses, "replay", said[0].reason.value) if said else None
 
 
+def _own_file(repair: Sequence[Step]) -> str:
+    return f"own-{'-'.join(repair) or 'unrepaired'}.jsonl"
+
+
+def _general_file(count: int) -> str:
+    return f"general-{count}.jsonl"
+
+
 @dataclass
 class SeedPass:
     """What was made, as arms see it. The first process of a launcher makes it, the others read it (`makes`)."""
@@ -113,10 +121,14 @@ class SeedPass:
             if self.needs(Need.OWN):
                 with self._timed(Need.OWN):
                     self._written(loaded.examples, "own.jsonl", own=True, check=loaded.check, repair=repair)
-            if self.needs(Need.GENERAL):
+            greedy = {"candidates": 1, "temperature": 0.0, "top_p": 1.0}
+            for count in sorted({self._asks_for(arm) for arm in loaded.arms} - {0}):
                 with self._timed(Need.GENERAL):
-                    self._written(loaded.general, self._of_general, own=True)
+                    settings = recipe.distill.model_copy(update=greedy)
+                    self._written(loaded.general[:count], _general_file(count), settings, own=True)
         keeps = recipe.prompt.thinking == "keep"
+        for repaired in sorted({arm.repair for arm in loaded.arms if Need.OWN.value in arm.needs}, key=len):
+            self._judge_own(repaired, keeps)
         for repaired in sorted(repairs, key=len):
             file = self._selection(repaired)
             forms = recipe.select.export.items() if file == "selected.jsonl" else ()
@@ -142,7 +154,7 @@ class SeedPass:
             examples,
             self.selected(arm.repair),
             self._own(arm.repair) if Need.OWN in method.needs else {},
-            self._general if Need.GENERAL in method.needs else (),
+            self._general(self._asks_for(arm)),
             arm.mix_ratio,
             self.recipe.seed,
         )
@@ -155,21 +167,34 @@ class SeedPass:
     def _selection(self, repair: Sequence[Step]) -> str:
         return selection(repair, [arm.repair for arm in self.loaded.arms])
 
+    def _judge_own(self, repair: Sequence[Step], keeps: bool) -> None:
+        """Write down which own answers are right. It is judged once, for all arms, processes and calls: a check that
+        runs code may say something else the next time."""
+        if not (out := self.out / _own_file(repair)).is_file():
+            loaded = self.loaded
+            right = right_answers(loaded.examples, self.out / "own.jsonl", loaded.check, repair, keeps)
+            write_records(out, (one for e in loaded.examples for one in right.get(e.id, ())))
+
     def _own(self, repair: Sequence[Step]) -> Mapping[str, Sequence[Selected]]:
-        keeps = self.recipe.prompt.thinking == "keep"
-        return right_answers(self.loaded.examples, self.out / "own.jsonl", self.loaded.check, repair, keeps)
+        right: dict[str, list[Selected]] = {}
+        for one in read_records(self.out / _own_file(repair), Selected):
+            right.setdefault(one.id, []).append(one)
+        return right
 
-    @cached_property
-    def _general(self) -> list[TrainingRow | None]:
-        """What the seed LM said to general prompts; what was cut off or is empty is none."""
-        keeps = self.recipe.prompt.thinking == "keep"
-        said = right_answers(self.loaded.general, self.out / self._of_general, None, (), keeps)
-        return [replayed(example, said.get(example.id, ())) for example in self.loaded.general]
+    def _asks_for(self, arm: Arm) -> int:
+        """How many general prompts an arm takes, as far as there are so many."""
+        method = method_named(arm.method, "arms")
+        count = method.general(arm.size or len(self.loaded.examples), settings_of(arm)) if method.general else 0
+        return min(count, len(self.loaded.general))
 
-    @property
-    def _of_general(self) -> str:
-        """An arm that is added later may ask for more of them."""
-        return f"general-{len(self.loaded.general)}.jsonl"
+    def _general(self, count: int) -> list[TrainingRow | None]:
+        """What the seed LM said to the first `count` general prompts; what was cut off or is empty is none. Arms that
+        take another number have a file of their own, so that none depends on another."""
+        if not count:
+            return []
+        asked, keeps = self.loaded.general[:count], self.recipe.prompt.thinking == "keep"
+        said = right_answers(asked, self.out / _general_file(count), None, (), keeps)
+        return [replayed(example, said.get(example.id, ())) for example in asked]
 
     def _terms(self, rows: Sequence[TrainingRow]) -> _Terms:
         """What the seed LM thinks of the tokens of these rows, made at the first need."""
@@ -185,7 +210,7 @@ class SeedPass:
             self._tokens[key] = _Terms(scores, {row.id: row for row in rows}, loaded.prompter)
         return self._tokens[key]
 
-    def _written(self, examples: list[Example], name: str, **how: Any) -> None:
+    def _written(self, examples: list[Example], name: str, settings: DistillSettings | None = None, **how: Any) -> None:
         loaded, recipe = self.loaded, self.recipe
         errors = distill(
             examples,
@@ -193,7 +218,7 @@ class SeedPass:
             loaded.seed_lm.digest,
             loaded.writer,
             loaded.asker,
-            recipe.distill,
+            settings or recipe.distill,
             recipe.seed,
             self.progress,
             **how,

@@ -16,6 +16,7 @@ from selfdistill.core.records import Example
 
 _WORD = re.compile(r"[A-Za-z_][\w.-]*")
 _QUOTES = ("'", '"')
+_SAID = re.compile(r"\w+")
 
 
 class _Place(NamedTuple):
@@ -46,7 +47,8 @@ class _Place(NamedTuple):
 def place_call(response: str, reference: str, example: Example) -> str | None:
     """The response with the reference's call in the place of its own wrong one, in prose, in quotes, in code or in
     JSON. None where not one place alone is wrong: several calls are, or one is stated twice, or there is one too many
-    or too few; and where the two calls are written in different forms."""
+    or too few; where the two calls are written in different forms; where what is wrong in the call is also said beside
+    it; and where what stands around it, such as a string, would not stand the reference's."""
     asked = wanted(reference, example)
     if asked is None or check_function_call(response, reference, example).outcome != "different":
         return None
@@ -61,7 +63,9 @@ def place_call(response: str, reference: str, example: Example) -> str | None:
     missing = asked.calls - Counter(call for place in mine if place is not at for call in place.made)
     fits = [place for place in theirs if Counter(place.made) == missing and place.shape == at.shape]
     for source in dict.fromkeys(_framed(place.source, response, at) for place in fits):
-        made = source and response[: at.start] + source + response[at.end :]
+        if source is None or _argued(source, response, at):
+            continue
+        made = response[: at.start] + source + response[at.end :]
         if made and check_function_call(made, reference, example).outcome == "same":
             return made
     return None
@@ -87,8 +91,22 @@ def _places(text: str, asked: Wanted) -> list[_Place]:
     return found
 
 
+def _argued(source: str, response: str, at: _Place) -> bool:
+    """Whether the text around the wrong call says what only the wrong call has: it would argue for another one."""
+    wrong = {
+        word for word in set(_SAID.findall(at.source)) - set(_SAID.findall(source)) if len(word) > 1 or word.isdigit()
+    }
+    return bool(wrong & set(_SAID.findall(f"{response[: at.start]} {response[at.end :]}")))
+
+
 def _framed(source: str, response: str, at: _Place) -> str | None:
-    """The call as it can stand between the quotes that the wrong one stands between."""
+    """The call as it can stand between the quotes that the wrong one stands between; None where it would break the
+    line, the string or the comment that it stands in."""
+    if "\n" in source and "\n" not in at.source:
+        return None
+    line = response[response.rfind("\n", 0, at.start) + 1 : at.start - 1]
+    if any(quote in source and quote not in at.source and line.count(quote) % 2 for quote in _QUOTES):
+        return None
     before, after = response[at.start - 1 : at.start], response[at.end : at.end + 1]
     if at.form != "python" or before != after or before not in _QUOTES or before not in source:
         return source

@@ -6,6 +6,7 @@ are the paper's settings (Section 4.1, Appendix A) where it states one.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -273,6 +274,8 @@ class Recipe(Settings):
         names = [arm.name or arm.method for arm in arms]
         if twice := sorted({n for n in names if names.count(n) > 1}):
             raise ValueError(f"two arms are named {', '.join(twice)}. Give one a name of its own")
+        if numbered := [n for n in names if re.search(r"-seed\d+$", n)]:
+            raise ValueError(f"an arm cannot be named {numbered[0]}: so are its trainings with several seeds")
         if taken := sorted(
             {n for n in names if n.split(".")[0] in _RUN_FILES or n.startswith(("selected-", "general-"))}
         ):

@@ -72,4 +72,6 @@ def method_named(name: str, where: str) -> Method:
     for part in parts:
         if part not in METHODS:
             raise UserError(f"{where}: no method is named {part!r}. There are: {', '.join(METHODS)}.")
+    if twice := sorted({part for part in parts if parts.count(part) > 1}):
+        raise UserError(f"{where} {name}: {twice[0]} stands there twice.")
     return METHODS[name] if len(parts) == 1 else combined({part: METHODS[part] for part in parts}, f"{where} {name}")

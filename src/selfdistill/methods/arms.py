@@ -43,7 +43,10 @@ def _training(own: dict[str, Any], recipe: Recipe, name: str) -> TrainSettings:
     """Raises UserError for what no arm can have of its own."""
     if shared := sorted({"mix_ratio", "size", "report_to"} & own.keys()):
         raise UserError(f"arms: {name}: train.{shared[0]} is one for all arms. Set it in [train].")
-    made = checked(TrainSettings, recipe.train.model_dump(exclude_unset=True) | own, f"arms: {name}: train")
+    shared_values = recipe.train.model_dump(exclude_unset=True)
+    if "preset" in own:  # it says what these are
+        shared_values = {k: v for k, v in shared_values.items() if k not in ("rank", "alpha", "targets")}
+    made = checked(TrainSettings, shared_values | own, f"arms: {name}: train")
     if (made.tune == "qlora") != (recipe.train.tune == "qlora"):
         raise UserError(f"arms: {name}: train.tune: a run has its model in 4 bits for all arms, or for none.")
     return made
@@ -94,6 +97,9 @@ def arms_of(recipe: Recipe, examples: int) -> list[Arm]:
                         tuple(need.value for need in Need if need in one.method.needs),
                     )
                 )
+    names = [arm.name for arm in arms]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"arms: two of them would be named {twice[0]}. Give one a name of its own.")
     return arms
 
 
@@ -128,6 +134,10 @@ def _repair(arm: ArmSettings, method: Method, recipe: Recipe) -> tuple[Step, ...
     name = arm.name or arm.method
     if not method.rewrites:
         raise UserError(f"arms: {name}: repair = {arm.repair}: {arm.method} trains on no rewrites. Leave it out.")
+    if method.leaves_out:
+        raise UserError(
+            f"arms: {name}: {arm.method} takes nothing from the references, and repair would. Leave it out."
+        )
     if recipe.select.check == "none":
         raise UserError(f"arms: {name}: repair needs a check that finds wrong answers. Set select.check.")
     return recipe.repair.steps if isinstance(arm.repair, bool) else arm.repair

@@ -102,7 +102,7 @@ class Method:
     for a number of rows; what their tokens `weigh`, and whether a
     step's loss is divided by the number of tokens or by their weights (`over`); the `loss` of a token; what becomes of
     the weights `after` the training. `needs` is what these ask of the seed LM, `leaves_out` says that rows may be left
-    out, `settings` are the method's own.
+    out, `several` that one may train in several versions, `settings` are the method's own.
 
     `shape` (circle, square, diamond, triangle) and `colours` (on light and on dark ground) are those of its marks.
     `card` says in a model card what the weights are, after "A LoRA adapter, " or the like; `tag` is the hub's.
@@ -119,6 +119,7 @@ class Method:
     needs: frozenset[Need] = frozenset()
     rows: Rows = references
     leaves_out: bool = False
+    several: bool = False
     more: Rows | None = None
     general: Callable[[int, Any], int] | None = None
     weigh: Weigh | None = None

@@ -30,6 +30,8 @@ def combined(parts: Mapping[str, Method], where: str) -> Method:
         if who:
             decided[what] = getattr(parts[who[0]], what)
     methods = list(parts.values())
+    if "weigh" in decided and (many := [name for name, part in parts.items() if part.several]):
+        raise UserError(f"{where}: tokens cannot be weighed where several versions of a row train, as in {many[0]}.")
     return Method(
         label=" with ".join(m.label for m in methods),
         short="+".join(m.short for m in methods),
@@ -41,6 +43,7 @@ def combined(parts: Mapping[str, Method], where: str) -> Method:
         base=next((m.base for m in methods if m.base), None),
         needs=frozenset[Any]().union(*(m.needs for m in methods)),
         leaves_out=any(m.leaves_out for m in methods),
+        several=any(m.several for m in methods),
         after=tuple(step for m in methods for step in m.after),
         settings=_together([m.settings for m in methods if m.settings is not NoSettings], where),
         **decided,

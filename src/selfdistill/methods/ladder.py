@@ -44,6 +44,7 @@ METHOD: Method = replace(
     shape="diamond",
     colours=("#3a5f8a", "#8fb4e0"),
     rows=rows,
+    several=True,
     loss=dft.METHOD.loss,
     settings=Ladder,
 )

@@ -39,8 +39,6 @@ def training_rows(
         rows = [row for e in seen.examples for row in kept.get(e.id, [plain[e.id]] if e.id in plain else [])]
     _whole(method, seen.examples, rows, where)
     if method.weigh and terms:
-        if len({row.id for row in rows}) < len(rows):
-            raise UserError(f"{where}: tokens of a row cannot be weighed where several responses of it train.")
         rows = method.weigh(rows, terms(rows), settings)
     if method.more:
         rows = [*rows, *method.more(seen, settings)]

@@ -20,7 +20,9 @@ def row_of(example: Example, chosen: Selected, source: Source = "distilled") -> 
     """The row that trains on what was selected, with its thoughts where they train. `source` is that of words of the
     seed LM's own."""
     responses = tuple(map(joined, chosen.thoughts, chosen.responses)) if chosen.thoughts else chosen.responses
-    return TrainingRow(example, responses, source if chosen.rewritten else "original", chosen.reason.value)
+    return TrainingRow(
+        example, responses, source if chosen.rewritten or source == "own" else "original", chosen.reason.value
+    )
 
 
 METHOD = Method(

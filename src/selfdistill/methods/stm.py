@@ -40,7 +40,7 @@ def _masked(row: TrainingRow, terms: Terms, settings: Stm) -> TrainingRow:
     if settings.control:
         free = [n for n, keeps in enumerate(kept) if not keeps]
         masked = set(random.Random(f"{settings.control}-{row.id}").sample(free, len(masked)))
-    return replace(row, weights=tuple(float(n not in masked) for n in range(len(found))))
+    return replace(row, weights=tuple(0.0 if n in masked else 1.0 for n in range(len(found))))
 
 
 METHOD = Method(

@@ -25,6 +25,7 @@ from selfdistill.core.records import read_records
 from selfdistill.core.rewrites import Reason, Selected
 from selfdistill.core.store import write_atomic
 from selfdistill.methods import method_of
+from selfdistill.methods.base import Need
 from selfdistill.models import resolve
 from selfdistill.report.build import measured
 from selfdistill.report.standings import DEFINITION, interval_line, standing_line
@@ -79,7 +80,7 @@ def write_cards(run: Path) -> None:
     for arm in manifest["arms"]:
         chosen = read_records(run / selection(arm["repair"], repairs), Selected)
         reasons = Counter(row.reason.value for row in chosen)
-        distilled = _yield(reasons) if method_of(arm["method"]).rewrites else []
+        distilled = _yield(reasons) if Need.REWRITES in method_of(arm["method"]).needs else []
         made = _Made(
             recipe.model,
             f"`{shown(recipe.data.path)}`, digest `{manifest['data']}`, {reasons.total()} rows",
@@ -252,7 +253,8 @@ def _recipe(recipe: Recipe) -> dict[str, Any]:
         (tree, "model"),
         (tree, "data_dir"),
         (tree["data"], "path"),
-        (tree.get("distill", {}), "template"),
+        (tree, "general_prompts"),
+        (tree.get("prompt", {}), "template"),
     ):
         if key in table:
             table[key] = shown(table[key])

@@ -85,8 +85,9 @@ def standing_cell(standing: Mapping[str, Any], most: int = 2) -> str:
     if not beaten:
         return "nothing beats it"
     word, names = ("clearly beaten", clearly) if clearly else ("beaten", beaten)
-    rest = len(beaten) - len(names[:most])
-    return f"{word} by {_listed(names[:most])}" + (f" and {rest} more" if rest else "")
+    rest, others = len(names) - len(names[:most]), len(beaten) - len(names)
+    more = (f" and {rest} more" if rest else "") + (f"; also beaten by {others}" if others else "")
+    return f"{word} by {_listed(names[:most])}{more}"
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -120,7 +121,9 @@ def costs_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 COST_NOTE = (
     "Costs are those of one training. The seed pass is made once for all arms that need it: the time is that of all "
-    "stages that the arm's method needs."
+    "stages that the arm's method needs, with repair where some arm repairs. Arms that share a training show its time "
+    "at the first of them. Reference text is that of rows that train on their references; an answer that repair put in "
+    "place is not counted."
 )
 
 
@@ -166,7 +169,8 @@ def front_sentence(report: Mapping[str, Any]) -> str:
     ]
     first = f"nothing beats {_and(named)}" if best else f"the {SEED} or another arm beats every one"
     others = len(standings) - len(best)
-    beaten = f" Of the {others} others, {clearly} {'is' if clearly == 1 else 'are'} clearly beaten." if others else ""
+    rest = f"Of the {others} others" if best and others > 1 else "Of them"
+    beaten = f" {rest}, {clearly} {'is' if clearly == 1 else 'are'} clearly beaten." if others else ""
     return f"Of {len(standings)} arms, {first}.{beaten}"
 
 

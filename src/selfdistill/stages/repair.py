@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from selfdistill.checks.base import Check
 from selfdistill.core.config import RepairSettings
 from selfdistill.core.records import Example
-from selfdistill.core.rewrites import REWRITTEN, Candidate, Reason, Rewrite
+from selfdistill.core.rewrites import MADE_BY, REWRITTEN, Candidate, Made, Reason, Rewrite
 from selfdistill.core.store import Journal
 from selfdistill.engines.protocol import Request, Sampling
 from selfdistill.models.thoughts import answer_of
@@ -64,28 +64,46 @@ class Repair:
                 if all(e.id in made.done for e in batch if e.id in self.rows):
                     continue
                 found = [(e, self._candidates(e)) for e in batch if e.id in self.rows]
-                bare = [self._bare(e) for e, candidates in found if not candidates]
-                made.append([row for row in bare if row.id not in made.done])
-                yield [
-                    Row(e, [trains if all(trains) else None for trains, _ in candidates], [c for _, c in candidates])
-                    for e, candidates in found
-                    if candidates
-                ]
+                for step in MADE_BY.values():  # apart: what one step makes moves no bit of another's scores
+                    rows = [_to_score(e, [one for one in candidates if one[1].step == step]) for e, candidates in found]
+                    yield [row for row in rows if any(row.responses)]
+                ready.append([(e, [c for _, c in candidates]) for e, candidates in found])
+
+        nlls: dict[tuple[str, Made], list[float | None]] = {}
+        ready: list[list[tuple[Example, list[Candidate]]]] = []
+
+        def write() -> None:
+            for batch in ready:
+                rows = [self._record(e, candidates, nlls) for e, candidates in batch]
+                made.append([row for row in rows if row.id not in made.done])
+                advance(len(rows))
+            ready.clear()
 
         with self.chains.progress.bar("score repairs", len(self.rows)) as advance:
             scoreable = (batch for batch in batches() if batch)
             for scored in seed_nll(scoreable, self.chains.engine, self.chains.prompter):
-                rows = [
-                    Rewrite(id=row.example.id, candidates=tuple(map(_scored, row.kept, nll))) for row, nll in scored
-                ]
-                made.append([row for row in rows if row.id not in made.done])
-                advance(len(rows))
+                nlls |= {(row.example.id, row.kept[0].step): nll for row, nll in scored}
+                write()
+            write()
+
+    def _record(
+        self, example: Example, candidates: list[Candidate], nlls: dict[tuple[str, Made], list[float | None]]
+    ) -> Rewrite:
+        """The record of a row's further candidates with their scores; what could not be scored has none."""
+        if not candidates:
+            return self._bare(example)
+        scores = {step: iter(nlls.pop((example.id, step), ())) for step in MADE_BY.values()}
+        return Rewrite(id=example.id, candidates=tuple(_scored(c, next(scores[c.step], None)) for c in candidates))
 
     # --- which rows ----------------------------------------------------------------------------------------------
 
     def _look(self, example: Example) -> None:
-        """Note whether this row is to be repaired: no candidate of its passes, and one could."""
+        """Note whether this row is to be repaired: no candidate of its passes, and one could. A row on which the engine
+        failed waits for the next time."""
         wrong = None
+        texts = [text for name in self.first for text in self.chains.chain(example, name)]
+        if any(text.finish_reason == "error" for text in texts):
+            return
         for name in self.first:
             candidate = self._candidate(example, name)
             if candidate is None:
@@ -189,6 +207,11 @@ class Repair:
 
 def _failed(chain: list[Text]) -> bool:
     return any(text.finish_reason in ("rejected", "error") for text in chain)
+
+
+def _to_score(example: Example, candidates: list[tuple[Trains, Candidate]]) -> Row:
+    """What is scored of one step's candidates of a row; a candidate without a text is not."""
+    return Row(example, [trains if all(trains) else None for trains, _ in candidates], [c for _, c in candidates])
 
 
 def _scored(candidate: Candidate, nll: float | None) -> Candidate:

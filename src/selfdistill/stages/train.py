@@ -110,7 +110,16 @@ def train(
             (partial / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
             partial.replace(out)
             _clear(out)
+    _together()
     return out
+
+
+def _together() -> None:
+    """Wait for all processes: one that goes on early would find a folder that is not there yet."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
 
 
 def _said(row: TrainingRow) -> list[Any]:
@@ -160,7 +169,9 @@ def _go_on(partial: Path, identity: dict[str, Any]) -> None:
 
 def _same(old: dict[str, Any], identity: dict[str, Any], what: str, remedy: str) -> None:
     new = json.loads(json.dumps(identity))
-    changed = [k for k in new if old.get(k) != new[k]] + (["prompt"] if "prompt" in old and "prompt" not in new else [])
+    changed = [k for k in new if old.get(k) != new[k]] + [
+        k for k in ("prompt", "objective") if k in old and k not in new
+    ]
     if "settings" in changed:
         before, now = old.get("settings", {}), new["settings"]
         changed.remove("settings")

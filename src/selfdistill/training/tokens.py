@@ -102,18 +102,19 @@ def _counted(trained: Sequence[tuple[TrainingRow, list[Line]]]) -> dict[str, Any
     the share of tokens of references."""
     sources = Counter(row.source for row, _ in trained)
     tokens = Counter[str]()
-    weights: list[float] = []
+    weights, masked = 0.0, 0
     for row, lines in trained:
         for _, labels, given in lines:
-            real = [n for n, label in enumerate(labels) if label != IGNORED]
-            tokens[row.source] += len(real)
-            weights += [1.0] * len(real) if given is None else [given[n] for n in real]
-    every = len(weights)
+            real = sum(label != IGNORED for label in labels)
+            tokens[row.source] += real
+            weights += real if given is None else sum(given)
+            masked += 0 if given is None else sum(w == 0 and y != IGNORED for w, y in zip(given, labels, strict=True))
+    every = tokens.total()
     return {
         "rows": len(trained),
         "tokens": every,
-        "weights": round(sum(weights), 4),
-        "masked": round(weights.count(0.0) / every, 4) if every else None,
+        "weights": weights,
+        "masked": round(masked / every, 4) if every else None,
         "sources": {name: sources[name] for name in get_args(Source)},
         "reference_tokens": round(tokens["original"] / every, 4) if every else None,
     }
