@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from selfdistill.core.config import DataSettings, Recipe
+from selfdistill.core.config import DataSettings, Recipe, TrainSettings
 from selfdistill.core.errors import UserError
 from selfdistill.core.progress import Progress
 from selfdistill.core.records import content_id
@@ -22,7 +22,10 @@ from selfdistill.methods import METHODS, method_named
 from selfdistill.methods.arms import arms_of, training_of
 from selfdistill.methods.base import Method, Seen
 from selfdistill.methods.rows import training_rows
+from selfdistill.models.prompts import Prompter
 from selfdistill.pipeline import run
+from selfdistill.run_folder import same_arms
+from selfdistill.stages.train import train
 
 ROWS = read_examples(DataSettings(path="micro:rare_tools", sample=12))
 
@@ -166,13 +169,13 @@ def test_an_arm_trains_otherwise_beside_a_base_that_does(tmp_path):
     assert (weaker.preset, weaker.lr, weaker.epochs) == ("paper", 6e-3, 3) and training_of(
         made[1], recipe
     ) == recipe.train
-    for train, says in (
+    for own, says in (
         ({"size": 3}, "train.size is one for all arms"),
         ({"lr": -1}, "lr"),
         ({"tune": "qlora"}, "4 bits"),
     ):
         with pytest.raises(UserError, match=says):
-            arms({"method": "vanilla", "train": train})
+            arms({"method": "vanilla", "train": own})
     with pytest.raises(UserError, match=r"interpolate goes on with the weights of plain LoRA.*train\.dora is set"):
         arms({"method": "interpolate", "train": {"dora": True}})
 
@@ -322,3 +325,40 @@ def test_the_defaults_are_vanilla_fine_tuning():
     plain = Method("label", "short", "doc", "card.", "tag", "circle", ("#000000", "#ffffff"), base=None)
     for seam in ("rows", "more", "weigh", "over", "loss", "after", "needs", "rewrites"):
         assert getattr(plain, seam) == getattr(METHODS["vanilla"], seam)
+
+
+def test_what_cannot_go_together_is_said_before_anything_is_made():
+    for tables, says in (
+        ([{"method": "ladder+stm"}], r"tokens cannot be weighed where several versions of a row train, as in ladder"),
+        ([{"method": "sdft+sdft"}], r"sdft stands there twice"),
+        ([{"method": "self_only", "repair": True}], r"takes nothing from the references, and repair would"),
+        ([{"method": "sdft", "name": "sdft-seed0"}], r"so are its trainings with several seeds"),
+    ):
+        with pytest.raises(UserError, match=says):
+            arms(*tables)
+    with pytest.raises(UserError, match=r"two of them would be named sdft-mix1"):
+        arms({"method": "sdft"}, {"method": "vanilla", "name": "sdft-mix1"}, train={"mix_ratio": [0.5, 1.0]})
+
+
+def test_an_arms_preset_says_what_its_rank_is():
+    (arm,) = made = arms({"method": "vanilla", "train": {"preset": "strong"}}, train={"rank": 8})
+    recipe = checked(Recipe, {"model": "m", "data": {"path": "d"}, "train": {"rank": 8}}, "r")
+    assert training_of(arm, recipe).lora()["rank"] == 64 and made
+
+
+def test_steps_of_repair_are_decided_when_a_run_begins(tmp_path):
+    old = arms({"method": "vanilla"}, {"method": "sdft"})
+    (tmp_path / "run.json").write_text(json.dumps({"arms": [asdict(arm) for arm in old]}))
+    same_arms(tmp_path / "run.json", [*old, *arms({"method": "eaft"})])
+    with pytest.raises(UserError, match=r"may be repaired by nothing, and these arms ask for place\. What is tried"):
+        same_arms(tmp_path / "run.json", [*old, *arms({"method": "sdft", "name": "r", "repair": ["place"]})])
+
+
+@pytest.mark.heavy
+def test_an_adapter_of_another_loss_is_not_taken_for_vanillas(tmp_path, embedded):
+    rows = [TrainingRow(e, e.references) for e in ROWS[:4]]
+    settings, prompter = TrainSettings(epochs=1), Prompter.create(embedded.tokenizer)
+    eaft = METHODS["eaft"]
+    train(embedded, rows, tmp_path / "a", settings, prompter, objective=eaft.objective(eaft.settings()))
+    with pytest.raises(UserError, match=r"holds an adapter with other objective"):
+        train(embedded, rows, tmp_path / "a", settings, prompter)

@@ -79,6 +79,9 @@ PLACED = [
     ("print(f(country='II', n=2))", None),
     ('{"name": "f", "arguments": {"country": "II", "n": 2}}', None),  # another form
     ("I do not know.", None),
+    ('The code of Iceland is II, so I call f(country="II", n=2).', None),  # the text would argue for the wrong one
+    ('f(country="II", n=2) is right: II is Iceland.', None),
+    ('{"cmd": "run f(country=\'II\', n=2) please"}', None),  # the string would end in it
 ]
 
 
@@ -86,6 +89,13 @@ PLACED = [
 def test_a_call_is_placed_only_where_one_place_alone_is_wrong(response, made):
     reference = 'f(country="IS", n=2)'
     assert load_check("function_call").place(response, reference, row(reference)) == made
+
+
+def test_a_call_of_several_lines_is_not_put_into_one():
+    reference = 'f(\n    country="IS",\n    n=2,\n)'
+    place = load_check("function_call").place
+    assert place('# call f(country="II", n=2) here', reference, row(reference)) is None
+    assert place('f(\n  country="II",\n  n=2)', reference, row(reference)) == reference
 
 
 def test_of_several_calls_the_wrong_one_is_replaced_in_json_as_in_python():

@@ -86,7 +86,7 @@ REWRITTEN = (
 
 _EXPLAINED = {
     "passed": "rewrite kept: same answer as the reference",
-    "passed_resampled": "another rewrite kept, as the first failed or was the reference itself: same answer as the reference",
+    "passed_resampled": "another rewrite kept, as the first failed or copied: same answer as the reference",
     "passed_retry": "rewrite kept that the seed LM made when told the answer: same answer as the reference",
     "repaired": "rewrite kept, with the reference's answer in the place of its own wrong one",
     "kept_unchecked": "rewrite kept: no check for open-ended data",
