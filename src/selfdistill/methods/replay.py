@@ -30,7 +30,7 @@ def more(seen: Seen, settings: Replay) -> list[TrainingRow]:
 
 
 METHOD = Method(
-    label="vanilla fine-tuning with self-replay",
+    label="self-replay",
     short="replay",
     doc="Beside the rows train general prompts with the seed LM's own greedy answers (as arXiv 2403.01244).",
     card=(
