@@ -43,7 +43,7 @@ from selfdistill.data.notes import Notes, warn_of_special
 from selfdistill.engines.open import open_endpoint, open_seed
 from selfdistill.engines.protocol import Engine, Request, Sampling
 from selfdistill.methods import METHODS, USUAL, method_named
-from selfdistill.methods.arms import arms_of, settings_of, training_of
+from selfdistill.methods.arms import arms_of, general_of, settings_of, training_of
 from selfdistill.methods.general import general_prompts, refuse_probes
 from selfdistill.models.folder import adapter_digest
 from selfdistill.models.prompts import Prompter
@@ -121,7 +121,7 @@ def _general(
     recipe: Recipe, arms: Sequence[Arm], rows: int, tasks: Sequence[Task], progress: Progress
 ) -> list[Example]:
     """General prompts, as many as an arm asks for. Raises UserError where they hold items of a task."""
-    count = max((_asks_for(arm, rows) for arm in arms), default=0)
+    count = max((general_of(arm, rows) for arm in arms), default=0)
     if not count:
         return []
     prompts = general_prompts(recipe.general_prompts)
@@ -132,11 +132,6 @@ def _general(
     ids = sorted(by_id)
     random.Random(f"general-{recipe.seed}").shuffle(ids)  # an arm takes the first so many, whatever others take
     return [by_id[id] for id in ids[:count]]
-
-
-def _asks_for(arm: Arm, rows: int) -> int:
-    method = method_named(arm.method, "arms")
-    return method.general(arm.size or rows, settings_of(arm)) if method.general else 0
 
 
 def _on_its_day(recipe: Recipe, out: Path) -> Recipe:

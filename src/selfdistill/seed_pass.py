@@ -29,7 +29,7 @@ from selfdistill.core.store import digest_of, write_records
 from selfdistill.data.examples import drawn
 from selfdistill.engines.protocol import Engine
 from selfdistill.methods import method_named
-from selfdistill.methods.arms import settings_of
+from selfdistill.methods.arms import general_of, settings_of
 from selfdistill.methods.base import Need, Seen
 from selfdistill.methods.rows import training_rows
 from selfdistill.models.prompts import Prompter
@@ -183,9 +183,7 @@ class SeedPass:
 
     def _asks_for(self, arm: Arm) -> int:
         """How many general prompts an arm takes, as far as there are so many."""
-        method = method_named(arm.method, "arms")
-        count = method.general(arm.size or len(self.loaded.examples), settings_of(arm)) if method.general else 0
-        return min(count, len(self.loaded.general))
+        return min(general_of(arm, len(self.loaded.examples)), len(self.loaded.general))
 
     def _general(self, count: int) -> list[TrainingRow | None]:
         """What the seed LM said to the first `count` general prompts; what was cut off or is empty is none. Arms that

@@ -34,6 +34,12 @@ def settings_of(arm: Arm) -> Settings:
     return checked(method_named(arm.method, "arms").settings, arm.settings, f"arm {arm.name}")
 
 
+def general_of(arm: Arm, rows: int) -> int:
+    """How many general prompts an arm asks for, where the data has so many rows."""
+    method = method_named(arm.method, "arms")
+    return method.general(arm.size or rows, settings_of(arm)) if method.general else 0
+
+
 def training_of(arm: Arm, recipe: Recipe) -> TrainSettings:
     """How an arm trains: as the recipe says, but for what the arm says."""
     return _training(arm.train, recipe, arm.name)
